@@ -1,0 +1,149 @@
+/* smtp: the wire, both ends. Grammar, framing, pipelining, timeouts; no policy, no storage. */
+#ifndef SMTP_H
+#define SMTP_H
+
+#include "mail/mail.h"
+#include "net/net.h"
+
+/* ---- reply --------------------------------------------------------------------------------------------------------- */
+
+struct enhanced { uint8_t class; uint16_t subject, detail; };   /* RFC 3463; class 0: none */
+#define ENH(c, s, d) ((struct enhanced){ (c), (s), (d) })
+
+struct reply {
+    uint16_t code;              /* 0: none heard */
+    struct enhanced enhanced;
+    str text;                   /* without code and enhanced code; lines joined by LF; at most 4 KiB kept (attack class 53) */
+};
+static inline bool reply_ok(struct reply r) { return r.code / 100 == 2; }
+static inline bool reply_later(struct reply r) { return r.code / 100 == 4; }
+static inline bool reply_never(struct reply r) { return r.code / 100 == 5; }
+/* "550 5.1.1 no such user" on one line, printable. In `a`. */
+str reply_print(arena *a, const struct reply *r);
+/* One line of a reply; *more when a hyphen follows the code. Continuation lines need the same code. */
+err reply_parse_line(str line, struct reply *ret, bool *more);
+
+/* ---- command: what a client says. ---------------------------------------------------------------------------------- */
+
+enum verb {
+    VERB_UNKNOWN, VERB_HELO, VERB_EHLO, VERB_MAIL, VERB_RCPT, VERB_DATA, VERB_BDAT, VERB_RSET, VERB_NOOP, VERB_VRFY, VERB_EXPN,
+    VERB_HELP, VERB_QUIT, VERB_STARTTLS, VERB_AUTH, VERB_ETRN, VERB_XCLIENT, VERB_XFORWARD,
+    VERB_HTTP                   /* GET, POST, Host: ...: somebody else's protocol (attack class 11) */
+};
+struct command {
+    enum verb verb;
+    str line;                   /* the whole, without CRLF; borrowed from the stream until the next server_hear() */
+    str argument;               /* HELO name, VRFY and NOOP text, AUTH mechanism and response */
+    struct path path;           /* MAIL, RCPT */
+    /* MAIL parameters */
+    bool has_size; uint64_t size;               /* RFC 1870 */
+    enum body_kind body;                        /* RFC 6152, 3030 */
+    bool smtputf8;                              /* RFC 6531 */
+    enum ret ret; str envid;                    /* RFC 3461; decoded, in the arena given */
+    bool has_auth; str auth;                    /* RFC 4954 5; decoded */
+    /* RCPT parameters */
+    uint8_t notify; str orcpt;                  /* RFC 3461; decoded */
+    /* BDAT */
+    uint64_t chunk; bool last;                  /* RFC 3030 */
+    /* When it cannot be taken: what to answer. code 0: it can. */
+    struct reply refuse;
+};
+/* Parse one line (without CRLF). Never fails: an unusable line has refuse.code (500 5.5.2, 501 5.5.4, 555 5.5.4, ...) with a text
+ * that says what is wrong. Decoded parts in `a`. */
+void command_parse(arena *a, str line, struct command *ret);
+
+/* ---- server: the receiving end of the wire. ------------------------------------------------------------------------- */
+
+struct server {
+    struct stream *s;
+    bool enhanced;              /* say enhanced codes (after EHLO) */
+    unsigned nonsense;          /* lines that were no command, so far */
+};
+/* Hear the next command. Lines over 2048 octets are discarded to their end and come as VERB_UNKNOWN with refuse 500 5.5.2; so
+ * are lines ended by a bare LF or holding a bare CR or NUL. E_TIMEOUT, E_CLOSED, E_CANCELED as of the stream. */
+WAITS err server_hear(struct server *v, arena *a, when deadline, struct command *ret);
+/* Is a further command already in the buffer? (Replies of a pipelined group leave together.) */
+bool server_has_more(const struct server *v);
+/* Append a reply; it leaves before the next wait. `text` may hold LFs: a line each. Texts are cut to 500 octets a line. */
+WAITS void server_reply(struct server *v, int code, struct enhanced e, const char *fmt, ...) PRINTF(4, 5);
+WAITS void server_reply_lines(struct server *v, int code, struct enhanced e, const str *lines, size_t n);
+
+/* ---- data: message octets, either way. ------------------------------------------------------------------------------ */
+
+/* Reads the octets behind 354 until CRLF.CRLF: un-stuffed, never anything but CRLF.CRLF ends it (attack class 1). Call again
+ * and again: each call appends what is there to `out` (at most `max` octets), waiting when nothing is. */
+struct data { uint8_t state; bool ended, bare_cr, bare_lf; uint64_t size; };
+WAITS err data_hear(struct data *d, struct stream *s, struct buf *out, size_t max, when deadline);
+/* The pure part, for fuzzing and for speed: consume from `in`, append to `out`; returns octets consumed; d->ended says whether
+ * the terminator was met (consumed too). Fast: memchr-sized strides, no per-octet loop on ordinary text. */
+size_t data_feed(struct data *d, str in, struct buf *out, size_t max);
+/* Dot-stuff a body given in pieces (whole == first piece of one). Appends to `out` or passes through untouched when
+ * `dots` is false. `at_line_start` carries over pieces, true at first. */
+void data_stuff(struct buf *out, str piece, bool *at_line_start);
+
+/* ---- client: the sending end. ---------------------------------------------------------------------------------------- */
+
+enum {
+    CAP_EHLO = 1, CAP_PIPELINING = 2, CAP_SIZE = 4, CAP_8BITMIME = 8, CAP_SMTPUTF8 = 16, CAP_CHUNKING = 32, CAP_BINARYMIME = 64,
+    CAP_DSN = 128, CAP_ENHANCED = 256, CAP_LIMITS = 512, CAP_STARTTLS = 1024, CAP_AUTH = 2048,
+};
+struct client {
+    struct stream *s;
+    unsigned caps;
+    uint64_t size_max;          /* of SIZE; 0: none said */
+    uint64_t mail_max, rcpt_max, rcptdomain_max; /* of LIMITS (RFC 9422); 0: none said */
+    str greeting_name;          /* in `keep` */
+    struct reply last;          /* newest reply heard; text in `keep` until the next */
+    arena *keep;
+    uint64_t mails;             /* transactions begun on this connection */
+    /* inside: replies owed for commands said */
+    struct client_owed *owed; size_t nowed, owed_at, owed_cap;
+    struct reply *ahead;        /* replies read ahead without PIPELINING */
+};
+/* Take over a connected stream: hear the greeting, say EHLO (HELO when it is refused with 5xx). On E_REFUSED c->last has the reply
+ * that was not positive: it concerns the server, never a recipient. The caller owns the client either way it returns OK. */
+WAITS err client_open(struct stream *s, str ehlo_name, struct client **ret);
+void client_free(struct client *c);     /* closes without a word */
+AUTO_DEFINE(client)
+WAITS void client_quit(struct client *c); /* QUIT, at most a second for the answer, then client_free() */
+/* Say RSET and hear its answer: a probe of an idle connection. */
+WAITS err client_reset(struct client *c);
+
+/* What a recipient was answered. */
+struct answer {
+    struct reply reply;         /* code 0: nothing said about it; text in the arena given to client_answers() */
+    bool offered;               /* RCPT was accepted and the body may have gone out */
+    bool settled;               /* reply is final for this attempt */
+    enum answer_stage { STAGE_MAIL, STAGE_RCPT, STAGE_DATA, STAGE_DOT } stage; /* which command it answers */
+};
+
+/* The body in pieces, each in memory when asked for. */
+struct body {
+    uint64_t size;
+    bool dots;                  /* some line starts with a dot */
+    bool ends_crlf;
+    /* Piece i, or {NULL,0} behind the last; stays valid until the next call. Prepended fields count as pieces. */
+    WAITS err (*piece)(void *ctx, size_t i, str *ret);
+    void *ctx;
+};
+
+/* One transaction, in three steps, so that the next one's envelope leaves in the same write as this one's final dot
+ * (RFC 2920 3.1 allows it):
+ *   client_offer(c, env1)
+ *   client_answers(c, env1, a, out1); client_body(c, env1, body1, out1)    if any was accepted, else client_no_body()
+ *   client_offer(c, env2)                              when there is one and c has CAP_PIPELINING
+ *   client_settle(c, env1, out1)
+ *   client_answers(c, env2, ...)
+ * Parameters (SIZE, BODY, SMTPUTF8, RET, ENVID, NOTIFY, ORCPT) are said as far as the peer offered them. Timeouts: RFC 5321 4.5.3.2.
+ * client_offer() without PIPELINING keeps step by reading replies ahead. With CHUNKING and BODY=BINARYMIME BDAT is used instead of DATA. */
+WAITS void client_offer(struct client *c, const struct envelope *env, uint64_t size);
+/* Hear the answers to MAIL, each RCPT and DATA. OK with *any: say the body. On an error of the line nothing but the settled
+ * answers in `out` is settled. A 421 anywhere settles nothing else and is E_CLOSED with c->last. */
+WAITS err client_answers(struct client *c, const struct envelope *env, arena *a, struct answer *out, bool *any);
+/* Say the body and the final dot (into the buffer and beyond; not necessarily all sent). The piece callback's error ends the
+ * connection without a dot: nothing was delivered. */
+WAITS err client_body(struct client *c, const struct envelope *env, const struct body *body, struct answer *out);
+/* Hear the answer to the final dot: settles every offered recipient. E_MAYBE: the line died after our dot (or the last BDAT). */
+WAITS err client_settle(struct client *c, const struct envelope *env, arena *a, struct answer *out);
+
+#endif
