@@ -29,10 +29,14 @@ FUZZ(data, size)
     if (path_parse(s, true, true, &p, &rest) == OK) {
         check_path(a, &p);
         must(rest.n < s.n);
-        str written = str_printf(a, "<%.*s>%.*s", STR(p.text), STR(rest));
+        struct buf written = buf_in(a, size);
+        buf_addc(&written, '<');
+        buf_add(&written, p.text);
+        buf_addc(&written, '>');
+        buf_add(&written, rest);
         struct path again;
         str after;
-        must(path_parse(written, true, true, &again, &after) == OK);
+        must(path_parse(buf_str(&written), true, true, &again, &after) == OK);
         must(str_eq(again.text, p.text) && str_eq(after, rest));
     }
     if (address_parse(s, &p) == OK)

@@ -81,7 +81,7 @@ struct scan {
     uint32_t longest_line;      /* octets without CRLF */
     uint32_t received;          /* Received fields in the header (loops) */
     uint32_t fields;            /* header fields */
-    bool dots;                  /* some line starts with a dot: stuff on the way out */
+    bool dots;                  /* some line starts with a dot, or would for a careless reader: stuff on the way out */
     bool eight_bit_header, eight_bit_body, nul, bare_cr, bare_lf;
     bool header_open;           /* still within the header */
     /* inside: where in a line, what was before */
