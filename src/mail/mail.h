@@ -99,6 +99,10 @@ void scan_end(struct scan *s);                  /* settles a last line without C
  * they are. E_PERM: it would break a signed part (multipart/signed) or is not understood; the caller answers 5.6.3. */
 err mime_reencode(str body, bool eight_bit_ok, struct buf *out);
 
+/* RFC 2045 6.8 and 6.7, in lines of 76 columns; no line end behind the last. CRLF is a line's end in quoted-printable. */
+void base64_add(struct buf *out, str s);
+void quoted_printable_add(struct buf *out, str s);
+
 /* ---- report: RFC 3464 delivery status notifications, RFC 3461 rules. ------------------------------------------------ */
 
 enum report_action { REPORT_FAILED, REPORT_DELAYED, REPORT_DELIVERED, REPORT_RELAYED, REPORT_EXPANDED };

@@ -7,27 +7,42 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
-/* The file `name` below testdata/, in `a`; n == 0 when it is not there. */
-static inline str kit_shared(arena *a, const char *name)
+/* The folder, or NULL when it is not there. */
+static inline const char *kit_shared_dir(arena *a)
 {
     const char *dirs[] = { getenv("WAYPOST_SHARED"), "../shared", "../../shared" };
-    struct buf all = buf_in(a, 4096);
-
     EACH(dirs, dir) {
-        FILE *f = *dir ? fopen(str_cz(a, str_printf(a, "%s/testdata/%s", *dir, name)), "rb") : NULL;
-        if (!f)
-            continue;
-        for (size_t n = 1; n; all.n += n) {
-            buf_reserve(&all, 65536);
-            n = fread(all.p + all.n, 1, 65536, f);
-        }
-        fclose(f);
-        return buf_str(&all);
+        const char *path = *dir ? str_cz(a, str_printf(a, "%s/testdata", *dir)) : NULL;
+        if (path && access(path, R_OK) == 0)
+            return path;
     }
-    printf("skipped: no testdata/%s in $WAYPOST_SHARED or ../shared\n", name);
+    printf("skipped: no testdata in $WAYPOST_SHARED or ../shared\n");
     CHECK(!getenv("CI"));
-    return (str){ 0 };
+    return NULL;
+}
+
+/* A file, whole, in `a`; n == 0 when it is not there. */
+static inline str kit_file(arena *a, const char *path)
+{
+    struct buf all = buf_in(a, 4096);
+    FILE *f = path ? fopen(path, "rb") : NULL;
+
+    if (!f)
+        return (str){ 0 };
+    for (size_t n = 1; n; all.n += n) {
+        buf_reserve(&all, 65536);
+        n = fread(all.p + all.n, 1, 65536, f);
+    }
+    fclose(f);
+    return buf_str(&all);
+}
+
+static inline str kit_shared(arena *a, const char *name)
+{
+    const char *dir = kit_shared_dir(a);
+    return kit_file(a, dir ? str_cz(a, str_printf(a, "%s/%s", dir, name)) : NULL);
 }
 
 #endif
