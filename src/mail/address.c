@@ -370,3 +370,22 @@ str xtext_encode(arena *a, str s)
     }
     return buf_str(&out);
 }
+
+str address_ascii(arena *a, str s)
+{
+    struct buf out = buf_in(a, s.n + 16);
+    uint32_t point;
+
+    for (size_t n; s.n; s = str_from(s, n)) {
+        n = utf8_head(s, &point);
+        if (n == 0) { /* no character at all: it cannot be said */
+            n = 1;
+            point = '?';
+        }
+        if (point > 32 && point < 127 && point != '+' && point != '=' && point != '\\')
+            buf_addc(&out, (char)point);
+        else
+            buf_addf(&out, "\\x{%02X}", point);
+    }
+    return buf_str(&out);
+}

@@ -207,6 +207,8 @@ TEST(xtext_goes_both_ways)
     }
     CHECK_STR(xtext_encode(a, S("a+b=c d\r\n~!")), S("a+2Bb+3Dc+20d+0D+0A~!"));
     CHECK_STR(xtext_encode(a, S("\u00f6")), S("+C3+B6"));
+    CHECK_STR(address_ascii(a, S("j\u00f6rg+a=b\\ @\u65e5.example\xff\n")),
+              S("j\\x{F6}rg\\x{2B}a\\x{3D}b\\x{5C}\\x{20}@\\x{65E5}.example?\\x{0A}"));
 }
 
 /* ---- the isemail suite --------------------------------------------------------------------------------------------- */

@@ -30,6 +30,8 @@ bool domain_matches(str pattern, str domain); /* "example.com" itself, "*.exampl
 /* xtext, RFC 3461 4. Decoding refuses controls (attack class 17). In `a`. */
 err xtext_decode(arena *a, str s, str *ret);
 str xtext_encode(arena *a, str s);
+/* An address of type utf-8 in ASCII, "j\x{F6}rg@example.org": RFC 6533 3's utf-8-addr-xtext, also fit for ORCPT. In `a`. */
+str address_ascii(arena *a, str s);
 
 /* ---- envelope ------------------------------------------------------------------------------------------------------ */
 
