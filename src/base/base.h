@@ -284,6 +284,7 @@ struct log_setup {
  * from LOG_ERROR up. When the reader of `fd` stands still, up to 4 MiB wait; then lines are dropped and counted
  * in a later line (event "log_dropped"). Before log_start(), and after log_stop(), lines go straight to stderr. */
 void log_start(const struct log_setup *setup);
-void log_stop(void);                    /* writes what is left */
+void log_stop(void);                    /* writes what is left; a reader who stands still gets one more second */
+void log_flush(void);                   /* for the dying: returns when all is written, or after 200 ms */
 
 #endif

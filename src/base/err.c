@@ -97,5 +97,6 @@ void must_failed(const char *file, int line, const char *what)
     int n = snprintf(text, sizeof text, "waypost: %s:%d: this must hold: %s\n", file, line, what);
     ssize_t ignored = write(STDERR_FILENO, text, MIN((size_t)MAX(n, 0), sizeof text - 1));
     (void)ignored;
+    log_flush(); /* what led here */
     abort();
 }

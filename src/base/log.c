@@ -19,12 +19,13 @@
 #define PATIENCE (50 * MILLISECOND) /* how long a line may lie in memory */
 #define BATCH (64 * 1024)
 #define WAITING_MAX (4 * 1024 * 1024)
-#define FAREWELL (2 * SECOND) /* how long log_stop() waits for a reader that stands still */
+#define FAREWELL 10 /* tenths of a second that log_stop() waits for a reader that stands still */
 
 /* Read without the mutex by every log_write(); set only by log_start() and log_stop(). */
 static struct log_setup setup = { .fd = STDERR_FILENO, .least = LOG_INFO };
 static atomic_int least = LOG_INFO;
 static atomic_bool running, stopping;
+static atomic_int farewell; /* tenths of a second left once we are stopping */
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake;
@@ -156,14 +157,11 @@ static void format(struct line *l, enum log_form form, enum log_level level, con
 
 static bool ready(int fd)
 {
-    when give_up = clock_now() + FAREWELL;
-    for (;;) {
-        struct pollfd p = { .fd = fd, .events = POLLOUT };
-        if (poll(&p, 1, 100) > 0)
-            return true;
-        if (atomic_load(&stopping) && clock_now() > give_up)
+    struct pollfd p = { .fd = fd, .events = POLLOUT };
+    while (poll(&p, 1, 100) <= 0)
+        if (atomic_load(&stopping) && atomic_fetch_sub(&farewell, 1) <= 0)
             return false;
-    }
+    return true;
 }
 
 /* A pipe or socket is asked first, and takes no more than PIPE_BUF at once, in whole lines: so that a reader who stands
@@ -295,6 +293,7 @@ void log_start(const struct log_setup *with)
     prepared = true;
     setup = *with;
     atomic_store(&stopping, false);
+    atomic_store(&farewell, FAREWELL);
     if (!setup.tap) {
         pthread_condattr_t attr;
         pthread_condattr_init(&attr);
@@ -310,6 +309,23 @@ void log_start(const struct log_setup *with)
     }
     atomic_store(&least, (int)with->least);
     atomic_store_explicit(&running, true, memory_order_release);
+}
+
+void log_flush(void)
+{
+    if (!atomic_load(&running) || setup.tap)
+        return;
+    for (int turn = 0; turn < 100; turn++) {
+        if (pthread_mutex_trylock(&mutex) == 0) { /* the dying one may be the one that holds it */
+            bool done = gathered.n == 0 && in_hand == 0;
+            urgent = !done;
+            pthread_mutex_unlock(&mutex);
+            if (done)
+                return;
+            pthread_cond_signal(&wake);
+        }
+        nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+    }
 }
 
 void log_stop(void)
