@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-/* For base, and for mail: reading UTF-8 strictly (RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF). */
-=======
 /* Part of base/base.h: reading UTF-8 strictly (RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF). */
->>>>>>> conf
 #ifndef BASE_UTF8_H
 #define BASE_UTF8_H
 
