@@ -38,7 +38,7 @@ typedef struct arena arena;
 static inline str str_of(const char *p, size_t n) { return (str){ p, n }; }
 static inline str str_z(const char *z) { return (str){ z, z ? strlen(z) : 0 }; } /* of a C string */
 static inline bool str_eq(str a, str b) { return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0); }
-static inline str str_from(str s, size_t at) { return at < s.n ? (str){ s.p + at, s.n - at } : (str){ s.p + s.n, 0 }; }
+static inline str str_from(str s, size_t at) { at = MIN(at, s.n); return (str){ at ? s.p + at : s.p, s.n - at }; }
 static inline str str_head(str s, size_t n) { return (str){ s.p, MIN(n, s.n) }; }
 
 static inline char ascii_lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c; }
@@ -68,6 +68,7 @@ bool str_u64(str s, uint64_t max, uint64_t *ret);
 
 uint64_t str_hash(str s);               /* seeded at start-up (SipHash-1-3): safe against chosen keys */
 uint64_t str_ihash(str s);              /* the same, ASCII case ignored */
+void str_hash_seed(uint64_t a, uint64_t b); /* for simulations: maps in the same order in every run */
 int str_cmp(str a, str b);              /* memcmp order, then length */
 size_t str_distance(str a, str b);      /* edit distance, for "did you mean"; both cut at 63 bytes */
 
@@ -279,10 +280,11 @@ struct log_setup {
     void (*tap)(void *ctx, enum log_level level, str line);
     void *ctx;
 };
-/* Start writing. Lines gather per thread and a thread of the log's own writes them every 50 ms, at 64 KiB, and at once
+/* Start writing. Lines gather in memory and a thread of the log's own writes them every 50 ms, at 64 KiB, and at once
  * from LOG_ERROR up. When the reader of `fd` stands still, up to 4 MiB wait; then lines are dropped and counted
  * in a later line (event "log_dropped"). Before log_start(), and after log_stop(), lines go straight to stderr. */
 void log_start(const struct log_setup *setup);
-void log_stop(void);                    /* writes what is left */
+void log_stop(void);                    /* writes what is left; a reader who stands still gets one more second */
+void log_flush(void);                   /* for the dying: returns when all is written, or after 200 ms */
 
 #endif
