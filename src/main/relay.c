@@ -266,6 +266,41 @@ static err load_backlog(void *relay)
     return e;
 }
 
+/* ---- messages that compaction moved: every worker looks whether they are its own ---- */
+
+struct moving { struct relay *relay; struct spool_moved *batch; struct spool_move *move; size_t n; _Atomic unsigned left; };
+struct moving_post { struct post post; struct moving *moving; struct worker *w; };
+
+static void moves_arrived(struct post *p)
+{
+    struct moving_post *mp = AROUND(p, struct moving_post, post);
+    struct moving *m = mp->moving;
+
+    for (size_t i = 0; i < m->n; i++)
+        queue_moved(mp->w->queue, m->move[i].id, m->move[i].from, m->move[i].to);
+    mem_free(mp);
+    if (atomic_fetch_sub(&m->left, 1) == 1) {
+        spool_moved_done(m->batch);
+        mem_free(m->move);
+        mem_free(m);
+    }
+}
+
+static void moved(void *ctx, const struct spool_move *moves, size_t n, struct spool_moved *batch)
+{
+    struct relay *r = ctx;
+    struct moving *m = mem_new(sizeof *m);
+
+    *m = (struct moving){ .relay = r, .batch = batch, .n = n, .left = r->nworker };
+    m->move = mem_new(n * sizeof *moves);
+    memcpy(m->move, moves, n * sizeof *moves);
+    for (unsigned i = 0; i < r->nworker; i++) {
+        struct moving_post *mp = mem_new(sizeof *mp);
+        *mp = (struct moving_post){ .post.run = moves_arrived, .moving = m, .w = &r->worker[i] };
+        thread_post(r->worker[i].thread, &mp->post);
+    }
+}
+
 /* ---- start and end ---- */
 
 /* A name for this installation that no other has, in the spool's directory: how a message that comes round is known. */
@@ -363,11 +398,13 @@ err relay_run(void *relay_setup)
     struct settings *s = r.newest = r.setup.settings;
 
     s->snapshot.epoch = 1;
+    s->spool.moved = moved;
+    s->spool.ctx = &r;
+    r.nworker = s->threads ? (unsigned)s->threads : (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
+    r.worker = mem_new(r.nworker * sizeof *r.worker);
     TRY(during(spool_open(&s->spool, &r.spool), "opening the spool"));
     TRY(instance_load(&r, s->spool.dir));
     r.pool = pool_start("lookup", 4);
-    r.nworker = s->threads ? (unsigned)s->threads : (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
-    r.worker = mem_new(r.nworker * sizeof *r.worker);
     for (unsigned i = 0; i < r.nworker; i++) {
         struct worker *w = &r.worker[i];
         char name[16];

@@ -17,7 +17,7 @@ static void *append(arena *a, void *old, size_t n, size_t size)
 
 /* ---- backend ---- */
 
-static bool take_host_port(struct binder *b, const struct token *t, uint16_t default_port, struct server *s)
+static bool take_host_port(struct binder *b, const struct token *t, uint16_t default_port, struct next_hop *s)
 {
     str host = t->text;
     uint64_t port = default_port;
@@ -58,7 +58,7 @@ static void take_server(struct binder *b, const struct node *node, void *into)
 {
     static const char *const words[] = { "priority", NULL };
     struct backend *be = into;
-    struct server s = { .priority = 10 };
+    struct next_hop s = { .priority = 10 };
     const struct token *value[1] = { NULL };
     uint64_t priority;
 
@@ -90,7 +90,7 @@ static void take_max_connections(struct binder *b, const struct node *node, void
 
 static int by_priority(const void *a, const void *b)
 {
-    const struct server *x = a, *y = b;
+    const struct next_hop *x = a, *y = b;
     return (x->priority > y->priority) - (x->priority < y->priority);
 }
 
