@@ -61,7 +61,8 @@ struct reception_setup {
     struct spool *spool;
     struct spool_port *port;
     uint64_t instance;                  /* of this installation, for loops: see accept.c */
-    /* A message that must live on another thread: hand it over. NULL: there is one thread only. */
+    unsigned threads;                           /* that receive and deliver */
+    /* A message that must live on one certain thread: hand it over. NULL: this is that thread. */
     void (*narrow)(void *ctx, struct mail *mail);
 };
 struct reception *reception_new(const struct reception_setup *setup);

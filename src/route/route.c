@@ -51,7 +51,7 @@ enum found recipients_find(const struct recipients *r, const struct path *who)
 {
     bool undecided = false;
 
-    if (r->any || str_ieq(who->local, S("postmaster"))) /* RFC 5321 4.5.1 */
+    if (r->any)
         return FOUND;
     for (size_t i = 0; i < r->ntable; i++)
         switch (table_find(r->table[i], who, NULL)) {

@@ -102,7 +102,7 @@ struct relay_domain *route_domain(const struct routes *r, str domain);  /* exact
 struct backend *route_for(const struct routes *r, str domain, when *expire);
 const struct network *route_network(const struct routes *r, const struct addr *client);
 bool network_may_send(const struct network *n, str sender_domain);
-/* Is it a recipient there? postmaster always is. */
+/* Is it a recipient there? */
 WAITS enum found recipients_find(const struct recipients *r, const struct path *who);
 
 #endif
