@@ -8,6 +8,7 @@ struct dispatch;
 struct dispatch_setup {
     struct snapshot *(*newest)(void *ctx);
     void *ctx;
+    struct queue *queue;
     struct spool_port *port;
     struct reception *reception;        /* reports are accepted there */
     struct pool *pool;                  /* look-ups of host names */

@@ -63,7 +63,7 @@ struct ticket {
     uint32_t version;                   /* of the next note about its recipients */
     uint16_t attempts;
     uint8_t state;                      /* enum ticket_state */
-    bool many : 1, unknown : 1, report : 1, reread : 1;
+    bool many : 1, unknown : 1, report : 1, expired : 1;
 };
 _Static_assert(sizeof(struct ticket) <= 128, "ten million of them are a normal state");
 

@@ -68,6 +68,8 @@ err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, stru
     }
     e = spool_accept(r->setup.port, a, m, slab);
     if (e != OK) {
+        if (!slab)
+            spool_abort(r->setup.port, m->id, m->piece, m->npiece);
         spool_slab_free(slab);
         arena_free(a);
         return e;

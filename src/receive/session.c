@@ -22,6 +22,7 @@ struct session {
     arena *a;                           /* NULL: none */
     struct message *m;
     size_t rcpt_cap;
+    uint64_t expected;                  /* octets, as SIZE said; 0: not said */
     /* the body on its way in */
     struct spool_slab *slab;
     size_t slab_cap;
@@ -165,6 +166,7 @@ static void do_mail(struct session *s, const struct command *c)
     }
     s->a = arena_new();
     s->m = NEW(s->a, struct message);
+    s->expected = c->has_size ? c->size : 0;
     s->m->id = ulid_new();
     s->m->env = (struct envelope){ .sender = str_dup(s->a, c->path.text), .envid = str_dup(s->a, c->envid), .ret = c->ret, .body = c->body,
                                    .smtputf8 = c->smtputf8 };
@@ -250,25 +252,9 @@ static void body_scan(struct session *s)
         s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a NUL octet in the message") };
 }
 
-/* Make room: grow the slab, or put a full one into the spool as a chunk. A refused body is read on, and forgotten. */
-static void body_room(struct session *s)
+/* Put what the slab holds into the spool as one chunk. */
+static void body_chunk(struct session *s)
 {
-    if (s->bad.code) {
-        buf_clear(&s->slab->body);
-        s->scanned = 0;
-        return;
-    }
-    if (s->slab->body.n < s->slab->cap)
-        return;
-    /* The header stays in one piece, so that who reads it later finds it whole. */
-    if (s->slab->cap < SPOOL_CHUNK) {
-        size_t cap = MIN(s->slab->cap * 4, (size_t)SPOOL_CHUNK);
-        struct spool_slab *bigger = spool_slab_new(cap);
-        buf_add(&bigger->body, buf_str(&s->slab->body));
-        spool_slab_free(s->slab);
-        slab_set(s, bigger, cap);
-        return;
-    }
     if (s->npiece == s->piece_cap) {
         struct spool_piece *more = NEW_ARRAY(s->a, struct spool_piece, s->piece_cap ? s->piece_cap * 2 : 16);
         if (s->piece_cap)
@@ -289,6 +275,28 @@ static void body_room(struct session *s)
     }
     buf_clear(&s->slab->body);
     s->scanned = 0;
+}
+
+/* Make room: grow the slab, or put a full one into the spool as a chunk. A refused body is read on, and forgotten. */
+static void body_room(struct session *s)
+{
+    if (s->bad.code) {
+        buf_clear(&s->slab->body);
+        s->scanned = 0;
+        return;
+    }
+    if (s->slab->body.n < s->slab->cap)
+        return;
+    /* The header stays in one piece, so that who reads it later finds it whole. */
+    if (s->slab->cap < SPOOL_CHUNK) {
+        size_t cap = MIN(s->slab->cap * 4, (size_t)SPOOL_CHUNK);
+        struct spool_slab *bigger = spool_slab_new(cap);
+        buf_add(&bigger->body, buf_str(&s->slab->body));
+        spool_slab_free(s->slab);
+        slab_set(s, bigger, cap);
+        return;
+    }
+    body_chunk(s);
 }
 
 /* The first piece of the body holds the header: still in the slab, or in the spool already. */
@@ -319,13 +327,8 @@ static void body_end(struct session *s)
         stats_add(COUNT_loops, 1);
         s->bad = (struct reply){ .code = 554, .enhanced = ENH(5, 4, 6), .text = S("this message loops: it came through here or through too many relays before") };
     }
-    if (!s->bad.code && s->npiece && s->slab->body.n) {
-        buf_reserve(&s->slab->body, 0);
-        s->slab->cap = s->slab->body.n; /* what is left is the last chunk, however short */
-        size_t was = s->slab_cap;
-        body_room(s);
-        s->slab->cap = was;
-    }
+    if (!s->bad.code && s->npiece && s->slab->body.n)
+        body_chunk(s);
     if (s->bad.code) {
         if (s->bad.code / 100 == 5)
             stats_add(COUNT_refused_messages, 1);
@@ -353,13 +356,9 @@ static void body_end(struct session *s)
     e.from = str_dup(s->scratch, e.from);
     e.rcpt = str_dup(s->scratch, e.rcpt);
     str with = m->env.smtputf8 ? S("UTF8SMTP") : s->esmtp ? S("ESMTP") : S("SMTP"); /* RFC 6531 4.3 */
-    struct spool_piece *piece = s->piece;
-    size_t npiece = s->npiece;
     s->a = NULL;
     s->m = NULL;
     s->npiece = 0;
-    (void)piece;
-    (void)npiece;
     err stored = accept_mail(s->r, s->snap, a, m, slab, with);
     transaction_reset(s);
     if (stored == OK) {
@@ -406,7 +405,7 @@ static err do_data(struct session *s)
         return OK;
     }
     say(s, 354, (struct enhanced){ 0 }, "send the message, end it with a dot alone on a line");
-    body_begin(s, 0);
+    body_begin(s, s->expected);
     while (!d.ended) {
         body_room(s);
         when until = MIN(end, clock_now() + s->snap->receive.timeouts.data_block);
