@@ -36,8 +36,12 @@ struct relay_setup {
 /* Runs until SIGTERM or SIGINT were obeyed. Signals are blocked by the caller already (signals_block). For task_main(). */
 WAITS err relay_run(void *relay_setup);
 
-/* Ask the parent for a listening socket at an address that a reload brought. */
+/* Ask the parent for a listening socket at an address that a reload brought; without a parent it is bound here. E_PERM: no "listen" of
+ * the file names it. */
 WAITS err parent_listen(int parent_fd, const struct addr *at, int *ret_fd);
+/* A reload took this address away: the parent closes its copy of the socket too (the caller its own), so that clients are refused and
+ * do not wait for nobody. */
+void parent_unlisten(int parent_fd, const struct addr *at);
 
 /* ---- parent ------------------------------------------------------------------------------------------------------------------------------ */
 
@@ -47,8 +51,24 @@ int serve(const struct serve_options *o);
 /* In the worker, before its first thread: groups and user dropped, no_new_privs, seccomp, Landlock (read: `read` paths, write: `write`). What the
  * kernel lacks is logged, not fatal. */
 err sandbox_enter(const struct settings *s);
-/* sd_notify(3) without the library: nothing when NOTIFY_SOCKET is not set. */
+/* sd_notify(3) without the library: nothing when NOTIFY_SOCKET is not set. A worker's words go through its parent, who also learns
+ * from READY=1 that this worker is worth restarting. Does not wait; from any thread. */
 void notify_service(const char *state);
+/* How often the service manager wants to hear WATCHDOG=1 (half of its patience); 0: not at all. */
+when notify_watchdog(void);
+/* SIGUSR1: the log file was moved away; open it anew. */
+void log_reopen(void);
+
+/* ---- crash: what a thread was at when it died -------------------------------------------------------------------------------------------- */
+
+#define CRASH_THREADS 128               /* threads beyond are not noted */
+/* The calling thread is number `thread` of those that handle mail, and gets a stack for the last words. */
+void crash_thread(unsigned thread);
+/* From here to the next note, this thread works on message `id` (zero: on none). Two stores: note it anew before each stretch of work
+ * on what a message holds, and after each wait. A message noted at two crashes is set aside in the next worker. */
+void crash_note(unsigned thread, ulid id);
+/* Was that message noted at two crashes? Then it is held with the reason "crashed", and not touched. */
+bool crash_set_aside(ulid id);
 
 /* ---- control socket: JSON lines ------------------------------------------------------------------------------------------------------------ */
 
@@ -63,6 +83,8 @@ int64_t control_int(struct control *c, const char *key, int64_t absent);
 /* Send one line: a whole JSON object, printed by the caller. Gives turns to others; false once the client is gone. */
 WAITS bool control_line(struct control *c, str json);
 void control_fail(struct control *c, const char *code, const char *fmt, ...) PRINTF(3, 4); /* the last line will say so */
-WAITS err control_serve(int fd, void *relay);           /* accept and answer until cancelled; for group_spawn through a wrapper */
+/* Accept and answer until cancelled; for group_spawn through a wrapper. A table of its own is for tests. */
+WAITS err control_serve_verbs(int fd, const struct control_verb *verb, void *relay);
+static inline err control_serve(int fd, void *relay) { return control_serve_verbs(fd, control_verbs, relay); }
 
 #endif
