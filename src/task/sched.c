@@ -71,7 +71,10 @@ static void task_enter(struct thread *t, struct task *task)
 static void task_leave(struct task *me)
 {
     struct thread *t = me->thread;
+    char *at = __builtin_frame_address(0);
 
+    if (at < me->deepest)
+        me->deepest = at;
 #ifdef TASK_TSAN
     __tsan_switch_to_fiber(t->fiber, 0);
 #endif
@@ -181,11 +184,7 @@ struct task *task_self(void)
 
 static void task_stand(struct task *me)
 {
-    char *at = __builtin_frame_address(0);
-
     me->state = TASK_WAITING;
-    if (at < me->deepest)
-        me->deepest = at;
     task_leave(me);
 }
 
