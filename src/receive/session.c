@@ -472,7 +472,7 @@ static err session_do(struct session *s, const struct command *c)
 {
     if (c->refuse.code && c->verb != VERB_HTTP) {
         say_reply(s, &c->refuse);
-        if (c->verb == VERB_UNKNOWN && ++s->v.nonsense >= s->snap->receive.limits.nonsense) {
+        if (s->v.nonsense >= s->snap->receive.limits.nonsense) {
             say(s, 421, ENH(4, 7, 0), "too many lines that are no command");
             s->quit = true;
         }
