@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define DEFAULT_USER "waypost"
+
 /* ---- who the worker becomes ---- */
 
 err identity_find(const struct settings *s, struct identity *ret)
@@ -18,14 +20,17 @@ err identity_find(const struct settings *s, struct identity *ret)
     char room[4096];
 
     *ret = (struct identity){ .uid = geteuid(), .gid = getegid() };
-    if (ret->uid != 0 || !s->user.n)
+    if (ret->uid != 0)
         return OK;
-    if (s->user.n >= sizeof ret->name)
-        return fail(E_NOTFOUND, "there is no user \"%.*s\"", STR(s->user));
-    snprintf(ret->name, sizeof ret->name, "%.*s", STR(s->user));
+    str name = s->user.n ? s->user : S(DEFAULT_USER);
+    if (name.n >= sizeof ret->name)
+        return fail(E_NOTFOUND, "there is no user \"%.*s\"", STR(name));
+    snprintf(ret->name, sizeof ret->name, "%.*s", STR(name));
     int number = getpwnam_r(ret->name, &pw, room, sizeof room, &found);
     if (number)
         return fail_errno(number, "looking up user \"%s\"", ret->name);
+    if (!found && !s->user.n)
+        return OK; /* then it stays root, and says so */
     if (!found)
         return fail(E_NOTFOUND, "there is no user \"%s\"; `adduser --system --group %s` makes one", ret->name, ret->name);
     ret->uid = pw.pw_uid;
