@@ -1,7 +1,6 @@
 /* Whatever text comes, reading and binding end, places lie inside of their lines, and what is printed is safe. */
 #include "kit/kit.h"
 #include "conf/conf.h"
-#include "base/utf8.h"
 
 struct inner { struct times times; struct rate rate; double fraction; int word; };
 struct outer { bool yes; uint64_t n, bytes; when time; str word, path, domain; struct strs words; struct inner in, last; };

@@ -1,6 +1,5 @@
 /* Diagnostics: gathering them, and telling them so that the place is seen at once. */
 #include "conf/conf.h"
-#include "base/utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>

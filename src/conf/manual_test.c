@@ -52,7 +52,7 @@ TEST(conf_manual_is_mdoc)
 TEST(conf_manual_passes_the_formatter)
 {
     AUTO_BUF out = { 0 };
-    char path[4200], command[4300];
+    char path[512], command[600];
 
     if (access("/usr/bin/mandoc", X_OK) != 0)
         return; /* not installed: the text above was compared */

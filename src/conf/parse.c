@@ -2,7 +2,6 @@
  * them. An error is told and the text goes on being read, so that one run tells all. */
 #include "conf/conf.h"
 #include "conf/parse.h"
-#include "base/utf8.h"
 
 #include <errno.h>
 #include <fcntl.h>

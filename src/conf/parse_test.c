@@ -178,7 +178,7 @@ TEST(conf_parse_counts_characters)
 
 static void put(const char *dir, const char *name, const char *text)
 {
-    char path[4200];
+    char path[512];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     FILE *f = fopen(path, "w");
     must(f);

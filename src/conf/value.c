@@ -2,7 +2,7 @@
 #include "conf/conf.h"
 #include "conf/bind.h"
 
-#include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #define YEARS_100 (36500 * DAY)
@@ -265,10 +265,9 @@ bool conf_path(struct binder *b, const struct token *t, str *ret)
     str dir = t->at.file;
     while (dir.n && dir.p[dir.n - 1] != '/')
         dir.n--;
-    char cwd[4096] = "";
-    if (!str_starts(dir, S("/")) && !getcwd(cwd, sizeof cwd))
-        cwd[0] = 0;
-    *ret = str_printf(b->a, "%s%s%.*s%.*s", cwd, *cwd && strcmp(cwd, "/") != 0 ? "/" : "", STR(dir), STR(t->text));
+    char *cwd = str_starts(dir, S("/")) ? NULL : get_current_dir_name();
+    *ret = str_printf(b->a, "%s%s%.*s%.*s", cwd ? cwd : "", cwd && strcmp(cwd, "/") != 0 ? "/" : "", STR(dir), STR(t->text));
+    free(cwd);
     return true;
 }
 

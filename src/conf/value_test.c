@@ -1,6 +1,7 @@
 #include "kit/kit.h"
 #include "conf/conf.h"
 
+#include <stdlib.h>
 #include <unistd.h>
 
 static struct token word(str s) { return (struct token){ .text = s, .at = { .file = S("t/relay.conf"), .line = 1, .column = 1 } }; }
@@ -131,10 +132,10 @@ TEST(conf_path_is_relative_to_its_file)
     struct diags d = { .a = a };
     struct binder b = { .a = a, .diags = &d };
     struct token t = word(S("tls/key.pem"));
-    char cwd[4096];
+    char *cwd = get_current_dir_name();
     str got;
 
-    must(getcwd(cwd, sizeof cwd));
+    must(cwd);
     CHECK(conf_path(&b, &t, &got));
     CHECK_STR(got, str_printf(a, "%s/t/tls/key.pem", cwd));
     t.at.file = S("/etc/waypost/relay.conf");
@@ -145,6 +146,7 @@ TEST(conf_path_is_relative_to_its_file)
     CHECK_STR(got, S("/x"));
     t.text = S("");
     CHECK(!conf_path(&b, &t, &got));
+    free(cwd);
 }
 
 TEST(conf_keywords_pairs_them)

@@ -21,6 +21,7 @@ struct flight {
     uint32_t *index;            /* of env.rcpt[i] in the message's envelope */
     struct answer *out;         /* of env.rcpt[i] */
     bool offered;               /* MAIL was said */
+    size_t server_at;           /* place of the server in its backend */
     bool peer_dsn;              /* the peer offered DSN: it takes over the duty to report */
     when began;
     /* the body on its way out */

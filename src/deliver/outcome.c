@@ -202,6 +202,7 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
         else
             rest = NULL;
         unknown->unknown = true;
+        unknown->server = (uint8_t)(f->server_at + 1); /* at most 64 */
         ticket_defer(unknown, late, S("the answer to the message never came: it may have been delivered"));
     }
     if (rest)

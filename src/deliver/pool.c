@@ -11,11 +11,14 @@ struct connection {
     struct lane *lane;
     struct backend *backend;    /* of `snap` */
     struct snapshot *snap;
-    struct server *server;
+    struct next_hop *server;
     size_t server_at;
+    struct ticket *first;       /* in flight already, bound to `server_at`; NULL: takes what comes */
     struct client *client;
     char remote[ADDR_TEXT + 80];
 };
+
+static err connection_run(void *connection);
 
 /* ---- which server ---- */
 
@@ -37,7 +40,7 @@ static uint8_t *per_server(struct lane *lane, const struct backend *b)
 
 /* Of the servers not tried yet: first those of which this lane has fewest connections, so that equals share the mail even when
  * there is little of it; then any with a connection to spare. */
-static struct server *choose(struct connection *k, const bool *tried, when *retry_at)
+static struct next_hop *choose(struct connection *k, const bool *tried, when *retry_at)
 {
     const struct backend *b = k->backend;
     uint8_t *have = per_server(k->lane, b);
@@ -58,7 +61,7 @@ static struct server *choose(struct connection *k, const bool *tried, when *retr
 
 static err connect_server(struct connection *k, struct client **ret)
 {
-    const struct server *srv = k->server;
+    const struct next_hop *srv = k->server;
     struct addr to = srv->addr;
     AUTO(stream) s = NULL;
     char ip[ADDR_TEXT];
@@ -81,13 +84,21 @@ static err connect_server(struct connection *k, struct client **ret)
     return client_open(take(s), k->snap->receive.hostname, ret);
 }
 
+/* For a ticket whose last outcome is unknown: the server that may have it already might know it again, another cannot. */
+static struct next_hop *choose_bound(struct connection *k, const bool *tried)
+{
+    struct next_hop *s = &k->backend->server[k->server_at];
+
+    return tried[k->server_at] || atomic_load(&s->state->out_until) ? NULL : s;
+}
+
 /* Try servers until one answers as it should. Says in *reason why the last one did not. */
 static err open_any(struct connection *k, str *reason, arena *a, when *retry_at)
 {
     bool tried[64] = { 0 };
 
     for (;;) {
-        k->server = choose(k, tried, retry_at);
+        k->server = k->first ? choose_bound(k, tried) : choose(k, tried, retry_at);
         if (!k->server)
             return fail(E_REFUSED, "no server of %.*s is there", STR(k->backend->name));
         k->server_at = (size_t)(k->server - k->backend->server);
@@ -157,6 +168,35 @@ static void lane_is_down(struct connection *k, str reason, when retry_at)
 
 /* ---- the messages of a connection ---- */
 
+static void open_connection(struct dispatch *d, struct lane *lane, struct ticket *first, size_t server_at)
+{
+    struct connection *k = mem_new(sizeof *k);
+
+    *k = (struct connection){ .d = d, .lane = lane, .first = first, .server_at = server_at };
+    lane->connections++;
+    d->connections++;
+    if (group_spawn(thread_group(), "deliver", connection_run, k) == OK)
+        return;
+    lane->connections--;
+    d->connections--;
+    mem_free(k);
+    log_error("no_connection", LOG_STR("lane", lane->name), LOG_STR("reason", err_text()));
+    if (first)
+        ticket_return(first);
+}
+
+/* Does this ticket belong on another server than ours first? Then a connection of its own goes there, if one may be opened. */
+static bool sent_elsewhere(struct connection *k, struct ticket *t)
+{
+    size_t at = t->server - 1u;
+
+    if (!t->server || at == k->server_at || at >= k->backend->nserver || k->lane->per_server[at] >= quota(k->d, k->backend)
+        || atomic_load(&k->backend->server[at].state->out_until))
+        return false;
+    open_connection(k->d, k->lane, t, at);
+    return true;
+}
+
 /* The next ticket as a flight, offered. `wait`: until one comes or the connection has idled enough. False: there is none. */
 static bool next_flight(struct connection *k, struct flight *f, bool wait)
 {
@@ -169,9 +209,9 @@ static bool next_flight(struct connection *k, struct flight *f, bool wait)
     for (;;) {
         if (k->d->draining || lane->state != LANE_OPEN || lane->backend != k->backend)
             return false;
-        struct ticket *t = NULL;
+        struct ticket *t = take(k->first);
         /* Behind a body that is still in the buffer only what is in memory is offered: nothing may hold that body up. */
-        if (lane->nready && (wait || AROUND(lane->ready.next, struct ticket, place)->mail))
+        if (!t && lane->nready && (wait || AROUND(lane->ready.next, struct ticket, place)->mail))
             t = lane_take(lane);
         if (!t) {
             if (!wait)
@@ -183,8 +223,9 @@ static bool next_flight(struct connection *k, struct flight *f, bool wait)
                 return false;
             continue;
         }
-        if (flight_load(k->d, t, f) != OK)
+        if (sent_elsewhere(k, t) || flight_load(k->d, t, f) != OK)
             continue;
+        f->server_at = k->server_at;
         if (!flight_fit(f, k->client)) {
             flight_settle(k->d, f, FLIGHT_ANSWERED, S(""), S(""));
             continue;
@@ -275,8 +316,12 @@ static err connection_run(void *arg)
         talked = e == OK;
         if (talked)
             talk(&k);
-        else if (e != E_CANCELED && lane->connections == 1 && lane->backend == k.backend)
+        else if (e != E_CANCELED && !k.first && lane->connections == 1 && lane->backend == k.backend)
             lane_is_down(&k, reason, retry_at);
+    }
+    if (k.first) { /* its server is not to be had: any other will do now */
+        k.first->server = 0;
+        ticket_return(k.first);
     }
     lane->connections--;
     k.d->connections--;
@@ -314,11 +359,7 @@ void dispatch_ready(void *ctx, struct lane *lane)
     }
     if (!more || lane->connections >= quota(d, b) * servers)
         return;
-    struct connection *k = mem_new(sizeof *k);
-    *k = (struct connection){ .d = d, .lane = lane };
-    lane->connections++;
-    d->connections++;
-    group_spawn(thread_group(), "deliver", connection_run, k);
+    open_connection(d, lane, NULL, 0);
 }
 
 struct dispatch *dispatch_new(const struct dispatch_setup *setup)

@@ -19,7 +19,8 @@ struct settings {
 };
 extern const struct setting *settings_table(void);      /* all sections in one, for binding and the manual */
 extern const char settings_dev[];                       /* what `serve --dev` runs on, as text */
-/* Read, bind and cross-check. Diagnostics in `d` (its arena must outlive them). NULL when there were errors. The result has one holder. */
+/* Read, bind and cross-check. NULL when there were errors: they are in `d`, whose arena stays the caller's. Else the result lives in that
+ * arena and owns it from here on (warnings in `d` are good until it ends); it has one holder. */
 struct settings *settings_load(str path, const str *text, struct diags *d);
 
 /* ---- the relay: the worker process's whole life ---------------------------------------------------------------------------------------- */

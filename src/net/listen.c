@@ -2,7 +2,6 @@
 #include "net/net.h"
 
 #include <errno.h>
-#include <fcntl.h>
 
 #define BACKLOG 4096            /* the kernel cuts it at net.core.somaxconn */
 #define EXHAUSTED_PAUSE (100 * MILLISECOND)
@@ -19,33 +18,13 @@ static int socket_for(const struct addr *at)
     return fd;
 }
 
-/* A socket file nobody listens behind: what a killed process leaves. */
-static bool is_stale(const struct addr *at)
-{
-    int fd = machine->sock_open(AF_UNIX, SOCK_STREAM);
-    if (fd < 0)
-        return false;
-    int got = machine->sock_connect(fd, &at->sa, at->n);
-    machine->close(fd);
-    return got == -ECONNREFUSED;
-}
-
-static int bind_at(int fd, const struct addr *at)
-{
-    int got = machine->sock_bind(fd, &at->sa, at->n);
-    if (got != -EADDRINUSE || at->sa.sa_family != AF_UNIX || !is_stale(at))
-        return got;
-    got = machine->file_unlink(AT_FDCWD, at->un.sun_path);
-    return got < 0 && got != -ENOENT ? got : machine->sock_bind(fd, &at->sa, at->n);
-}
-
 err listen_open(const struct addr *at, int *ret_fd)
 {
     char text[ADDR_TEXT];
     int fd = socket_for(at), got = fd;
 
     if (fd >= 0)
-        got = bind_at(fd, at);
+        got = machine->sock_bind(fd, &at->sa, at->n);
     if (got >= 0)
         got = machine->sock_listen(fd, BACKLOG);
     if (got < 0) {

@@ -97,7 +97,7 @@ void stream_free(struct stream *s);     /* closes; what was not sent is lost. NU
 AUTO_DEFINE(stream)
 
 /* Reading. What was heard and not yet consumed: */
-static inline str stream_pending(const struct stream *s) { return (str){ s->in.p + s->in_at, s->in.n - s->in_at }; }
+static inline str stream_pending(const struct stream *s) { return str_from(buf_str(&s->in), s->in_at); }
 static inline void stream_consume(struct stream *s, size_t n) { s->in_at += n; }
 /* Hear more bytes behind the pending ones: at least one on OK. Says what is in `out` before it waits, not before it
  * tries. Room for `room` bytes is made first (moving the pending bytes down); pending bytes + room never exceed 1 MiB.

@@ -228,13 +228,11 @@ void stream_write(struct stream *s, str bytes)
 
 /* Room for `room` bytes behind the pending ones. They are moved down when that is needed, or when it costs less than what
  * was consumed meanwhile. */
-static err make_room(struct stream *s, size_t room)
+static void make_room(struct stream *s, size_t room)
 {
     struct buf *in = &s->in;
     size_t pending = in->n - s->in_at;
 
-    if (room > PENDING_MOST || pending + room > PENDING_MOST)
-        return fail(E_LIMIT, "%zu bytes are pending", pending);
     if (s->in_at && (pending <= s->in_at || in->cap - in->n < room)) {
         memmove(in->p, in->p + s->in_at, pending);
         in->n = pending;
@@ -243,7 +241,6 @@ static err make_room(struct stream *s, size_t room)
     if (in->cap < s->in_next)
         buf_reserve(in, s->in_next - in->n);
     buf_reserve(in, room);
-    return OK;
 }
 
 /* Wait for what the line needs before it can tell us more. */
@@ -270,7 +267,10 @@ err stream_fill(struct stream *s, size_t room, when deadline)
         return broken(s);
     if (task_canceled())
         return fail(E_CANCELED, "hearing: canceled");
-    TRY(make_room(s, MAX(room, 1)));
+    room = MAX(room, 1);
+    if (room > PENDING_MOST || stream_pending(s).n > PENDING_MOST - room)
+        return fail(E_LIMIT, "%zu bytes are pending", stream_pending(s).n);
+    /* The buffer is made after the wait: who waits for a peer's first word needs none. */
     if (!may_hear(s)) {
         TRY(wait_for_line(s, deadline));
     } else if (++s->eager > EAGER_MOST) {
@@ -280,6 +280,7 @@ err stream_fill(struct stream *s, size_t room, when deadline)
             return fail(E_TIMEOUT, "hearing: the deadline passed");
     }
     for (;;) {
+        make_room(s, room);
         size_t want = s->in.cap - s->in.n;
         ssize_t got = s->ops->recv(s->ctx, &s->io, s->in.p + s->in.n, want);
         if (got > 0) {

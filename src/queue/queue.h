@@ -34,7 +34,7 @@ struct mail {
     struct message *m;
     struct spool_slab *slab;            /* its body, when it has one piece and is in memory; else NULL */
     uint32_t holders;                   /* tickets and flights */
-    size_t bytes;                       /* counted against the budget while queued; 0: not counted */
+    size_t bytes, *counted;             /* its share of a queue's body_bytes; NULL: of none */
     struct post post;                   /* to hand it to another thread */
     void *to;                           /* inside: that thread's queue */
 };
@@ -63,6 +63,7 @@ struct ticket {
     uint32_t version;                   /* of the next note about its recipients */
     uint16_t attempts;
     uint8_t state;                      /* enum ticket_state */
+    uint8_t server;                     /* unknown: 1 + place in its backend of the server that may have it already; 0: any */
     bool many : 1, unknown : 1, report : 1, expired : 1;
 };
 _Static_assert(sizeof(struct ticket) <= 128, "ten million of them are a normal state");
@@ -115,8 +116,10 @@ WAITS err queue_run(void *queue);
 /* A new configuration: lanes find their backends again, ready and waiting tickets their lanes. */
 void queue_configure(struct queue *q, const struct retry *retry, struct routes *routes);
 
-/* Take a message in: tickets for every recipient that waits (`state` NULL: all of them). Takes over one holder of `mail`. */
-void queue_add(struct queue *q, struct mail *mail, const struct rcpt_state *state);
+/* Take a message in: tickets for all its recipients. Takes over one holder of `mail`. */
+void queue_add(struct queue *q, struct mail *mail);
+/* The same for a message found in the spool, which is not kept in memory: only recipients that wait, each as its state says. */
+void queue_load(struct queue *q, const struct message *m, const struct rcpt_state *state);
 
 /* The next ticket of the lane goes into flight, with its message in memory or not; NULL when none is ready. */
 struct ticket *lane_take(struct lane *lane);

@@ -13,6 +13,8 @@ void mail_drop(struct mail *m)
 {
     if (!m || --m->holders)
         return;
+    if (m->counted)
+        *m->counted -= m->bytes;
     spool_slab_free(m->slab);
     arena_free(m->a);
 }
@@ -85,12 +87,7 @@ struct ticket *ticket_new(struct queue *q, ulid id)
 
 void ticket_forget_mail(struct ticket *t)
 {
-    struct mail *m = t->mail;
-
-    t->mail = NULL;
-    if (m && m->holders == 1)
-        t->lane->queue->body_bytes -= m->bytes;
-    mail_drop(m);
+    mail_drop(take(t->mail));
 }
 
 void ticket_free(struct queue *q, struct ticket *t)
@@ -182,97 +179,127 @@ bool ticket_last(const struct ticket *t)
 
 /* ---- from a message ---- */
 
-/* One ticket for all recipients of `mail` that wait, go to `lane` and (unless the backend mixes domains) to `domain`. */
-static struct ticket *ticket_for(struct queue *q, struct mail *mail, struct lane *lane, str domain)
+/* The ticket for recipients of `m` that wait, go to `lane` and (unless the backend mixes domains) to `domain`, as of `due`. */
+static struct ticket *ticket_for(struct queue *q, const struct message *m, struct lane *lane, str domain, uint32_t due)
 {
-    struct ticket *first = queue_find(q, mail->m->id), *t = first;
+    struct ticket *first = queue_find(q, m->id), *t = first;
 
     for (; t; t = t->sibling == first ? NULL : t->sibling)
-        if (t->lane == lane && ((lane->backend && lane->backend->mix_domains) || str_ieq(ticket_domain(t), domain)))
+        if (t->lane == lane && t->due == due && ((lane->backend && lane->backend->mix_domains) || str_ieq(ticket_domain(t), domain)))
             return t;
-    t = ticket_new(q, mail->m->id);
+    t = ticket_new(q, m->id);
     t->lane = lane;
+    t->due = due;
     t->domain = intern_get(&q->words, domain);
-    t->home = mail->m->at;
-    t->accepted = mail->m->origin.accepted;
-    t->report = mail->m->report;
+    t->home = m->at;
+    t->accepted = m->origin.accepted;
+    t->report = m->report;
     t->version = 1;
     t->since = seconds_now();
-    t->mail = mail;
-    mail->holders++;
     ticket_link(q, t);
     return t;
 }
 
-static void ticket_start(struct queue *q, struct ticket *t)
+/* To its lane or into the calendar; with its message in memory only where that helps. */
+static void ticket_start(struct queue *q, struct ticket *t, struct mail *mail)
 {
     if (t->lane->backend == NULL) {
         t->state = TICKET_FLYING;
         t->lane->nflying++;
         q->setup.unroutable(q->setup.ctx, t);
-    } else if (t->due > seconds_now()) {
-        ticket_forget_mail(t);
-        calendar_put(q, t);
-    } else {
-        if (t->lane->state != LANE_OPEN || q->body_bytes > q->setup.body_budget)
-            ticket_forget_mail(t);
-        lane_put(t->lane, t, false);
+        return;
     }
+    if (t->due > seconds_now()) {
+        calendar_put(q, t);
+        return;
+    }
+    if (mail && t->lane->state == LANE_OPEN && q->body_bytes <= q->setup.body_budget) {
+        t->mail = mail;
+        mail->holders++;
+    }
+    lane_put(t->lane, t, false);
 }
 
-void queue_add(struct queue *q, struct mail *mail, const struct rcpt_state *state)
+/* The words of a stored reply that repeat from message to message: its codes. */
+static str reply_codes(str reply)
 {
-    const struct envelope *env = &mail->m->env;
-    when now = wall_now();
-    struct ticket *start[16], **fresh = start;
-    size_t n = 0, cap = COUNT(start);
+    str rest = reply, code, enhanced;
 
-    if (mail->slab) {
-        mail->bytes = mail->slab->cap + arena_size(mail->a);
-        q->body_bytes += mail->bytes;
-    }
+    if (!str_word(&rest, &code) || code.n != 3 || !ascii_digit(code.p[0]))
+        return str_head(reply, 80);
+    if (!str_word(&rest, &enhanced) || !ascii_digit(enhanced.p[0]))
+        return code;
+    return str_of(code.p, (size_t)(enhanced.p + enhanced.n - code.p));
+}
+
+static str domain_of(str address)
+{
+    size_t at = address.n;
+
+    while (at > 0 && address.p[at - 1] != '@')
+        at--;
+    return at ? str_from(address, at) : S("");
+}
+
+/* What a recipient's state says of the ticket it is on. */
+static void ticket_resume(struct queue *q, struct ticket *t, const struct rcpt_state *state)
+{
+    t->attempts = MAX(t->attempts, state->attempts);
+    t->version = MAX(t->version, state->version + 1);
+    t->unknown |= state->unknown;
+    if (!t->reason)
+        t->reason = intern_get(&q->words, reply_codes(state->reply));
+}
+
+static void queue_take(struct queue *q, const struct message *m, const struct rcpt_state *state, struct mail *mail)
+{
+    const struct envelope *env = &m->env;
+    when now = wall_now();
+    struct ticket *some[16], **fresh = some;
+    size_t n = 0, cap = COUNT(some);
+
     for (uint32_t i = 0; i < env->nrcpt; i++) {
         if (state && state[i].status != RCPT_WAITING)
             continue;
-        str to = env->rcpt[i].to;
-        size_t at = to.n;
-        while (at > 0 && to.p[at - 1] != '@')
-            at--;
-        str domain = at ? str_from(to, at) : S("");
-        when expire;
-        struct backend *b = route_for(q->setup.routes, domain, &expire);
-        struct ticket *t = ticket_for(q, mail, lane_for(q, b ? b->name : S("")), domain);
+        str domain = domain_of(env->rcpt[i].to);
+        when expire, wait = state && state[i].next > now ? state[i].next - now : 0;
+        const struct backend *b = route_for(q->setup.routes, domain, &expire);
+        struct ticket *t = ticket_for(q, m, lane_for(q, b ? b->name : S("")), domain,
+                                      wait ? seconds_now() + (uint32_t)(wait / SECOND) : 0);
         if (ticket_count(t) == 0) {
             if (n == cap) {
-                cap *= 4;
-                struct ticket **more = mem_new(cap * sizeof *more);
-                memcpy(more, fresh, n * sizeof *more);
-                if (fresh != start)
+                struct ticket **more = mem_new(4 * cap * sizeof(struct ticket *));
+                memcpy(more, fresh, n * sizeof *fresh);
+                if (fresh != some)
                     mem_free(fresh);
                 fresh = more;
+                cap *= 4;
             }
             fresh[n++] = t;
         }
         ticket_add_rcpt(t, i, (uint32_t)env->nrcpt);
         t->lifetime = (uint32_t)((expire ? expire : q->setup.retry->lifetime) / SECOND);
-        if (state) {
-            /* Recipients that were put off together come back together. */
-            t->attempts = MAX(t->attempts, state[i].attempts);
-            t->version = MAX(t->version, state[i].version + 1);
-            t->unknown |= state[i].unknown;
-            when wait = state[i].next > now ? (state[i].next - now) / SECOND : 0;
-            t->due = MAX(t->due, wait ? seconds_now() + (uint32_t)wait : 0);
-            if (!t->reason)
-                t->reason = intern_get(&q->words, state[i].reply);
-        }
+        if (state)
+            ticket_resume(q, t, &state[i]);
     }
     for (size_t i = 0; i < n; i++)
-        ticket_start(q, fresh[i]);
-    if (fresh != start)
+        ticket_start(q, fresh[i], mail);
+    if (fresh != some)
         mem_free(fresh);
-    if (mail->holders == 1)
-        q->body_bytes -= mail->bytes;
+}
+
+void queue_add(struct queue *q, struct mail *mail)
+{
+    mail->bytes = arena_size(mail->a) + (mail->slab ? mail->slab->cap : 0);
+    mail->counted = &q->body_bytes;
+    q->body_bytes += mail->bytes;
+    queue_take(q, mail->m, NULL, mail);
     mail_drop(mail);
+}
+
+void queue_load(struct queue *q, const struct message *m, const struct rcpt_state *state)
+{
+    queue_take(q, m, state, NULL);
 }
 
 struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part)

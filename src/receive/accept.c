@@ -78,6 +78,6 @@ err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, stru
     if (r->setup.narrow && mail_is_narrow(snap, m, r->setup.threads))
         r->setup.narrow(r->setup.ctx, mail);
     else
-        queue_add(r->setup.queue, mail, NULL);
+        queue_add(r->setup.queue, mail);
     return OK;
 }

@@ -1,8 +1,6 @@
 /* What waypost.conf says about listeners, names, limits and timeouts. */
 #include "receive/receive.h"
 
-enum { BAD_LISTENER = 60, NO_LISTENER = 61, BAD_POSTMASTER = 62, POSTMASTER_NOWHERE = 63, BAD_HOSTNAME = 64 };
-
 static void take_listen(struct binder *b, const struct node *node, void *into)
 {
     struct receive_settings *s = into;
@@ -12,13 +10,13 @@ static void take_listen(struct binder *b, const struct node *node, void *into)
         return;
     l.kind = node->arg[0].text;
     if (!str_eq(l.kind, S("smtp")) && !str_eq(l.kind, S("mx"))) {
-        conf_error(b, &node->arg[0].at, BAD_LISTENER, "unknown kind of listener \"%.*s\": this release knows smtp (also written mx)", STR(l.kind));
+        conf_error(b, &node->arg[0].at, CONF_E_LISTENER, "unknown kind of listener \"%.*s\": this release knows smtp (also written mx)", STR(l.kind));
         return;
     }
     l.addr = NEW_ARRAY(b->a, struct addr, node->narg);
     for (size_t i = 1; i < node->narg; i++)
         if (addr_parse(node->arg[i].text, 25, &l.addr[l.naddr]) != OK)
-            conf_error(b, &node->arg[i].at, BAD_LISTENER, "\"%.*s\" is no ADDRESS:PORT, [V6]:PORT or unix:PATH", STR(node->arg[i].text));
+            conf_error(b, &node->arg[i].at, CONF_E_LISTENER, "\"%.*s\" is no ADDRESS:PORT, [V6]:PORT or unix:PATH", STR(node->arg[i].text));
         else
             l.naddr++;
     struct listener_setting *all = NEW_ARRAY(b->a, struct listener_setting, s->nlistener + 1);
@@ -65,11 +63,6 @@ static const struct setting timeout_settings[] = {
     { .name = NULL },
 };
 
-static void *same_struct(struct binder *b, const struct node *node, void *into)
-{
-    return conf_args(b, node, 0, 0) ? into : NULL;
-}
-
 const struct setting receive_settings[] = {
     { .name = "hostname", .type = CONF_STR, .offset = offsetof(struct receive_settings, hostname), .required = true, .form = "NAME",
       .help = "The relay's own name, as its DNS says: in the greeting, in Received fields, in reports." },
@@ -77,8 +70,8 @@ const struct setting receive_settings[] = {
       .help = "Who reads mail to postmaster (RFC 5321 4.5.1), bare or at a relay domain that has none of its own." },
     { .name = "listen", .type = CONF_OWN, .take = take_listen, .repeats = true, .form = "smtp ADDRESS:PORT ...",
       .help = "Where clients connect: addresses with ports, or unix:PATH." },
-    { .name = "limits", .type = CONF_BLOCK, .make = same_struct, .sub = limit_settings, .form = "", .help = "What one client, message or moment may use." },
-    { .name = "timeouts", .type = CONF_BLOCK, .make = same_struct, .sub = timeout_settings, .form = "", .help = "How long clients are waited for." },
+    { .name = "limits", .type = CONF_BLOCK, .sub = limit_settings, .form = "", .help = "What one client, message or moment may use." },
+    { .name = "timeouts", .type = CONF_BLOCK, .sub = timeout_settings, .form = "", .help = "How long clients are waited for." },
     { .name = "tricky_local_parts", .type = CONF_BOOL, .offset = offsetof(struct receive_settings, tricky_local_parts), .preset = "off",
       .help = "Take recipients whose local part has %, ! or a quoted @, which old relays read as another address." },
     { .name = NULL },
@@ -91,14 +84,14 @@ void receive_settings_finish(struct binder *b, struct receive_settings *s, const
     struct place none = { .file = S("configuration") };
 
     if (s->hostname.n && !domain_valid(s->hostname))
-        conf_error(b, &none, BAD_HOSTNAME, "hostname \"%.*s\" is no domain name", STR(s->hostname));
+        conf_error(b, &none, CONF_E_HOSTNAME, "hostname \"%.*s\" is no domain name", STR(s->hostname));
     if (s->nlistener == 0)
-        conf_error(b, &none, NO_LISTENER, "there is no \"listen\": nobody could reach this relay");
+        conf_error(b, &none, CONF_E_LISTENER, "there is no \"listen\": nobody could reach this relay");
     if (s->postmaster.n == 0)
         return;
     if (address_parse(s->postmaster, &p) != OK || p.domain.n == 0)
-        conf_error(b, &none, BAD_POSTMASTER, "postmaster \"%.*s\" is no address", STR(s->postmaster));
+        conf_error(b, &none, CONF_E_POSTMASTER, "postmaster \"%.*s\" is no address", STR(s->postmaster));
     else if (!route_for(routes, p.domain, &expire))
-        conf_error(b, &none, POSTMASTER_NOWHERE, "mail to postmaster %.*s has no way to go: make its domain a relay_domain or add \"route default\"",
+        conf_error(b, &none, CONF_E_POSTMASTER, "mail to postmaster %.*s has no way to go: make its domain a relay_domain or add \"route default\"",
                    STR(s->postmaster));
 }

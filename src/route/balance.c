@@ -59,16 +59,16 @@ static enum usable server_usable(struct server_state *s, when now)
     return atomic_compare_exchange_strong(&s->probing, &no, true) ? TRY_IT : OUT;
 }
 
-struct server *backend_pick(const struct backend *b, const bool *avoid, when now, when *retry_at)
+struct next_hop *backend_pick(const struct backend *b, const bool *avoid, when now, when *retry_at)
 {
     *retry_at = now + EJECT_FIRST;
     when first = NEVER;
 
     for (size_t i = 0; i < b->nserver;) {
         size_t end = i, n = 0;
-        struct server *one = NULL, *two = NULL;
+        struct next_hop *one = NULL, *two = NULL;
         for (; end < b->nserver && b->server[end].priority == b->server[i].priority; end++) {
-            struct server *s = &b->server[end];
+            struct next_hop *s = &b->server[end];
             if (avoid[end])
                 continue;
             switch (server_usable(s->state, now)) {

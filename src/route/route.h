@@ -28,7 +28,7 @@ struct server_state {
 /* The state of that name, made on first use, never freed: servers are few and come back. */
 struct server_state *server_state(str backend, str host, uint16_t port);
 
-struct server {
+struct next_hop {
     str host;                           /* name or address as configured */
     uint16_t port;
     struct addr addr;                   /* when host is an address or a Unix socket; n 0: look it up */
@@ -38,7 +38,7 @@ struct server {
 
 struct backend {
     str name;
-    struct server *server; size_t nserver;      /* sorted by priority */
+    struct next_hop *server; size_t nserver;      /* sorted by priority */
     uint64_t max_connections;           /* to each server, all threads together */
     uint64_t messages_per_connection;   /* 0: no limit */
     bool mix_domains;                   /* recipients of several domains in one transaction */
@@ -50,7 +50,7 @@ struct backend {
  * is not wholly out: two random ones, of them the one less busy (transactions under way, then smoothed latency; a server that came
  * back counts as busier for its first 10 s). An ejected server of a better priority whose time has passed is tried by one caller
  * at a time. `avoid[i]` set: not server i again. */
-struct server *backend_pick(const struct backend *b, const bool *avoid, when now, when *retry_at);
+struct next_hop *backend_pick(const struct backend *b, const bool *avoid, when now, when *retry_at);
 /* What became of a connection that backend_pick() led to, before any message was offered. A failure ejects for 1 s, doubling to
  * 60 s with each further one in a row, spread by a quarter. */
 void server_failed(struct server_state *s, when now);

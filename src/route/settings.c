@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 
-enum { NO_RECIPIENTS = 44, UNKNOWN_BACKEND = 45, NO_SERVER = 46, DUPLICATE = 47, OPEN_RELAY = 48, NO_ROUTE = 49, BAD_LIST = 50, BAD_ADDRESS = 51 };
-
 /* Everything grows in the arena by doubling; settings are read once. */
 static void *append(arena *a, void *old, size_t n, size_t size)
 {
@@ -19,7 +17,7 @@ static void *append(arena *a, void *old, size_t n, size_t size)
 
 /* ---- backend ---- */
 
-static bool take_host_port(struct binder *b, const struct token *t, uint16_t default_port, struct server *s)
+static bool take_host_port(struct binder *b, const struct token *t, uint16_t default_port, struct next_hop *s)
 {
     str host = t->text;
     uint64_t port = default_port;
@@ -35,20 +33,20 @@ static bool take_host_port(struct binder *b, const struct token *t, uint16_t def
     case E_NONAME:
         break;
     default:
-        conf_error(b, &t->at, BAD_ADDRESS, "\"%.*s\" is no HOST:PORT", STR(host));
+        conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "\"%.*s\" is no HOST:PORT", STR(host));
         return false;
     }
     s->addr.n = 0;
     size_t colon = str_findc(host, ':');
     if (colon != STR_NONE) {
         if (!str_u64(str_from(host, colon + 1), 65535, &port) || port == 0) {
-            conf_error(b, &t->at, BAD_ADDRESS, "\"%.*s\" has no valid port", STR(host));
+            conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "\"%.*s\" has no valid port", STR(host));
             return false;
         }
         host = str_head(host, colon);
     }
     if (!domain_valid(host)) {
-        conf_error(b, &t->at, BAD_ADDRESS, "\"%.*s\" is no host name", STR(host));
+        conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "\"%.*s\" is no host name", STR(host));
         return false;
     }
     s->host = host;
@@ -60,12 +58,12 @@ static void take_server(struct binder *b, const struct node *node, void *into)
 {
     static const char *const words[] = { "priority", NULL };
     struct backend *be = into;
-    struct server s = { .priority = 10 };
+    struct next_hop s = { .priority = 10 };
     const struct token *value[1] = { NULL };
     uint64_t priority;
 
     if (node->narg == 0) {
-        conf_error(b, &node->name.at, BAD_ADDRESS, "\"server\" needs HOST:PORT");
+        conf_error(b, &node->name.at, CONF_E_BAD_ADDRESS, "\"server\" needs HOST:PORT");
         return;
     }
     if (!take_host_port(b, &node->arg[0], 25, &s) || !conf_keywords(b, node, 1, words, value))
@@ -85,14 +83,14 @@ static void take_max_connections(struct binder *b, const struct node *node, void
     bool per_server = node->narg == 3 && str_eq(node->arg[1].text, S("per")) && str_eq(node->arg[2].text, S("server"));
 
     if (node->narg != 1 && !per_server)
-        conf_error(b, &node->name.at, BAD_ADDRESS, "\"max_connections\" is followed by a number and, if you like, \"per server\"");
+        conf_error(b, &node->name.at, CONF_E_BAD_ADDRESS, "\"max_connections\" is followed by a number and, if you like, \"per server\"");
     else
         conf_int(b, &node->arg[0], 1, 10000, &be->max_connections);
 }
 
 static int by_priority(const void *a, const void *b)
 {
-    const struct server *x = a, *y = b;
+    const struct next_hop *x = a, *y = b;
     return (x->priority > y->priority) - (x->priority < y->priority);
 }
 
@@ -105,7 +103,7 @@ static void *make_backend(struct binder *b, const struct node *node, void *into)
         return NULL;
     for (size_t i = 0; i < r->nbackend; i++)
         if (str_eq(r->backend[i]->name, node->arg[0].text)) {
-            conf_error(b, &node->arg[0].at, DUPLICATE, "backend \"%.*s\" is defined twice", STR(node->arg[0].text));
+            conf_error(b, &node->arg[0].at, CONF_E_DUPLICATE, "backend \"%.*s\" is defined twice", STR(node->arg[0].text));
             return NULL;
         }
     be->name = node->arg[0].text;
@@ -118,9 +116,9 @@ static void done_backend(struct binder *b, const struct node *node, void *block)
     struct backend *be = block;
 
     if (be->nserver == 0)
-        conf_error(b, &node->name.at, NO_SERVER, "backend \"%.*s\" has no \"server\"", STR(be->name));
+        conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has no \"server\"", STR(be->name));
     if (be->nserver > 64)
-        conf_error(b, &node->name.at, NO_SERVER, "backend \"%.*s\" has more than 64 servers", STR(be->name));
+        conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has more than 64 servers", STR(be->name));
     if (be->nserver)
         qsort(be->server, be->nserver, sizeof *be->server, by_priority);
 }
@@ -150,36 +148,40 @@ static void take_backend(struct binder *b, const struct node *node, void *into)
         ((struct relay_domain *)into)->backend_name = &node->arg[0];
 }
 
+static void take_list(struct binder *b, const struct node *node, void *into)
+{
+    struct recipients *r = into;
+    str path;
+    struct table *t;
+
+    if (!conf_args(b, node, 1, 1) || !conf_path(b, &node->arg[0], &path))
+        return;
+    if (table_file_open(path, '+', 20000000, &t) != OK) {
+        conf_error(b, &node->arg[0].at, CONF_E_BAD_LIST, "%.*s", STR(err_text()));
+        return;
+    }
+    r->path = append(b->a, r->path, r->ntable, sizeof *r->path);
+    r->path[r->ntable] = path;
+    APPEND(b->a, r->table, r->ntable, t);
+}
+
+static const struct setting recipients_settings[] = {
+    { .name = "file", .type = CONF_OWN, .take = take_list, .repeats = true, .form = "PATH",
+      .help = "A list: an address, @domain, a pattern with * or a bare local part a line; # begins a comment. Case is ignored, and "
+              "user+anything is found as user." },
+    { .name = NULL },
+};
+
 static void take_recipients(struct binder *b, const struct node *node, void *into)
 {
     struct recipients *r = &((struct relay_domain *)into)->recipients;
 
-    if (node->narg == 1 && str_eq(node->arg[0].text, S("any")) && !node->block) {
+    if (node->narg == 1 && str_eq(node->arg[0].text, S("any")) && !node->block)
         r->any = true;
-        return;
-    }
-    if (node->narg || !node->block || node->nchild == 0) {
-        conf_error(b, &node->name.at, NO_RECIPIENTS, "\"recipients\" is followed by \"any\" or by { file PATH }");
-        return;
-    }
-    for (size_t i = 0; i < node->nchild; i++) {
-        const struct node *c = &node->child[i];
-        str path;
-        struct table *t;
-        if (!str_eq(c->name.text, S("file"))) {
-            conf_error(b, &c->name.at, 21, "unknown directive \"%.*s\" in recipients: this release reads \"file PATH\"", STR(c->name.text));
-            continue;
-        }
-        if (!conf_args(b, c, 1, 1) || !conf_path(b, &c->arg[0], &path))
-            continue;
-        if (table_file_open(path, '+', 20000000, &t) != OK) {
-            conf_error(b, &c->arg[0].at, BAD_LIST, "%.*s", STR(err_text()));
-            continue;
-        }
-        APPEND(b->a, r->path, r->ntable, path);
-        r->ntable--;
-        APPEND(b->a, r->table, r->ntable, t);
-    }
+    else if (node->narg || !node->block || node->nchild == 0)
+        conf_error(b, &node->name.at, CONF_E_RECIPIENTS, "\"recipients\" is followed by \"any\" or by { file PATH }");
+    else
+        conf_bind(b, recipients_settings, node, r);
 }
 
 static void *make_relay_domain(struct binder *b, const struct node *node, void *into)
@@ -203,12 +205,9 @@ static void done_relay_domain(struct binder *b, const struct node *node, void *b
 {
     struct relay_domain *d = block;
     const struct token *name = &node->arg[0];
-    bool told = false;
 
-    for (size_t i = 0; i < node->nchild; i++)
-        told |= str_eq(node->child[i].name.text, S("recipients"));
-    if (!d->recipients.any && d->recipients.ntable == 0 && !told)
-        conf_error(b, &node->name.at, NO_RECIPIENTS,
+    if (!d->recipients.any && d->recipients.ntable == 0)
+        conf_error(b, &node->name.at, CONF_E_RECIPIENTS,
                    "relay_domain %.*s has no \"recipients\": it would accept mail for unknown users and bounce it later. "
                    "Add recipients { file PATH }, or \"recipients any\" if you mean it", STR(name->text));
 }
@@ -216,9 +215,8 @@ static void done_relay_domain(struct binder *b, const struct node *node, void *b
 static const struct setting relay_domain_settings[] = {
     { .name = "backend", .type = CONF_OWN, .take = take_backend, .required = true, .form = "NAME",
       .help = "The backend that gets the mail of these domains." },
-    { .name = "recipients", .type = CONF_OWN, .take = take_recipients, .form = "{ file PATH ... } | any",
-      .help = "Who exists there. A file has an address, @domain, a pattern with * or a bare local part a line; case is ignored, and "
-              "user+anything is found as user. \"any\" accepts unknown users and must be written out." },
+    { .name = "recipients", .type = CONF_OWN, .take = take_recipients, .sub = recipients_settings, .form = "{ file PATH ... } | any",
+      .help = "Who exists there. \"any\" accepts unknown users and must be written out." },
     { .name = "expire", .type = CONF_TIME, .offset = offsetof(struct relay_domain, expire), .preset = "0s", .most = 86400 * 60,
       .help = "How long mail of these domains is tried; 0: as \"retry\" says." },
     { .name = NULL },
@@ -239,11 +237,11 @@ static void *make_network(struct binder *b, const struct node *node, void *into)
     for (size_t i = 1; i < node->narg; i++) {
         struct cidr c;
         if (cidr_parse(node->arg[i].text, &c) != OK) {
-            conf_error(b, &node->arg[i].at, BAD_ADDRESS, "%.*s", STR(err_text()));
+            conf_error(b, &node->arg[i].at, CONF_E_BAD_ADDRESS, "%.*s", STR(err_text()));
             continue;
         }
         if (c.bits == 0 && c.base.sa.sa_family != AF_UNIX)
-            conf_error(b, &node->arg[i].at, OPEN_RELAY, "network \"%.*s\" trusts every address: that is an open relay", STR(n->name));
+            conf_error(b, &node->arg[i].at, CONF_E_OPEN_RELAY, "network \"%.*s\" trusts every address: that is an open relay", STR(n->name));
         APPEND(b->a, n->cidr, n->ncidr, c);
     }
     APPEND(b->a, r->network, r->nnetwork, n);
@@ -257,7 +255,7 @@ static void done_network(struct binder *b, const struct node *node, void *block)
     for (size_t i = 0; i < n->relay_from.n; i++) {
         str d = n->relay_from.p[i];
         if (str_eq(d, S("*")) || !domain_valid(str_starts(d, S("*.")) ? str_from(d, 2) : d))
-            conf_error(b, &node->name.at, OPEN_RELAY, "network \"%.*s\": relay_from \"%.*s\" is no domain or *.domain; "
+            conf_error(b, &node->name.at, CONF_E_OPEN_RELAY, "network \"%.*s\": relay_from \"%.*s\" is no domain or *.domain; "
                        "name the sender domains it may use", STR(n->name), STR(d));
     }
 }
@@ -272,21 +270,25 @@ static const struct setting network_settings[] = {
 
 /* ---- route ---- */
 
+static void take_via(struct binder *b, const struct node *node, void *into)
+{
+    if (conf_args(b, node, 1, 1))
+        ((struct routes *)into)->fallback_name = &node->arg[0];
+}
+
+static const struct setting route_block_settings[] = {
+    { .name = "via", .type = CONF_OWN, .take = take_via, .required = true, .form = "BACKEND", .help = "The backend that takes it: a smart host." },
+    { .name = NULL },
+};
+
 static void take_route(struct binder *b, const struct node *node, void *into)
 {
-    struct routes *r = into;
-
     if (!conf_args(b, node, 1, 1))
         return;
-    if (!str_eq(node->arg[0].text, S("default"))) {
-        conf_error(b, &node->arg[0].at, 21, "this release knows \"route default { via BACKEND }\" only");
-        return;
-    }
-    if (node->nchild != 1 || !str_eq(node->child[0].name.text, S("via")) || node->child[0].narg != 1) {
-        conf_error(b, &node->name.at, UNKNOWN_BACKEND, "\"route default\" is followed by { via BACKEND }");
-        return;
-    }
-    r->fallback_name = &node->child[0].arg[0];
+    if (!str_eq(node->arg[0].text, S("default")))
+        conf_error(b, &node->arg[0].at, CONF_E_UNKNOWN, "this release knows \"route default { via BACKEND }\" only");
+    else
+        conf_bind(b, route_block_settings, node, into);
 }
 
 const struct setting route_settings[] = {
@@ -297,7 +299,7 @@ const struct setting route_settings[] = {
     { .name = "network", .type = CONF_BLOCK, .make = make_network, .done = done_network, .sub = network_settings, .repeats = true,
       .form = "NAME CIDR ...", .help = "Clients that may relay to any recipient, without a login, for their own sender domains. "
       "\"unix\" stands for clients of a Unix socket." },
-    { .name = "route", .type = CONF_OWN, .take = take_route, .form = "default { via BACKEND }",
+    { .name = "route", .type = CONF_OWN, .take = take_route, .sub = route_block_settings, .form = "default { via BACKEND }",
       .help = "Where mail goes that is for no relay domain." },
     { .name = NULL },
 };
@@ -318,9 +320,9 @@ static struct backend *find_backend(struct binder *b, const struct routes *r, co
         }
     }
     if (best.n)
-        conf_error(b, &name->at, UNKNOWN_BACKEND, "there is no backend \"%.*s\"; did you mean \"%.*s\"?", STR(name->text), STR(best));
+        conf_error(b, &name->at, CONF_E_NO_BACKEND, "there is no backend \"%.*s\"; did you mean \"%.*s\"?", STR(name->text), STR(best));
     else
-        conf_error(b, &name->at, UNKNOWN_BACKEND, "there is no backend \"%.*s\"", STR(name->text));
+        conf_error(b, &name->at, CONF_E_NO_BACKEND, "there is no backend \"%.*s\"", STR(name->text));
     return NULL;
 }
 
@@ -338,10 +340,10 @@ void routes_finish(struct binder *b, struct routes *r)
             str name = d->name.p[j];
             bool below = str_starts(name, S("*."));
             if (map_put(below ? &r->below : &r->exact, below ? str_from(name, 2) : name, d))
-                conf_error(b, &d->at, DUPLICATE, "relay domain \"%.*s\" stands twice", STR(name));
+                conf_error(b, &d->at, CONF_E_DUPLICATE, "relay domain \"%.*s\" stands twice", STR(name));
         }
     if (r->nnetwork && !r->fallback)
-        conf_warn(b, &r->network[0]->at, NO_ROUTE,
+        conf_warn(b, &r->network[0]->at, CONF_E_NO_ROUTE,
                   "there is a \"network\" but no \"route default\": its clients reach the relay domains only");
 }
 

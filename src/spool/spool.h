@@ -56,6 +56,8 @@ struct message {
     bool report;                                /* one of our own: may use the reserve, expires into nothing */
 };
 
+struct spool_move;
+struct spool_moved;                             /* a batch of moves, see spool_moved_done() */
 struct spool_setup {
     str dir;                        /* made when absent, mode 0700, locked against a second process */
     unsigned reserve;               /* ready segments kept for notes, reports and compaction; default 4 */

@@ -31,14 +31,38 @@ static int sock_open(int family, int type)
     return fd;
 }
 
+/* A socket nobody listens behind: what a killed process leaves. connect() alone would take any file for one. */
+static bool is_stale(const struct sockaddr_un *un, socklen_t n)
+{
+    struct stat st;
+    if (lstat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
+        return false;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return false;
+    bool refused = connect(fd, (const struct sockaddr *)un, n) < 0 && errno == ECONNREFUSED;
+    close(fd);
+    return refused;
+}
+
+static int bind_unix(int fd, const struct sockaddr_un *un, socklen_t n)
+{
+    /* The path is made with the mode of the descriptor, less the umask: never open wider than 0660, then exactly. */
+    if (fchmod(fd, 0660) < 0)
+        return -errno;
+    if (bind(fd, (const struct sockaddr *)un, n) < 0) {
+        int number = errno;
+        if (number != EADDRINUSE || !is_stale(un, n))
+            return -number;
+        if (unlink(un->sun_path) < 0 || bind(fd, (const struct sockaddr *)un, n) < 0)
+            return -errno;
+    }
+    return TELL(chmod(un->sun_path, 0660));
+}
+
 static int sock_bind(int fd, const struct sockaddr *sa, socklen_t n)
 {
-    if (sa->sa_family != AF_UNIX)
-        return TELL(bind(fd, sa, n));
-    /* A Unix socket is made with the mode of its descriptor, less the umask: never open wider than 0660, then exactly. */
-    if (fchmod(fd, 0660) < 0 || bind(fd, sa, n) < 0)
-        return -errno;
-    return TELL(chmod(((const struct sockaddr_un *)(const void *)sa)->sun_path, 0660));
+    return sa->sa_family == AF_UNIX ? bind_unix(fd, (const void *)sa, n) : TELL(bind(fd, sa, n));
 }
 
 static int sock_listen(int fd, int backlog) { return TELL(listen(fd, backlog)); }

@@ -152,7 +152,7 @@ TASK_TEST(task_asleep_costs_a_page)
 #endif
 }
 
-/* ---- giving back; under the sanitizers stacks keep what they have ---- */
+/* ---- giving back; what the sanitizers put on stacks would spoil the figures ---- */
 
 #ifndef WAYPOST_SANITIZED
 

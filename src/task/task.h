@@ -144,7 +144,7 @@ struct machine_threads;
  * from a task of a thread that may stand still, or through work_run(). */
 struct machine {
     int (*sock_open)(int family, int type);     /* non-blocking, close-on-exec, TCP_NODELAY for TCP */
-    int (*sock_bind)(int fd, const struct sockaddr *sa, socklen_t n);
+    int (*sock_bind)(int fd, const struct sockaddr *sa, socklen_t n); /* a Unix path: mode 0660; a stale socket is replaced */
     int (*sock_listen)(int fd, int backlog);
     int (*sock_accept)(int fd, struct sockaddr_storage *sa, socklen_t *n);
     int (*sock_connect)(int fd, const struct sockaddr *sa, socklen_t n);    /* -EINPROGRESS: wait writable, ask sock_error */
