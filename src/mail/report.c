@@ -213,7 +213,7 @@ enum form { FORM_PLAIN, FORM_QUOTED, FORM_BASE64 };
 
 static void part_add(struct buf *out, str boundary, str type, str title, enum form form, str content)
 {
-    static const str forms[] = { [FORM_PLAIN] = { "7bit", 4 }, [FORM_QUOTED] = { "quoted-printable", 16 }, [FORM_BASE64] = { "base64", 6 } };
+    static const str forms[] = { [FORM_PLAIN] = S("7bit"), [FORM_QUOTED] = S("quoted-printable"), [FORM_BASE64] = S("base64") };
 
     buf_addf(out, "--%.*s\r\n", STR(boundary));
     header_add(out, S("Content-Description"), title);

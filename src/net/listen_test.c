@@ -1,6 +1,7 @@
 #include "kit/kit.h"
 #include "net/net.h"
 
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -58,6 +59,9 @@ TASK_TEST(listen_takes_clients_of_both_families)
         CHECK_ERR(stream_connect(&to, NULL, SOON, &s), OK, c->listen);
         CHECK_ERR(listen_accept(&io, SOON, &fd, &peer), OK, c->listen);
         CHECK_STR(addr_print_ip(&peer, text), c->peer, c->listen);
+        int no_delay = 0;
+        socklen_t n = sizeof no_delay;
+        CHECK(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &no_delay, &n) == 0 && no_delay); /* from the listener */
         io_del(&io);
         machine->close(fd);
         machine->close(listener);

@@ -99,8 +99,8 @@ AUTO_DEFINE(stream)
 /* Reading. What was heard and not yet consumed: */
 static inline str stream_pending(const struct stream *s) { return str_from(buf_str(&s->in), s->in_at); }
 static inline void stream_consume(struct stream *s, size_t n) { s->in_at += n; }
-/* Hear more bytes behind the pending ones: at least one on OK. Says what is in `out` before it waits, not before it
- * tries. Room for `room` bytes is made first (moving the pending bytes down); pending bytes + room never exceed 1 MiB.
+/* Hear more bytes behind the pending ones: at least one on OK. Says what is in `out` before it waits or tells that the
+ * peer ended, not before it tries. Room for `room` bytes is made first (moving the pending bytes down); pending bytes + room never exceed 1 MiB.
  * A peer whose bytes never end is no reason for others to wait: now and then their turn comes in here.
  * E_CLOSED    the peer ended; after a mere half-close we can still send     E_TIMEOUT   nothing came; the stream is whole
  * E_LIMIT     1 MiB is pending                                              E_CANCELED

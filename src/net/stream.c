@@ -290,8 +290,11 @@ err stream_fill(struct stream *s, size_t room, when deadline)
                 s->in_next = MIN(MAX(s->in_next, s->in.cap) * 4, (size_t)IN_MOST);
             return OK;
         }
-        if (got == 0)
+        if (got == 0) {
+            if (s->out.n && !s->sender) /* a half-closed peer still waits for its answers */
+                stream_flush(s);
             return fail(E_CLOSED, "the peer ended the connection");
+        }
         if (got != -EAGAIN)
             return breaks_by(s, (int)-got);
         TRY(wait_for_line(s, deadline));

@@ -188,7 +188,9 @@ static void half_close(struct pair p, bool waiting)
     if (!waiting)
         task_sleep(clock_now() + 2 * MILLISECOND); /* bytes and end are told as one event */
     hear(p.b, S("QUIT\r\n"));
+    stream_say(p.b, S("250 ok\r\n"));
     CHECK_ERR(stream_fill(p.b, 1, SOON), E_CLOSED);
+    hear(p.a, S("250 ok\r\n"));
     CHECK_ERR(stream_fill(p.b, 1, SOON), E_CLOSED);
     CHECK_ERR(stream_wait(p.b, SOON), OK);
     CHECK(p.b->io.hangup);

@@ -20,7 +20,8 @@ static inline bool reply_later(struct reply r) { return r.code / 100 == 4; }
 static inline bool reply_never(struct reply r) { return r.code / 100 == 5; }
 /* "550 5.1.1 no such user" on one line, printable. In `a`. */
 str reply_print(arena *a, const struct reply *r);
-/* One line of a reply; *more when a hyphen follows the code. Continuation lines need the same code. */
+/* One line of a reply, without its CRLF; *more when a hyphen follows the code. `ret` is zeroed before the first line and kept
+ * for the others: they need the same code, and the first enhanced code counts. ret->text is that of this line, borrowed. */
 err reply_parse_line(str line, struct reply *ret, bool *more);
 
 /* ---- command: what a client says. ---------------------------------------------------------------------------------- */
@@ -58,9 +59,11 @@ struct server {
     struct stream *s;
     bool enhanced;              /* say enhanced codes (after EHLO) */
     unsigned nonsense;          /* lines that were no command, so far */
+    size_t line_max;            /* octets with CRLF; 0: 2048. AUTH needs 12288 (RFC 4954 4) */
 };
-/* Hear the next command. Lines over 2048 octets are discarded to their end and come as VERB_UNKNOWN with refuse 500 5.5.2; so
- * are lines ended by a bare LF or holding a bare CR or NUL. E_TIMEOUT, E_CLOSED, E_CANCELED as of the stream. */
+/* Hear the next command. Lines over line_max are discarded to their end and come as VERB_UNKNOWN with refuse 500 5.5.2; so
+ * are lines ended by a bare LF or holding a bare CR or NUL. A BDAT that is refused must end the session: nobody knows
+ * where its octets end. What is no command, such as an answer to a 334, is found in ret->line. E_TIMEOUT, E_CLOSED, E_CANCELED as of the stream. */
 WAITS err server_hear(struct server *v, arena *a, when deadline, struct command *ret);
 /* Is a further command already in the buffer? (Replies of a pipelined group leave together.) */
 bool server_has_more(const struct server *v);
@@ -77,9 +80,9 @@ WAITS err data_hear(struct data *d, struct stream *s, struct buf *out, size_t ma
 /* The pure part, for fuzzing and for speed: consume from `in`, append to `out`; returns octets consumed; d->ended says whether
  * the terminator was met (consumed too). Fast: memchr-sized strides, no per-octet loop on ordinary text. */
 size_t data_feed(struct data *d, str in, struct buf *out, size_t max);
-/* Dot-stuff a body given in pieces (whole == first piece of one). Appends to `out` or passes through untouched when
- * `dots` is false. `at_line_start` carries over pieces, true at first. */
-void data_stuff(struct buf *out, str piece, bool *at_line_start);
+/* Dot-stuff a body given in pieces, appending to `out`. A bare CR or LF becomes CRLF, so that nothing that leaves ends
+ * elsewhere for a careless reader. `state` carries over pieces, 0 at first. A body whose scan said no `dots` needs none of it. */
+void data_stuff(struct buf *out, str piece, uint8_t *state);
 
 /* ---- client: the sending end. ---------------------------------------------------------------------------------------- */
 

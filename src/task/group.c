@@ -27,7 +27,7 @@ err group_spawn(struct group *g, const char *name, task_fn *fn, void *arg)
 
     struct task *t = task_new(here, name, fn, arg);
     if (!t) {
-        err e = fail(E_LIMIT, "task %s: no stack is left (vm.max_map_count)", name);
+        err e = fail(E_LIMIT, "task %s: no stack is left (vm.max_map_count or memory)", name);
         ended_with(g, e, err_note);
         return e;
     }

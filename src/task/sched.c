@@ -428,8 +428,9 @@ void task_allow_wait(void)
     }
 }
 
-/* Not from the frame itself: the system call's own frames lie below it while the pages go. */
-void task_trim(void)
+/* Not from the frame itself: the system call's own frames lie below it while the pages go. And never inlined: the caller's
+ * variables lie below the caller's frame address. */
+__attribute__((noinline)) void task_trim(void)
 {
 #if !defined TASK_ASAN && !defined TASK_TSAN
     if (task_running())

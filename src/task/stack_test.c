@@ -168,20 +168,16 @@ static size_t resident_in(char *from, size_t n)
 
 static char *last_stack;
 
-__attribute__((noinline)) static void touch(size_t n)
+/* Use so many bytes of stack; at the deepest point let the others run, if told. */
+static char touch(size_t n, bool yield)
 {
-    volatile char *p = __builtin_alloca(n);
-    for (size_t i = 0; i < n; i += 1024)
-        p[i] = 1;
-}
-
-__attribute__((noinline)) static void touch_and_yield(size_t n)
-{
-    volatile char *p = __builtin_alloca(n);
-    for (size_t i = 0; i < n; i += 1024)
-        p[i] = 1;
-    task_yield();
-    p[0] = 2;
+    volatile char frame[1024];
+    frame[0] = frame[512] = 1;
+    if (n > sizeof frame)
+        return (char)(touch(n - sizeof frame, yield) + frame[0]);
+    if (yield)
+        task_yield();
+    return frame[512];
 }
 
 static err deep(void *arg)
@@ -190,11 +186,11 @@ static err deep(void *arg)
 
     (void)arg;
     last_stack = task_current()->stack;
-    touch(100 * 1024);
+    CHECK(touch(100 * 1024, false));
     CHECK(resident_in(last_stack + STACK_GUARD, usable) >= 100 * 1024);
     task_trim();
     CHECK(resident_in(last_stack + STACK_GUARD, usable) <= 12 * 1024);
-    touch_and_yield(100 * 1024);
+    CHECK(touch(100 * 1024, true));
     return OK;
 }
 

@@ -89,6 +89,10 @@ struct thread *thread_self(void);
 /* Run a scheduler on the calling thread until fn's task and all others end: what main() does. Not in a simulation. */
 err task_main(task_fn *fn, void *arg);
 
+/* In the child of a fork(): forget the parent's threads, whose epoll and eventfd the child shares. After it there is no
+ * task, and a task_main() of the child's own may follow; the function that forked must not return. */
+void task_forked(void);
+
 /* A message to another thread: its scheduler calls run(post) outside any task (run must not wait; it may wake and
  * spawn). The post belongs to the receiver from thread_post() until run is called. Any thread may post, also one
  * without a scheduler. Wakes the target only when it sleeps. Posts of one sender arrive in order. */

@@ -150,6 +150,23 @@ err task_main(task_fn *fn, void *arg)
     return e;
 }
 
+void task_forked(void)
+{
+    struct thread *t = here;
+
+    if (t) {
+        close(t->epoll_fd);
+        close(t->event_fd);
+        if (t->signal_io.thread)
+            close(t->signal_io.fd);
+    }
+    for (t = spares; t; t = t->next_spare) {
+        close(t->event_fd);
+        t->event_fd = -1;
+    }
+    sched_enter(NULL);
+}
+
 void thread_post(struct thread *to, struct post *p)
 {
     struct post *newest = atomic_load_explicit(&to->posts, memory_order_relaxed);

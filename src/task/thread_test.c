@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- threads ---- */
@@ -57,6 +58,31 @@ TEST(thread_ends_when_no_task_is_left)
     when began = clock_now();
     CHECK_ERR(task_main(leaves_others, &good), OK);
     CHECK(clock_now() - began >= MILLISECOND);
+}
+
+static err in_child(void *arg)
+{
+    (void)arg;
+    return task_sleep(clock_now() + MILLISECOND);
+}
+
+TASK_TEST(thread_forgotten_in_the_child_of_a_fork)
+{
+    err good = OK;
+    thread_join(thread_start("spare", answer, &good));
+    pid_t child = fork();
+    if (child == 0) {
+        task_forked();
+        bool right = !task_running() && !thread_self() && task_main(in_child, NULL) == OK;
+#ifndef WAYPOST_SANITIZED /* TSan knows no threads after a fork */
+        right = right && thread_join(thread_start("own", answer, &good)) == OK;
+#endif
+        _exit(right ? 42 : 1);
+    }
+    int status;
+    must(waitpid(child, &status, 0) == child);
+    CHECK_INT(WIFEXITED(status) ? WEXITSTATUS(status) : -1, 42);
+    CHECK_ERR(task_sleep(clock_now() + MILLISECOND), OK);
 }
 
 /* ---- posts ---- */
