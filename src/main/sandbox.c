@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
 #include <linux/sched.h>
@@ -18,6 +17,8 @@
 #include <unistd.h>
 
 /* ---- user and capabilities ---- */
+
+int initgroups(const char *user, gid_t group); /* <grp.h> has a struct group of its own */
 
 static err drop_user(const struct identity *who)
 {

@@ -70,7 +70,7 @@ static void in_sandbox(void (*fn)(struct world *w))
 {
     static struct world w;
     int pipes[2], status = 0;
-    char text[4096];
+    char text[2048];
     size_t n = 0;
     ssize_t got;
 
@@ -146,7 +146,7 @@ TEST(sandbox_leaves_few_files) { in_sandbox(files_gone); }
 
 static void calls_gone(struct world *w)
 {
-    char *argv[] = { "true", NULL }, *env[] = { NULL };
+    char name[] = "true", *argv[] = { name, NULL }, *env[] = { NULL };
 
     (void)w;
     WANT(execve("/bin/true", argv, env) < 0 && errno == EPERM);
@@ -261,7 +261,7 @@ TEST(sandbox_lets_a_crash_be_seen)
 #ifndef WAYPOST_SANITIZED
 static int recurse(int n)
 {
-    volatile char page[4000];
+    volatile char page[1000];
     page[0] = (char)n;
     return n < 0 ? page[0] : recurse(n + 1) + page[0];
 }
