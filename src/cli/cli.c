@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-const struct verb verbs[] = {
+const struct cli_verb cli_verbs[] = {
     { "serve", "run the relay", "waypost serve [-c FILE]\nwaypost serve --dev", .run = cli_serve,
       .more = "  -c, --config FILE  the configuration; " CLI_CONFIG " unless given\n"
               "  --dev              a relay to try things with, on built-in settings: nothing to configure\n"
@@ -21,9 +21,9 @@ const struct verb verbs[] = {
     { .name = NULL },
 };
 
-static const struct verb *verb_find(str name)
+static const struct cli_verb *verb_find(str name)
 {
-    for (const struct verb *v = verbs; v->name; v++)
+    for (const struct cli_verb *v = cli_verbs; v->name; v++)
         if (str_eq(str_z(v->name), name))
             return v;
     return NULL;
@@ -34,14 +34,14 @@ static const struct verb *verb_find(str name)
 static int help_all(void)
 {
     printf("waypost VERB ...: a mail relay (waypost " WAYPOST_VERSION ")\n\n");
-    for (const struct verb *v = verbs; v->name; v++)
+    for (const struct cli_verb *v = cli_verbs; v->name; v++)
         printf("  %-8s %s\n", v->name, v->help);
     printf("\n`waypost VERB --help` tells more of one of them. Exit codes: 0 done, 1 no or failed, 2 usage or configuration,\n"
            "3 the relay is not reachable.\n");
     return CLI_DONE;
 }
 
-static int help_verb(const struct verb *v)
+static int help_verb(const struct cli_verb *v)
 {
     str forms = str_z(v->form), form;
 
@@ -58,7 +58,7 @@ static int unknown_verb(const char *name)
     const char *best = NULL;
     size_t distance = 3;
 
-    for (const struct verb *v = verbs; v->name; v++) {
+    for (const struct cli_verb *v = cli_verbs; v->name; v++) {
         size_t d = str_starts(str_z(v->name), str_z(name)) ? 0 : str_distance(str_z(v->name), str_z(name));
         if (d < distance) {
             distance = d;
@@ -93,10 +93,10 @@ static int dispatch(int argc, char **argv)
     if (str_eq(name, S("help")) || str_eq(name, S("--help")) || str_eq(name, S("-h"))) {
         if (argc < 3)
             return help_all();
-        const struct verb *v = verb_find(str_z(argv[2]));
+        const struct cli_verb *v = verb_find(str_z(argv[2]));
         return v ? help_verb(v) : unknown_verb(argv[2]);
     }
-    const struct verb *v = verb_find(name);
+    const struct cli_verb *v = verb_find(name);
     if (!v)
         return unknown_verb(argv[1]);
     if (asks_help(argc - 1, argv + 1))

@@ -9,14 +9,14 @@
 /* What every verb exits with. */
 enum { CLI_DONE = 0, CLI_NO = 1 /* no, or failed */, CLI_USAGE = 2 /* usage or configuration */, CLI_UNREACHABLE = 3 };
 
-struct verb {
+struct cli_verb {
     const char *name;
     const char *help;                   /* one line, for the list */
     const char *form;                   /* its usage: lines that each begin with "waypost" */
     const char *more;                   /* sentences and options for --help, or NULL */
     int (*run)(int argc, char **argv);  /* argv[0] is the verb's name */
 };
-extern const struct verb verbs[];       /* ends in { .name = NULL } */
+extern const struct cli_verb cli_verbs[];       /* ends in { .name = NULL } */
 
 /* The whole of main(): find the verb, run it, write stdout out. */
 int cli_main(int argc, char **argv);

@@ -22,17 +22,28 @@ static void loud(int was)
     close(was);
 }
 
+/* A command line of words with blanks between them. */
+static int split(arena *a, str line, char **argv)
+{
+    int argc = 0;
+    for (str word; str_word(&line, &word); )
+        argv[argc++] = str_cz(a, word);
+    argv[argc] = NULL;
+    return argc;
+}
+
 TEST(cli_flags_are_taken_out)
 {
+    AUTO_ARENA a = arena_new();
     bool json = false;
     const char *file = NULL;
     uint64_t limit = 0;
     const struct flag flags[] = {
         { "json", .on = &json }, { "config", 'c', .text = &file }, { "limit", .number = &limit }, { NULL },
     };
-    char *argv[] = { "list", "a", "--json", "-c", "x.conf", "--limit=7", "b", "--", "--c", NULL };
+    char *argv[16];
 
-    CHECK_INT(cli_flags(9, argv, flags), 3);
+    CHECK_INT(cli_flags(split(a, S("list a --json -c x.conf --limit=7 b -- --c"), argv), argv, flags), 3);
     CHECK(json);
     CHECK_STR(str_z(file), S("x.conf"));
     CHECK_INT(limit, 7);
@@ -41,35 +52,34 @@ TEST(cli_flags_are_taken_out)
     CHECK_STR(str_z(argv[3]), S("--c"));
     CHECK(argv[4] == NULL);
 
-    char *glued[] = { "list", "-cy.conf", NULL };
-    CHECK_INT(cli_flags(2, glued, flags), 0);
+    CHECK_INT(cli_flags(split(a, S("list -cy.conf"), argv), argv, flags), 0);
     CHECK_STR(str_z(file), S("y.conf"));
 }
 
 TEST(cli_flags_that_are_wrong)
 {
+    AUTO_ARENA a = arena_new();
     bool json = false;
     uint64_t limit = 0;
     const struct flag flags[] = { { "json", 'j', .on = &json }, { "limit", .number = &limit }, { NULL } };
-    static const struct { char *words[3]; } cases[] = {
-        { { "list", "--jsno" } }, { { "list", "-x" } }, { { "list", "--json=1" } }, { { "list", "-j1" } },
-        { { "list", "--limit" } }, { { "list", "--limit=many" } }, { { "list", "--limit=" } },
+    static const str cases[] = {
+        S("list --jsno"), S("list -x"), S("list --json=1"), S("list -j1"), S("list --limit"), S("list --limit=many"), S("list --limit="),
     };
+    char *argv[16];
     int was = quiet();
-    EACH(cases, c) {
-        char *argv[] = { c->words[0], c->words[1], NULL };
-        CHECK_INT(cli_flags(2, argv, flags), -1, str_z(c->words[1]));
-    }
+    EACH(cases, c)
+        CHECK_INT(cli_flags(split(a, *c, argv), argv, flags), -1, *c);
     loud(was);
 }
 
 TEST(cli_flags_none)
 {
+    AUTO_ARENA a = arena_new();
     const struct flag flags[] = { { NULL } };
-    char *argv[] = { "list", NULL }, *dashes[] = { "list", "--", NULL }, *one[] = { "list", "-", NULL };
+    char *argv[16];
 
-    CHECK_INT(cli_flags(1, argv, flags), 0);
-    CHECK_INT(cli_flags(2, dashes, flags), 0);
-    CHECK(dashes[1] == NULL);
-    CHECK_INT(cli_flags(2, one, flags), 1); /* a file's name */
+    CHECK_INT(cli_flags(split(a, S("list"), argv), argv, flags), 0);
+    CHECK_INT(cli_flags(split(a, S("list --"), argv), argv, flags), 0);
+    CHECK(argv[1] == NULL);
+    CHECK_INT(cli_flags(split(a, S("list -"), argv), argv, flags), 1); /* a file's name */
 }

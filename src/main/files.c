@@ -10,22 +10,27 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define DEFAULT_USER "waypost"
+
 /* ---- who the worker becomes ---- */
 
 err identity_find(const struct settings *s, struct identity *ret)
 {
     struct passwd pw, *found = NULL;
-    char room[4096];
+    char room[2048];
 
     *ret = (struct identity){ .uid = geteuid(), .gid = getegid() };
-    if (ret->uid != 0 || !s->user.n)
+    if (ret->uid != 0)
         return OK;
-    if (s->user.n >= sizeof ret->name)
-        return fail(E_NOTFOUND, "there is no user \"%.*s\"", STR(s->user));
-    snprintf(ret->name, sizeof ret->name, "%.*s", STR(s->user));
+    str name = s->user.n ? s->user : S(DEFAULT_USER);
+    if (name.n >= sizeof ret->name)
+        return fail(E_NOTFOUND, "there is no user \"%.*s\"", STR(name));
+    snprintf(ret->name, sizeof ret->name, "%.*s", STR(name));
     int number = getpwnam_r(ret->name, &pw, room, sizeof room, &found);
     if (number)
         return fail_errno(number, "looking up user \"%s\"", ret->name);
+    if (!found && !s->user.n)
+        return OK; /* then it stays root, and says so */
     if (!found)
         return fail(E_NOTFOUND, "there is no user \"%s\"; `adduser --system --group %s` makes one", ret->name, ret->name);
     ret->uid = pw.pw_uid;
@@ -71,48 +76,42 @@ static err give_away(int dir, const struct identity *who)
 }
 
 /* Make `path` and what is missing above it. */
-static err make_dir(const char *path, mode_t mode, const struct identity *who, bool give)
+static err make_dir(arena *a, str path, mode_t mode, const struct identity *who, bool give)
 {
-    char part[4096];
-    int made = -1;
-
-    if (strlen(path) >= sizeof part)
-        return fail(E_SYNTAX, "%s: too long", path);
-    for (const char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        snprintf(part, sizeof part, "%.*s", (int)(slash - path), path);
-        if (mkdir(part, 0755) < 0 && errno != EEXIST)
+    for (size_t i = 1; i < path.n; i++) {
+        const char *part = str_cz(a, str_head(path, i));
+        if (path.p[i] == '/' && mkdir(part, 0755) < 0 && errno != EEXIST)
             return fail_errno(errno, "making %s", part);
     }
-    made = mkdir(path, mode);
-    if (made < 0 && errno != EEXIST)
-        return fail_errno(errno, "making %s", path);
-    if (!give && made < 0)
-        return OK; /* it was there: /run, a home directory, whoever's */
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const char *z = str_cz(a, path);
+    bool there = mkdir(z, mode) < 0;
+    if (there && errno != EEXIST)
+        return fail_errno(errno, "making %s", z);
+    if (there && !give)
+        return OK; /* /run, a home directory: whoever's it is */
+    int fd = open(z, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
-        return fail_errno(errno, "opening %s", path);
-    err e = during(give_away(fd, who), "%s", path);
+        return fail_errno(errno, "opening %s", z);
+    err e = during(give_away(fd, who), "%s", z);
     close(fd);
     return e;
 }
 
-static char *dir_of(arena *a, str path)
+static str dir_of(str path)
 {
     size_t n = path.n;
 
     while (n && path.p[n - 1] != '/')
         n--;
-    return str_cz(a, n > 1 ? str_head(path, n - 1) : n ? S("/") : S("."));
+    return n > 1 ? str_head(path, n - 1) : n ? S("/") : S(".");
 }
 
 err files_prepare(const struct settings *s, const struct identity *who)
 {
     AUTO_ARENA a = arena_new();
 
-    TRY(make_dir(str_cz(a, s->spool.dir), 0700, who, true));
-    if (s->control.n)
-        TRY(make_dir(dir_of(a, s->control), 0755, who, false));
-    return OK;
+    TRY(make_dir(a, s->spool.dir, 0700, who, true));
+    return s->control.n ? make_dir(a, dir_of(s->control), 0755, who, false) : OK;
 }
 
 /* ---- the log ---- */

@@ -57,7 +57,8 @@ void crash_count(void);
 /* ---- sandbox.c ---- */
 
 struct identity { bool change; uid_t uid; gid_t gid; char name[64]; };
-/* Who a relay started as root becomes: settings->user. `change` false: nothing to become. */
+/* Who a relay started as root becomes: settings->user, or without that "waypost" where there is such a user. `change` false: it stays who
+ * it is. E_NOTFOUND: no user of that name. */
 err identity_find(const struct settings *s, struct identity *ret);
 
 /* ---- files.c: directories and the log ---- */

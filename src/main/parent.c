@@ -20,14 +20,14 @@
 /* ---- what goes between the two: one packet a request, one an answer ---- */
 
 enum ask { ASK_LISTEN, ASK_UNLISTEN, ASK_NOTIFY };
-struct request { uint32_t ask, n; union { struct addr at; char text[512]; }; };
-struct answer { uint32_t e, n; char text[sizeof(((struct err_note *)0)->text)]; };
+struct asked { uint32_t ask, n; union { struct addr at; char text[512]; }; };
+struct told { uint32_t e, n; char text[sizeof(((struct err_note *)0)->text)]; };
 
-static size_t request_size(const struct request *r) { return offsetof(struct request, text) + r->n; }
+static size_t request_size(const struct asked *r) { return offsetof(struct asked, text) + r->n; }
 
-static bool request_whole(const struct request *r, size_t n)
+static bool request_whole(const struct asked *r, size_t n)
 {
-    if (n < offsetof(struct request, text) || r->n > sizeof r->text || n != request_size(r))
+    if (n < offsetof(struct asked, text) || r->n > sizeof r->text || n != request_size(r))
         return false;
     if (r->ask == ASK_NOTIFY)
         return r->n < sizeof r->text;
@@ -75,21 +75,21 @@ static ssize_t recv_with(int fd, void *p, size_t n, int *pass)
 /* Lines longer than a packet are cut: a status is for people. */
 void parent_tell(int parent_fd, const char *state)
 {
-    struct request r = { .ask = ASK_NOTIFY };
+    struct asked r = { .ask = ASK_NOTIFY };
 
     r.n = (uint32_t)MIN(strlen(state), sizeof r.text - 1);
     memcpy(r.text, state, r.n);
     send_with(parent_fd, &r, request_size(&r), -1);
 }
 
-static struct request about(enum ask ask, const struct addr *at)
+static struct asked about(enum ask ask, const struct addr *at)
 {
-    return (struct request){ .ask = ask, .n = sizeof *at, .at = *at };
+    return (struct asked){ .ask = ask, .n = sizeof *at, .at = *at };
 }
 
 void parent_unlisten(int parent_fd, const struct addr *at)
 {
-    struct request r = about(ASK_UNLISTEN, at);
+    struct asked r = about(ASK_UNLISTEN, at);
 
     if (parent_fd >= 0)
         send_with(parent_fd, &r, request_size(&r), -1);
@@ -97,7 +97,7 @@ void parent_unlisten(int parent_fd, const struct addr *at)
 
 static err hear_answer(struct io *io, int *ret_fd)
 {
-    struct answer a;
+    struct told a;
     int fd;
 
     for (;;) {
@@ -122,7 +122,7 @@ static err hear_answer(struct io *io, int *ret_fd)
 err parent_listen(int parent_fd, const struct addr *at, int *ret_fd)
 {
     static atomic_bool busy;
-    struct request r = about(ASK_LISTEN, at);
+    struct asked r = about(ASK_LISTEN, at);
     struct io io = { 0 };
 
     if (parent_fd < 0)
@@ -153,7 +153,7 @@ struct parent {
 
 static void answer_listen(struct parent *p, const struct addr *at)
 {
-    struct answer a = { 0 };
+    struct told a = { 0 };
     char text[ADDR_TEXT];
     int fd = -1;
 
@@ -168,7 +168,7 @@ static void answer_listen(struct parent *p, const struct addr *at)
     send_with(p->channel, &a, sizeof a, e == OK ? fd : -1);
 }
 
-static void pass_on_notice(struct parent *p, const struct request *r)
+static void pass_on_notice(struct parent *p, const struct asked *r)
 {
     char text[sizeof r->text];
     str rest = str_of(r->text, r->n), line;
@@ -187,7 +187,7 @@ static void pass_on_notice(struct parent *p, const struct request *r)
 /* Hear what the worker asks, all of it. False: the channel has ended. */
 static bool hear_worker(struct parent *p)
 {
-    struct request r;
+    struct asked r;
     int sent;
 
     for (;;) {

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
 #include <linux/sched.h>
@@ -18,6 +17,8 @@
 #include <unistd.h>
 
 /* ---- user and capabilities ---- */
+
+int initgroups(const char *user, gid_t group); /* <grp.h> has a struct group of its own */
 
 static err drop_user(const struct identity *who)
 {
@@ -278,7 +279,7 @@ err sandbox_enter(const struct settings *s)
     else if (who.uid != 0)
         TRY(drop_capabilities());
     else
-        log_warn("runs_as_root", LOG_Z("why", "the configuration names no \"user\""));
+        log_warn("runs_as_root", LOG_Z("why", "the configuration names no \"user\", and there is none called waypost"));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return fail_errno(errno, "no_new_privs");
 #ifndef WAYPOST_SANITIZED /* the leak check must be able to attach */

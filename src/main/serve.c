@@ -40,9 +40,8 @@ static void raise_limits(void)
 
 static bool load(struct service *s)
 {
-    AUTO_ARENA a = arena_new();
     AUTO_BUF text = { 0 };
-    struct diags d = { .a = a };
+    struct diags d = { .a = arena_new() }; /* the settings' own, if there will be any */
     str dev = str_z(settings_dev);
 
     struct settings *now = settings_load(s->o->dev ? S("--dev") : s->o->config, s->o->dev ? &dev : NULL, &d);
@@ -50,8 +49,10 @@ static bool load(struct service *s)
         diags_print(&d, &text);
         fprintf(stderr, "%.*s", STR(buf_str(&text)));
     }
-    if (!now)
+    if (!now) {
+        arena_free(d.a);
         return false;
+    }
     if (s->settings)
         snapshot_drop(&s->settings->snapshot);
     s->settings = now;
@@ -163,6 +164,7 @@ static int work(struct service *s, int parent_fd)
     crash_handlers();
     log_worker();
     err e = task_main(relay_run, &setup);
+    s->settings = NULL; /* the relay dropped them */
     if (e != OK)
         log_error("relay_failed", LOG_STR("why", err_text()));
     log_stop();
