@@ -287,4 +287,6 @@ void log_start(const struct log_setup *setup);
 void log_stop(void);                    /* writes what is left; a reader who stands still gets one more second */
 void log_flush(void);                   /* for the dying: returns when all is written, or after 200 ms */
 
+#include "base/utf8.h" /* utf8_head(), utf8_control() */
+
 #endif

@@ -1,4 +1,4 @@
-/* For base, and for mail: reading UTF-8 strictly (RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF). */
+/* Part of base/base.h: reading UTF-8 strictly (RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF). */
 #ifndef BASE_UTF8_H
 #define BASE_UTF8_H
 

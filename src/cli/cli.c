@@ -1,0 +1,117 @@
+/* Verbs and help. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+const struct cli_verb cli_verbs[] = {
+    { "serve", "run the relay", "waypost serve [-c FILE]\nwaypost serve --dev", .run = cli_serve,
+      .more = "  -c, --config FILE  the configuration; " CLI_CONFIG " unless given\n"
+              "  --dev              a relay to try things with, on built-in settings: nothing to configure\n"
+              "  --as-is            one process: no parent that restarts it, no change of user, no sandbox\n\n"
+              "SIGTERM and SIGINT end it after what is under way, SIGHUP reads the configuration anew, SIGUSR1 opens the log file\n"
+              "anew." },
+    { "check", "read a configuration and tell what is wrong with it", "waypost check [-c FILE] [--json]", .run = cli_check,
+      .more = "Exits with 0 when the relay would run on it (there may be warnings), else with 2." },
+    { "config", "show the configuration, or the manual of all settings", "waypost config show [-c FILE]\nwaypost config manual",
+      .run = cli_config,
+      .more = "show prints every setting, those that were not given too, and where each comes from.\n"
+              "manual prints waypost.conf(5) as mdoc: waypost config manual | man -l -" },
+    { .name = NULL },
+};
+
+static const struct cli_verb *verb_find(str name)
+{
+    for (const struct cli_verb *v = cli_verbs; v->name; v++)
+        if (str_eq(str_z(v->name), name))
+            return v;
+    return NULL;
+}
+
+/* ---- help ---- */
+
+static int help_all(void)
+{
+    printf("waypost VERB ...: a mail relay (waypost " WAYPOST_VERSION ")\n\n");
+    for (const struct cli_verb *v = cli_verbs; v->name; v++)
+        printf("  %-8s %s\n", v->name, v->help);
+    printf("\n`waypost VERB --help` tells more of one of them. Exit codes: 0 done, 1 no or failed, 2 usage or configuration,\n"
+           "3 the relay is not reachable.\n");
+    return CLI_DONE;
+}
+
+static int help_verb(const struct cli_verb *v)
+{
+    str forms = str_z(v->form), form;
+
+    printf("%s: %s\n\n", v->name, v->help);
+    while (str_cut(&forms, S("\n"), &form))
+        printf("  %.*s\n", STR(form));
+    if (v->more)
+        printf("\n%s\n", v->more);
+    return CLI_DONE;
+}
+
+static int unknown_verb(const char *name)
+{
+    const char *best = NULL;
+    size_t distance = 3;
+
+    for (const struct cli_verb *v = cli_verbs; v->name; v++) {
+        size_t d = str_starts(str_z(v->name), str_z(name)) ? 0 : str_distance(str_z(v->name), str_z(name));
+        if (d < distance) {
+            distance = d;
+            best = v->name;
+        }
+    }
+    if (best)
+        cli_say("there is no verb \"%s\"; did you mean \"%s\"?", name, best);
+    else
+        cli_say("there is no verb \"%s\"; `waypost help` lists them", name);
+    return CLI_USAGE;
+}
+
+/* ---- main ---- */
+
+static bool asks_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+    return false;
+}
+
+static int dispatch(int argc, char **argv)
+{
+    str name = argc > 1 ? str_z(argv[1]) : S("help");
+
+    if (str_eq(name, S("--version")) || str_eq(name, S("version"))) {
+        printf("waypost " WAYPOST_VERSION "\n");
+        return CLI_DONE;
+    }
+    if (str_eq(name, S("help")) || str_eq(name, S("--help")) || str_eq(name, S("-h"))) {
+        if (argc < 3)
+            return help_all();
+        const struct cli_verb *v = verb_find(str_z(argv[2]));
+        return v ? help_verb(v) : unknown_verb(argv[2]);
+    }
+    const struct cli_verb *v = verb_find(name);
+    if (!v)
+        return unknown_verb(argv[1]);
+    if (asks_help(argc - 1, argv + 1))
+        return help_verb(v);
+    return v->run(argc - 1, argv + 1);
+}
+
+int cli_main(int argc, char **argv)
+{
+    int code = dispatch(argc, argv);
+
+    /* What we were asked for and could not write was not done. */
+    if ((fflush(stdout) != 0 || ferror(stdout)) && errno != EPIPE && code == CLI_DONE) {
+        cli_say("writing the answer: %s", strerror(errno));
+        code = CLI_NO;
+    }
+    return code;
+}

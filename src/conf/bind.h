@@ -1,0 +1,10 @@
+/* Internal to conf. */
+#ifndef CONF_BIND_H
+#define CONF_BIND_H
+
+#include "conf/conf.h"
+
+/* "write: server ADDRESS:PORT ...", for the directive being bound, as a hint; empty outside. */
+str conf_form(struct binder *b);
+
+#endif

@@ -1,0 +1,10 @@
+/* Internal to conf. */
+#ifndef CONF_PARSE_H
+#define CONF_PARSE_H
+
+#include "conf/conf.h"
+
+/* One directive of our own making: a preset. It must be well formed. */
+void conf_parse_line(arena *a, str text, struct node *ret);
+
+#endif
