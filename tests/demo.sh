@@ -60,6 +60,7 @@ until_true()
 
 sink() { "$waypost" sink -l "127.0.0.1:$1" --unique --json >"$dir/sink$1.json" 2>"$dir/sink$1.log" & }
 waiting_none() { [ "$(stat queue.messages)" = 0 ]; }
+all_settled() { [ "$(($(stat counters.delivered) + $(stat counters.unknown)))" -ge "$1" ]; }
 delivered_some() { [ "$(stat counters.delivered)" -ge "$1" ]; }
 
 sink 2526; one=$!
@@ -86,7 +87,7 @@ kill -KILL "$one"
 wait "$one" 2>/dev/null || :
 one=
 wait "$blast" || die "not all of the 600 mails were accepted: the clients should not have noticed"
-until_true 60 waiting_none || die "mail is still waiting after 60 seconds"
+until_true 60 all_settled 900 || die "mail is still waiting after 60 seconds"
 delivered=$(stat counters.delivered)
 unknown=$(stat counters.unknown)
 say "The clients saw nothing of it: 600 of 600 accepted."
@@ -94,8 +95,12 @@ say "The clients saw nothing of it: 600 of 600 accepted."
 import json, sys
 for s in json.load(sys.stdin)["lanes"][0]["servers"]:
     print("    %-16s %4d mails, %s" % (s["host"], s["delivered"], {"in": "working", "out": "out: it is tried again by itself", "to be tried": "about to be tried again"}[s["state"]]))'
-[ "$((delivered + unknown))" -ge 900 ] || die "of 900 mails only $delivered were delivered"
-say "Of 900 mails 900 were accepted, $delivered are delivered, $unknown wait because the killed server took them without an answer; none is lost."
+if [ "$unknown" = 0 ]; then
+    say "Of 900 mails 900 were accepted and 900 delivered: none is lost."
+else
+    say "Of 900 mails 900 were accepted and $delivered delivered; $unknown reached the killed server, whose answer never came: they are kept"
+    say "and tried again late, so that nobody gets two without need. None is lost."
+fi
 
 sink 2526; one=$!
 say ""
