@@ -111,7 +111,7 @@ static struct worker *least_loaded(struct worker *me)
     return best;
 }
 
-static err acceptor_run(void *arg)
+static err accept_clients(void *arg)
 {
     struct acceptor *a = arg;
     struct worker *me = a->w;
@@ -143,14 +143,28 @@ static err acceptor_run(void *arg)
     return OK;
 }
 
+/* A group of its own inside a task of the thread's, so that one listener can be ended by itself. */
+static err acceptor_run(void *arg)
+{
+    struct acceptor *a = arg;
+    {
+        AUTO_GROUP g = group_open(NEVER);
+        a->group = &g;
+        group_spawn(&g, "accept", accept_clients, a);
+        group_wait(&g);
+        a->group = NULL;
+    }
+    waiters_wake_all(&a->end);
+    return OK;
+}
+
 void worker_listen(struct worker *w, const struct relay_listener *l)
 {
     struct acceptor *a = mem_new(sizeof *a);
 
     *a = (struct acceptor){ .w = w, .addr = l->addr, .name = l->name, .fd = l->fd, .next = w->acceptor };
     w->acceptor = a;
-    a->group = group_open(NEVER);
-    group_spawn(&a->group, "acceptor", acceptor_run, a);
+    group_spawn(thread_group(), "acceptor", acceptor_run, a);
 }
 
 void worker_unlisten(struct worker *w, const struct addr *addr)
@@ -162,7 +176,11 @@ void worker_unlisten(struct worker *w, const struct addr *addr)
             continue;
         }
         *at = a->next;
-        group_close(&a->group);
+        if (a->group) {
+            group_cancel(a->group);
+            while (a->group && waiters_wait(&a->end, NEVER) == OK)
+                ;
+        }
         mem_free(a);
     }
 }
