@@ -172,7 +172,7 @@ static int told_error(const json_t *line)
     AUTO_ARENA a = arena_new();
     str code = json_text(line, "code");
 
-    cli_say("%.*s", STR(str_printable(a, json_text(line, "error"))));
+    cli_say("%.*s", STR(tell_text(a, json_text(line, "error"))));
     return str_eq(code, S("usage")) || str_eq(code, S("syntax")) || str_eq(code, S("configuration")) ? CLI_USAGE : CLI_NO;
 }
 

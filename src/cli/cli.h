@@ -81,6 +81,7 @@ struct columns columns_of(arena *a, const char *titles);
 void columns_add(struct columns *c, ...);               /* one str a column; made printable */
 void columns_print(struct columns *c);
 
+str tell_text(arena *a, str s);         /* safe in a terminal: with control bytes, as str_printable() has it; else as it is */
 bool time_read(str rfc3339, when *ret); /* in UTC, as time_rfc3339() prints it */
 str tell_time(arena *a, when wall);     /* "2026-11-23 18:05:40" */
 str tell_ago(arena *a, when wall, when now);    /* "3m 5s"; "-" for 0 */

@@ -4,6 +4,19 @@
 #include <stdio.h>
 #include <time.h>
 
+str tell_text(arena *a, str s)
+{
+    uint32_t cp;
+
+    for (str rest = s; rest.n; ) {
+        size_t n = utf8_head(rest, &cp);
+        if (n == 0 || utf8_control(cp))
+            return str_printable(a, s);
+        rest = str_from(rest, n);
+    }
+    return s;
+}
+
 /* ---- columns ---- */
 
 /* Cells are cut here: a reason of a page would push all else off the screen. The last column may be as long as it likes. */
@@ -69,7 +82,7 @@ void columns_add(struct columns *c, ...)
     make_room(c);
     va_start(ap, c);
     for (size_t i = 0; i < c->n; i++) {
-        str s = str_printable(c->a, va_arg(ap, str));
+        str s = tell_text(c->a, va_arg(ap, str));
         c->cell[c->nrow * c->n + i] = i + 1 < c->n ? shorten(c->a, s) : s;
     }
     va_end(ap);

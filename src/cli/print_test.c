@@ -42,3 +42,13 @@ TEST(cli_numbers_for_people)
     CHECK_STR(tell_ago(a, 0, SECOND), S("-"));
     CHECK_STR(tell_time(a, 1795457140123456), S("2026-11-23 18:05:40"));
 }
+
+TEST(cli_text_is_safe_in_a_terminal)
+{
+    AUTO_ARENA a = arena_new();
+
+    CHECK_STR(tell_text(a, S("a \"b\" \\ \xc3\xbc")), S("a \"b\" \\ \xc3\xbc"));
+    CHECK(!str_has(tell_text(a, S("a\x1b[2Jb")), S("\x1b")));
+    CHECK(!str_has(tell_text(a, S("a\xff")), S("\xff")));
+    CHECK(!str_has(tell_text(a, S("a\nb")), S("\n")));
+}

@@ -97,19 +97,19 @@ static void show_rcpt(struct print *p, const json_t *r)
     int64_t attempts = json_number(r, "attempts");
     when next = json_when(r, "next"), last = json_when(r, "last");
 
-    printf("  <%.*s>", STR(str_printable(p->a, to)));
+    printf("  <%.*s>", STR(tell_text(p->a, to)));
     if (given.n && !str_ieq(given, to))
-        printf(" (given as <%.*s>)", STR(str_printable(p->a, given)));
-    printf("  %.*s", STR(str_printable(p->a, json_text(r, "status"))));
+        printf(" (given as <%.*s>)", STR(tell_text(p->a, given)));
+    printf("  %.*s", STR(tell_text(p->a, json_text(r, "status"))));
     if (attempts)
         printf(", %lld attempt%s, the last %.*s ago", (long long)attempts, attempts == 1 ? "" : "s", STR(tell_ago(p->a, last, p->now)));
     if (next)
         printf(", next %s%.*s", next > p->now ? "in " : "", STR(next > p->now ? tell_ago(p->a, p->now, next) : S("now")));
     putchar('\n');
     if (reason.n)
-        printf("      why    %.*s, since %.*s\n", STR(str_printable(p->a, reason)), STR(tell_ago(p->a, json_when(r, "since"), p->now)));
+        printf("      why    %.*s, since %.*s\n", STR(tell_text(p->a, reason)), STR(tell_ago(p->a, json_when(r, "since"), p->now)));
     if (reply.n && !str_eq(reply, reason))
-        printf("      reply  %.*s%s%.*s\n", STR(str_printable(p->a, reply)), remote.n ? "  by " : "", STR(str_printable(p->a, remote)));
+        printf("      reply  %.*s%s%.*s\n", STR(tell_text(p->a, reply)), remote.n ? "  by " : "", STR(tell_text(p->a, remote)));
 }
 
 /* One message: also the last line of a trace. */
@@ -120,15 +120,15 @@ void show_message(arena *a, const json_t *line)
     str client = json_text(line, "client"), helo = json_text(line, "helo"), listener = json_text(line, "listener");
     when accepted = json_when(line, "accepted");
 
-    printf("%.*s  from <%.*s>, %.*s\n", STR(str_printable(a, json_text(line, "id"))), STR(str_printable(a, json_text(line, "from"))),
+    printf("%.*s  from <%.*s>, %.*s\n", STR(tell_text(a, json_text(line, "id"))), STR(tell_text(a, json_text(line, "from"))),
            STR(tell_size(a, json_number(line, "size"))));
     printf("accepted %.*s (%.*s ago)", STR(tell_time(a, accepted)), STR(tell_ago(a, accepted, p.now)));
     if (client.n)
-        printf(" from %.*s", STR(str_printable(a, client)));
+        printf(" from %.*s", STR(tell_text(a, client)));
     if (helo.n)
-        printf(" (%.*s)", STR(str_printable(a, helo)));
+        printf(" (%.*s)", STR(tell_text(a, helo)));
     if (listener.n)
-        printf(" at %.*s", STR(str_printable(a, listener)));
+        printf(" at %.*s", STR(tell_text(a, listener)));
     putchar('\n');
     for (size_t i = 0; i < json_array_size(rcpt); i++)
         show_rcpt(&p, json_array_get(rcpt, i));

@@ -12,11 +12,11 @@ static void add_who(struct story *s, const json_t *e)
     str event = json_text(e, "event");
 
     if (str_eq(event, S("accepted")) || str_eq(event, S("refused")) || str_eq(event, S("report")))
-        printf(" from <%.*s>", STR(str_printable(s->a, from)));
+        printf(" from <%.*s>", STR(tell_text(s->a, from)));
     if (rcpt.n)
-        printf(" %s<%.*s>", str_eq(event, S("accepted")) ? "to " : "", STR(str_printable(s->a, rcpt)));
+        printf(" %s<%.*s>", str_eq(event, S("accepted")) ? "to " : "", STR(tell_text(s->a, rcpt)));
     if (remote.n)
-        printf(" by %.*s", STR(str_printable(s->a, remote)));
+        printf(" by %.*s", STR(tell_text(s->a, remote)));
 }
 
 static void add_what(struct story *s, const json_t *e)
@@ -31,9 +31,9 @@ static void add_what(struct story *s, const json_t *e)
     if (took)
         printf(", %.*s", STR(tell_us(s->a, took)));
     if (detail.n)
-        printf(": %.*s", STR(str_printable(s->a, detail)));
+        printf(": %.*s", STR(tell_text(s->a, detail)));
     if (reply.n && !str_eq(reply, detail))
-        printf(": %.*s", STR(str_printable(s->a, reply)));
+        printf(": %.*s", STR(tell_text(s->a, reply)));
     putchar('\n');
 }
 
@@ -43,7 +43,7 @@ static void add_id(struct story *s, str id)
     if (id.n != ULID_TEXT || memcmp(s->last, id.p, ULID_TEXT) == 0)
         return;
     memcpy(s->last, id.p, ULID_TEXT);
-    printf("%s%.*s\n", s->any ? "\n" : "", STR(str_printable(s->a, id)));
+    printf("%s%.*s\n", s->any ? "\n" : "", STR(tell_text(s->a, id)));
 }
 
 static void story_line(void *ctx, const json_t *e, str text)
@@ -59,7 +59,7 @@ static void story_line(void *ctx, const json_t *e, str text)
     }
     add_id(s, json_text(e, "id"));
     when at = json_when(e, "at");
-    str event = str_printable(s->a, json_text(e, "event"));
+    str event = tell_text(s->a, json_text(e, "event"));
     printf("%.*s.%03d  %-9.*s", STR(tell_time(s->a, at)), (int)(at / MILLISECOND % 1000), STR(event));
     add_who(s, e);
     add_what(s, e);
