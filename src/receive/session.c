@@ -319,6 +319,8 @@ static void body_end(struct session *s)
     char id[ULID_TEXT];
     when start = clock_now();
 
+    if (s->r->setup.working_on)
+        s->r->setup.working_on(s->r->setup.ctx, m->id);
     scan_end(&m->scan);
     body_scan(s);
     if (!s->bad.code && m->env.body != BODY_BINARY && (m->scan.bare_cr || m->scan.bare_lf))
