@@ -14,6 +14,19 @@ const struct cli_verb cli_verbs[] = {
               "anew." },
     { "check", "read a configuration and tell what is wrong with it", "waypost check [-c FILE] [--json]", .run = cli_check,
       .more = "Exits with 0 when the relay would run on it (there may be warnings), else with 2." },
+    { "reload", "put the configuration in force that its file now holds", "waypost reload", .run = cli_reload,
+      .more = RELAY_AT_HELP "\nWith errors in it the old one stays in force, they are printed, and the exit code is 2." },
+    { "drain", "take no more mail, finish what is under way, end", "waypost drain", .run = cli_drain, .more = RELAY_AT_HELP },
+    { "queue", "what waits, and why; try it now, or delete it",
+      "waypost queue list [--lane LANE] [--domain DOMAIN] [--limit N] [--json]\n"
+      "waypost queue show ID [--json]\n"
+      "waypost queue retry ID ... | --lane LANE | --domain DOMAIN | --all\n"
+      "waypost queue delete ID ... [--report] [--reason TEXT]",
+      .run = cli_queue, .more = RELAY_AT_HELP "  --report           the sender gets a report of what was deleted" },
+    { "trace", "the story of a message", "waypost trace ID|ADDRESS [--json]", .run = cli_trace,
+      .more = RELAY_AT_HELP "\nAn address may be a part of one: of a sender or a recipient. What is remembered is the recent past." },
+    { "stats", "counters, times, lanes and servers", "waypost stats [--json] [--watch]", .run = cli_stats,
+      .more = RELAY_AT_HELP "  --watch            again and again, with rates, until interrupted" },
     { "config", "show the configuration, or the manual of all settings", "waypost config show [-c FILE]\nwaypost config manual",
       .run = cli_config,
       .more = "show prints every setting, those that were not given too, and where each comes from.\n"

@@ -13,7 +13,7 @@ struct session {
     struct client_info client;
     str listener;
     bool admitted, counted;
-    bool esmtp, greeted, at_boundary, quit;
+    bool esmtp, greeted, at_boundary, quit, said_bye;
     str helo;                           /* in `keep` */
     arena *keep;                        /* the session's */
     arena *scratch;                     /* one command's */
@@ -319,6 +319,8 @@ static void body_end(struct session *s)
     char id[ULID_TEXT];
     when start = clock_now();
 
+    if (s->r->setup.working_on)
+        s->r->setup.working_on(s->r->setup.ctx, m->id);
     scan_end(&m->scan);
     body_scan(s);
     if (!s->bad.code && m->env.body != BODY_BINARY && (m->scan.bare_cr || m->scan.bare_lf))
@@ -508,7 +510,7 @@ static err session_do(struct session *s, const struct command *c)
         break;
     case VERB_QUIT:
         say(s, 221, ENH(2, 0, 0), "goodbye");
-        s->quit = true;
+        s->quit = s->said_bye = true;
         break;
     case VERB_HTTP: /* attack class 11 */
         say(s, 421, ENH(4, 7, 0), "this is SMTP");
@@ -613,7 +615,10 @@ err session_run(void *session_start)
         break;
     }
     s.s->write_wait = 5 * SECOND; /* last words do not wait for a reader that has gone */
-    stream_flush(s.s);
+    if (s.said_bye)
+        stream_flush(s.s);
+    else
+        stream_end(s.s, clock_now() + 2 * SECOND);
     transaction_reset(&s);
     list_del(&s.place);
     r->nsessions--;
