@@ -102,9 +102,6 @@ void index_free(struct index *x);
 AUTO_DEFINE(index)
 /* Add a message or note as it lies in the segment; others are passed over. */
 err index_add(struct index *x, const struct frame *f);
-struct index_mark { size_t frames; uint32_t nmessage, nforeign, nnote; };
-struct index_mark index_mark(const struct index *x);
-void index_back(struct index *x, struct index_mark m); /* forget what was added since */
 void index_sort(struct index *x);
 struct frame index_frame(const struct index *x, uint32_t at); /* its place is not checked: we put it there */
 /* The file. Reading checks head and tables; frames are checked when used. E_DAMAGED, E_NOTFOUND: scan the segment. */
@@ -148,7 +145,7 @@ struct entry {
 };
 void entry_free(struct entry *e);
 void commit_push(struct spool *s, struct entry *first, struct entry *last); /* linked by next: last is committed first */
-err commit_start(struct spool *s);
+err commit_start(struct spool *s, uint64_t seq, struct spool_ref durable, uint32_t torn_from);
 WAITS void commit_stop(struct spool *s);
 void commit_poke(struct spool *s);      /* something changed: look again */
 
@@ -175,6 +172,9 @@ struct spool_port {
     struct spool_port *touched_next;
 };
 struct spool_port *port_open(struct spool *s, enum entry_rank rank);
+struct stored;
+err entry_message(struct spool_port *p, const struct stored *st, struct spool_slab *slab, struct entry **ret);
+void pieces_unpin(struct spool *s, struct entry *e);
 /* Push and wait; the entry is freed unless the wait was cancelled (then it is freed later). */
 WAITS err port_commit(struct spool_port *p, struct entry *e, struct spool_ref *ret);
 struct entry *entry_chunk(struct spool_port *p, unsigned type, ulid id, str octets);
@@ -188,6 +188,7 @@ void port_note_fold(struct spool_port *p, uint32_t segment, const uint32_t *offs
 struct chunks { struct spool_ref *slot; size_t n, cap; };
 void chunks_add(struct chunks *c, struct spool_ref at);
 bool chunks_take(struct chunks *c, struct spool_ref at); /* was it in there? */
+bool chunks_has(const struct chunks *c, struct spool_ref at);
 
 /* ---- read.c ---------------------------------------------------------------------------------------------------------------- */
 
@@ -236,6 +237,20 @@ struct spool_moved {
 
 /* ---- the whole ------------------------------------------------------------------------------------------------------------- */
 
+/* Four buckets to each power of two. */
+#define SYNC_BUCKETS 128
+static inline unsigned sync_bucket(uint64_t us)
+{
+    if (us < 8)
+        return (unsigned)us;
+    unsigned log = 63 - (unsigned)__builtin_clzll(us);
+    return MIN(4 * (log - 1) + (unsigned)(us >> (log - 2) & 3), SYNC_BUCKETS - 1);
+}
+static inline uint64_t sync_bucket_us(unsigned bucket) /* its lower end */
+{
+    return bucket < 8 ? bucket : (uint64_t)(4 + bucket % 4) << (bucket / 4 - 1);
+}
+
 struct committer;
 
 struct spool {
@@ -280,6 +295,7 @@ struct spool {
     struct committer *committer;
 
     struct pool *disk;
+    uint64_t sync_took[SYNC_BUCKETS];   /* atomics */
     struct spool_stats stats;           /* atomics */
     uint64_t durable;                   /* atomic: segment << 32 | offset */
     uint32_t tail;                      /* number of the last segment in use at spool_open(); 0: none */
