@@ -234,7 +234,7 @@ static void add_conditions(scmp_filter_ctx ctx)
 /* The leak check stops our threads from a process of its own and reads them. */
 static void add_sanitizers(scmp_filter_ctx ctx)
 {
-    static const char *const calls[] = { "clone", "ptrace", "wait4", "prctl", "personality", "pipe", "process_vm_readv", "mprotect",
+    static const char *const calls[] = { "clone", "getdents", "ptrace", "wait4", "prctl", "personality", "pipe", "process_vm_readv", "mprotect",
                                          "fork", "vfork", "sched_setscheduler", "setrlimit", "prlimit64", "tgkill", "kill" };
     for (size_t i = 0; i < COUNT(calls); i++)
         add_rule(ctx, SCMP_ACT_ALLOW, calls[i], 0, NULL);
