@@ -171,6 +171,22 @@ TEST(parent_replaces_a_worker_that_failed_after_it_was_ready)
     CHECK_INT(parent_end(pid), 0);
 }
 
+static int die_while_stopping(void *ctx, int fd)
+{
+    (void)ctx, (void)fd;
+    begun();
+    notify_service("READY=1");
+    notify_service("STOPPING=1\nSTATUS=an operator said so");
+    die(SIGSEGV);
+}
+
+TEST(parent_replaces_no_worker_that_was_to_end)
+{
+    pid_t pid = parent_fork(die_while_stopping, 0);
+    CHECK_INT(parent_end(pid), 1);
+    CHECK_INT(notes->workers, 1);
+}
+
 /* ---- signals ---- */
 
 static int hear_all(void *ctx, int fd)

@@ -282,7 +282,9 @@ err sandbox_enter(const struct settings *s)
         log_warn("runs_as_root", LOG_Z("why", "the configuration names no \"user\", and there is none called waypost"));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return fail_errno(errno, "no_new_privs");
-#ifndef WAYPOST_SANITIZED /* the leak check must be able to attach */
+#ifdef WAYPOST_SANITIZED
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* the leak check attaches to us */
+#else
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 #endif
     TRY(parent_bond());
