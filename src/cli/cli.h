@@ -25,12 +25,14 @@ int cli_main(int argc, char **argv);
 
 /* ---- options ------------------------------------------------------------------------------------------------------------ */
 
+struct flag_values { const char *p[16]; size_t n; };
 struct flag {
     const char *name;                   /* "limit" is --limit N or --limit=N; ends the table when NULL */
     char letter;                        /* 'c' is -c FILE; 0: none */
     bool *on;                           /* a switch, or */
     const char **text;                  /* one that takes a value, or */
-    uint64_t *number;                   /* one that takes a number */
+    uint64_t *number;                   /* one that takes a number, or */
+    struct flag_values *many;           /* one that takes a value, and may be given again */
 };
 /* Take the options out of argv, wherever they stand before "--": what is left are the operands argv[1] to argv[result], NULL
  * behind them. -1 after saying what is wrong. */
@@ -39,6 +41,12 @@ int cli_flags(int argc, char **argv, const struct flag *flags);
 void cli_say(const char *fmt, ...) PRINTF(1, 2);
 /* The same with a pointer to --help; returns CLI_USAGE. */
 int cli_usage(const char *verb, const char *fmt, ...) PRINTF(2, 3);
+
+/* "500us", "200ms", "10s", "5m", "2h"; "4096", "4k", "1m". False when it is none. */
+bool cli_span(const char *text, when *ret);
+bool cli_size(const char *text, uint64_t *ret);
+/* "192.0.2.7:25", "[2001:db8::1]:25", "mx.example:25", "unix:/path"; false after saying what is wrong. */
+bool cli_addr(const char *verb, const char *text, struct addr *ret);
 
 /* ---- the running relay, asked through its control socket --------------------------------------------------------------- */
 
@@ -94,6 +102,9 @@ str tell_count(arena *a, int64_t n);    /* "12 345" */
 int cli_serve(int argc, char **argv);
 int cli_check(int argc, char **argv);
 int cli_config(int argc, char **argv);
+int cli_sink(int argc, char **argv);
+int cli_blast(int argc, char **argv);
+
 int cli_reload(int argc, char **argv);
 int cli_drain(int argc, char **argv);
 int cli_queue(int argc, char **argv);
