@@ -357,8 +357,9 @@ static int judge(struct parent *p, pid_t pid, int status)
             crash_count();
         return told ? 1 : -1;
     }
-    log_error("worker_failed", LOG_INT("pid", pid), LOG_INT("code", WEXITSTATUS(status)), LOG_INT("pause_ms", told || !p->ready ? 0 : p->pause / MILLISECOND));
-    return told || !p->ready ? WEXITSTATUS(status) : -1;
+    bool enough = told || !p->ready;
+    log_error("worker_failed", LOG_INT("pid", pid), LOG_INT("code", WEXITSTATUS(status)), LOG_INT("pause_ms", enough ? 0 : p->pause / MILLISECOND));
+    return enough ? WEXITSTATUS(status) : -1;
 }
 
 static int run(struct parent *p)
