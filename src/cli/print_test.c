@@ -43,7 +43,7 @@ TEST(cli_numbers_for_people)
     CHECK_STR(tell_time(a, 1795457140123456), S("2026-11-23 18:05:40"));
 }
 
-TEST(cli_text_is_safe_in_a_terminal)
+TEST(attack_37_text_is_safe_in_a_terminal)
 {
     AUTO_ARENA a = arena_new();
 

@@ -264,7 +264,7 @@ static void reload_line(void *ctx, const json_t *line, str text)
     str said = json_text(line, "text");
 
     (void)text;
-    fwrite(said.p, 1, said.n, stderr);
+    fprintf(stderr, "%.*s", STR(said));
     *(int64_t *)ctx = json_number(line, "epoch");
 }
 

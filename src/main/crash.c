@@ -21,7 +21,7 @@ struct page {
 static struct page *page;
 static struct { ulid id; unsigned crashes; } counted[COUNTED_MOST]; /* the parent's; the oldest is overwritten */
 static size_t ncounted;
-static _Thread_local unsigned my_number; /* thread number + 1; 0: none */
+static _Thread_local unsigned my_number; /* thread number + 1; 0: none, -1 for people */
 
 void crash_page_make(void)
 {
@@ -99,17 +99,14 @@ static const int fatal[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS };
 /* By write(2) alone: heap, log and stdio may be what is broken. */
 static void last_words(int number, siginfo_t *info, void *context)
 {
-    char text[256], id[ULID_TEXT];
-    int n;
+    char text[256], at[32] = "", who[ULID_TEXT + 16] = "", id[ULID_TEXT];
 
     (void)context;
-    if (my_number && page) {
-        ulid at = noted(my_number - 1);
-        n = snprintf(text, sizeof text, "waypost: thread %u dies of SIG%s at %p; message %.*s\n", my_number - 1, sigabbrev_np(number),
-                     info->si_addr, ulid_zero(at) ? 4 : ULID_TEXT, ulid_zero(at) ? "none" : ulid_print(at, id).p);
-    } else {
-        n = snprintf(text, sizeof text, "waypost: a thread dies of SIG%s at %p\n", sigabbrev_np(number), info->si_addr);
-    }
+    if (number != SIGABRT && number != SIGSYS)
+        snprintf(at, sizeof at, " at %p", info->si_addr);
+    if (my_number && page && !ulid_zero(noted(my_number - 1)))
+        snprintf(who, sizeof who, ", message %.*s", STR(ulid_print(noted(my_number - 1), id)));
+    int n = snprintf(text, sizeof text, "waypost: thread %d dies of SIG%s%s%s\n", (int)my_number - 1, sigabbrev_np(number), at, who);
     ssize_t ignored = write(STDERR_FILENO, text, MIN((size_t)MAX(n, 0), sizeof text - 1));
     (void)ignored;
     signal(number, SIG_DFL);

@@ -65,8 +65,6 @@ static err give_away(int dir, const struct identity *who)
 {
     struct stat st;
 
-    if (!who->change)
-        return OK;
     if (fstat(dir, &st) < 0)
         return fail_errno(errno, "looking at it");
     if (st.st_uid != 0 || st.st_mode & (S_IWGRP | S_IWOTH))
@@ -76,23 +74,23 @@ static err give_away(int dir, const struct identity *who)
 }
 
 /* Make `path` and what is missing above it. */
-static err make_dir(arena *a, str path, mode_t mode, const struct identity *who, bool give)
+static err make_dir(arena *a, str path, mode_t mode)
 {
-    for (size_t i = 1; i < path.n; i++) {
+    for (size_t i = 1; i <= path.n; i++) {
         const char *part = str_cz(a, str_head(path, i));
-        if (path.p[i] == '/' && mkdir(part, 0755) < 0 && errno != EEXIST)
+        if ((i == path.n || path.p[i] == '/') && mkdir(part, i == path.n ? mode : 0755) < 0 && errno != EEXIST)
             return fail_errno(errno, "making %s", part);
     }
-    const char *z = str_cz(a, path);
-    bool there = mkdir(z, mode) < 0;
-    if (there && errno != EEXIST)
-        return fail_errno(errno, "making %s", z);
-    if (there && !give)
-        return OK; /* /run, a home directory: whoever's it is */
-    int fd = open(z, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return OK;
+}
+
+/* Where the user may rename, a name that we follow as root may lead anywhere: what is a link is left as it is. */
+static err give_dir(arena *a, str path, const struct identity *who)
+{
+    int fd = open(str_cz(a, path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
-        return fail_errno(errno, "opening %s", z);
-    err e = during(give_away(fd, who), "%s", z);
+        return errno == ELOOP || errno == ENOTDIR ? OK : fail_errno(errno, "opening it");
+    err e = give_away(fd, who);
     close(fd);
     return e;
 }
@@ -106,12 +104,15 @@ static str dir_of(str path)
     return n > 1 ? str_head(path, n - 1) : n ? S("/") : S(".");
 }
 
+/* The directory of the control socket stays ours: only who cannot rename in there may be chmod()ed and chown()ed after. */
 err files_prepare(const struct settings *s, const struct identity *who)
 {
     AUTO_ARENA a = arena_new();
 
-    TRY(make_dir(a, s->spool.dir, 0700, who, true));
-    return s->control.n ? make_dir(a, dir_of(s->control), 0755, who, false) : OK;
+    TRY(make_dir(a, s->spool.dir, 0700));
+    if (who->change)
+        TRY(during(give_dir(a, s->spool.dir, who), "%.*s", STR(s->spool.dir)));
+    return s->control.n ? make_dir(a, dir_of(s->control), 0755) : OK;
 }
 
 /* ---- the log ---- */
@@ -120,11 +121,29 @@ static char log_path[4096]; /* "": stderr */
 static int log_fd = STDERR_FILENO;
 static struct log_setup log_how;
 
-static int log_file(void) { return open(log_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640); }
+static struct identity log_owner;
+
+/* Opened by the parent, as root it may be, in a directory that may be the user's: so neither through a link, nor given away when
+ * it has another name too. The worker finds it there when it opens it in turn. */
+static int log_file(void)
+{
+    struct stat st;
+
+    int fd = open(log_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW, 0640);
+    if (fd >= 0 && log_owner.change && geteuid() == 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == 0 && st.st_nlink == 1 &&
+        fchown(fd, log_owner.uid, log_owner.gid) < 0) {
+        int number = errno;
+        close(fd);
+        errno = number;
+        return -1;
+    }
+    return fd;
+}
 
 err log_open(const struct settings *s, const struct identity *who)
 {
     log_how = (struct log_setup){ .form = (enum log_form)s->log.form, .least = (enum log_level)s->log.level };
+    log_owner = *who;
     if (str_eq(s->log.file, str_z(log_path)))
         return OK;
     if (s->log.file.n >= sizeof log_path)
@@ -133,10 +152,6 @@ err log_open(const struct settings *s, const struct identity *who)
     int fd = log_path[0] ? log_file() : STDERR_FILENO;
     if (fd < 0)
         return fail_errno(errno, "opening %s", log_path);
-    if (log_path[0] && who->change && fchown(fd, who->uid, who->gid) < 0) {
-        close(fd);
-        return fail_errno(errno, "giving %s to %s", log_path, who->name);
-    }
     if (log_fd != STDERR_FILENO)
         close(log_fd);
     log_fd = fd;

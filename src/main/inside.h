@@ -63,7 +63,7 @@ err identity_find(const struct settings *s, struct identity *ret);
 
 /* ---- files.c: directories and the log ---- */
 
-/* Make the directories of spool and control socket, and give them to whom the worker becomes. */
+/* Make the directories of spool and control socket; the spool is given to whom the worker becomes. */
 err files_prepare(const struct settings *s, const struct identity *who);
 /* Open where the log goes: s->log.file, or stderr. The parent's lines are written at once, a worker's by a thread. */
 err log_open(const struct settings *s, const struct identity *who);

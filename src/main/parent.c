@@ -168,6 +168,12 @@ static void answer_listen(struct parent *p, const struct addr *at)
     send_with(p->channel, &a, sizeof a, e == OK ? fd : -1);
 }
 
+static void end_soon(struct parent *p)
+{
+    if (p->kill_at == NEVER)
+        p->kill_at = clock_now() + (p->setup->stop_patience ? p->setup->stop_patience : STOP_PATIENCE);
+}
+
 static void pass_on_notice(struct parent *p, const struct asked *r)
 {
     char text[sizeof r->text];
@@ -178,6 +184,8 @@ static void pass_on_notice(struct parent *p, const struct asked *r)
         if (!notify_is_known(line))
             continue;
         p->ready |= str_eq(line, S("READY=1"));
+        if (str_eq(line, S("STOPPING=1")))
+            end_soon(p); /* an operator asked it to */
         n += (size_t)snprintf(text + n, sizeof text - n, "%s%.*s", n ? "\n" : "", STR(line));
     }
     if (n)
@@ -220,8 +228,8 @@ static void hear_signal(struct parent *p)
         return;
     if (number == SIGUSR1 && p->setup->reopen)
         p->setup->reopen(p->setup->ctx);
-    if ((number == SIGTERM || number == SIGINT) && p->kill_at == NEVER)
-        p->kill_at = clock_now() + (p->setup->stop_patience ? p->setup->stop_patience : STOP_PATIENCE);
+    if (number == SIGTERM || number == SIGINT)
+        end_soon(p);
     if (p->pid && info.ssi_code != SI_KERNEL)
         kill(p->pid, number);
 }
@@ -349,8 +357,9 @@ static int judge(struct parent *p, pid_t pid, int status)
             crash_count();
         return told ? 1 : -1;
     }
-    log_error("worker_failed", LOG_INT("pid", pid), LOG_INT("code", WEXITSTATUS(status)), LOG_INT("pause_ms", told || !p->ready ? 0 : p->pause / MILLISECOND));
-    return told || !p->ready ? WEXITSTATUS(status) : -1;
+    bool enough = told || !p->ready;
+    log_error("worker_failed", LOG_INT("pid", pid), LOG_INT("code", WEXITSTATUS(status)), LOG_INT("pause_ms", enough ? 0 : p->pause / MILLISECOND));
+    return enough ? WEXITSTATUS(status) : -1;
 }
 
 static int run(struct parent *p)

@@ -171,6 +171,22 @@ TEST(parent_replaces_a_worker_that_failed_after_it_was_ready)
     CHECK_INT(parent_end(pid), 0);
 }
 
+static int die_while_stopping(void *ctx, int fd)
+{
+    (void)ctx, (void)fd;
+    begun();
+    notify_service("READY=1");
+    notify_service("STOPPING=1\nSTATUS=an operator said so");
+    die(SIGSEGV);
+}
+
+TEST(parent_replaces_no_worker_that_was_to_end)
+{
+    pid_t pid = parent_fork(die_while_stopping, 0);
+    CHECK_INT(parent_end(pid), 1);
+    CHECK_INT(notes->workers, 1);
+}
+
 /* ---- signals ---- */
 
 static int hear_all(void *ctx, int fd)
@@ -198,6 +214,44 @@ TEST(parent_passes_signals_on)
     CHECK_INT(notes->reopened, 1);
     kill(pid, SIGTERM);
     CHECK_INT(parent_end(pid), 0);
+}
+
+/* Signals are read from a descriptor, between two things: however many come, nothing is interrupted in the middle of anything. */
+static err hear_storm(void *arg)
+{
+    static const int heard[] = { SIGHUP, SIGUSR1, SIGTERM };
+    AUTO_ARENA a = arena_new();
+    int number = 0;
+
+    (void)arg;
+    while (number != SIGTERM) {
+        TRY(signals_wait(heard, COUNT(heard), clock_now() + 20 * SECOND, &number));
+        str s = str_printf(a, "%d", number); /* what a handler could not do */
+        notes->told = notes->told + (s.n > 0);
+    }
+    return OK;
+}
+
+static int live_through_it(void *ctx, int fd)
+{
+    (void)ctx, (void)fd;
+    begun();
+    return task_main(hear_storm, NULL) == OK ? 0 : 1;
+}
+
+TEST(attack_56_signals_interrupt_nothing)
+{
+    pid_t pid = parent_fork(live_through_it, 0);
+
+    until(&notes->workers, 1);
+    for (int i = 0; i < 3000; i++)
+        kill(i % 3 ? pid : notes->pid[0], i % 2 ? SIGHUP : SIGUSR1);
+    for (int i = 0; i < 100 && notes->told < 2; i++)
+        usleep(10000);
+    kill(pid, SIGTERM);
+    CHECK_INT(parent_end(pid), 0);
+    CHECK_INT(notes->workers, 1);
+    CHECK(notes->told >= 3 && notes->reopened > 0);
 }
 
 static int hear_nothing(void *ctx, int fd)

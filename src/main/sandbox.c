@@ -234,7 +234,7 @@ static void add_conditions(scmp_filter_ctx ctx)
 /* The leak check stops our threads from a process of its own and reads them. */
 static void add_sanitizers(scmp_filter_ctx ctx)
 {
-    static const char *const calls[] = { "clone", "ptrace", "wait4", "prctl", "personality", "pipe", "process_vm_readv", "mprotect",
+    static const char *const calls[] = { "clone", "getdents", "ptrace", "wait4", "prctl", "personality", "pipe", "process_vm_readv", "mprotect",
                                          "fork", "vfork", "sched_setscheduler", "setrlimit", "prlimit64", "tgkill", "kill" };
     for (size_t i = 0; i < COUNT(calls); i++)
         add_rule(ctx, SCMP_ACT_ALLOW, calls[i], 0, NULL);
@@ -282,7 +282,9 @@ err sandbox_enter(const struct settings *s)
         log_warn("runs_as_root", LOG_Z("why", "the configuration names no \"user\", and there is none called waypost"));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return fail_errno(errno, "no_new_privs");
-#ifndef WAYPOST_SANITIZED /* the leak check must be able to attach */
+#ifdef WAYPOST_SANITIZED
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* the leak check attaches to us */
+#else
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 #endif
     TRY(parent_bond());
