@@ -168,9 +168,15 @@ static void letter_address(const struct blast *b, struct letter *l, uint64_t num
     arena_reset(l->a);
     memset(l->out, 0, b->rcpts * sizeof *l->out);
     for (size_t i = 0; i < b->rcpts && b->rcpt_numbered; i++) {
-        char *p = l->room + i * (ADDRESS_MAX + 24);
-        int n = snprintf(p, ADDRESS_MAX + 24, "%.*s%" PRIu64 "%.*s", STR(b->rcpt_head), number * b->rcpts + i, STR(b->rcpt_tail));
-        l->env.rcpt[i].to = l->env.rcpt[i].given = str_of(p, (size_t)n);
+        char digits[20];
+        size_t at = sizeof digits;
+        for (uint64_t n = number * b->rcpts + i; n || at == sizeof digits; n /= 10)
+            digits[--at] = (char)('0' + n % 10);
+        struct buf to = { .p = l->room + i * (ADDRESS_MAX + 24), .cap = ADDRESS_MAX + 24 };
+        buf_add(&to, b->rcpt_head);
+        buf_add(&to, str_of(digits + at, sizeof digits - at));
+        buf_add(&to, b->rcpt_tail);
+        l->env.rcpt[i].to = l->env.rcpt[i].given = buf_str(&to);
     }
 }
 

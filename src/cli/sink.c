@@ -92,8 +92,6 @@ static void counts_print(struct sink *k)
         pthread_mutex_unlock(&k->mutex);
     }
     buf_add(&out, k->json ? S("}\n") : S("\n"));
-    fwrite(out.p, 1, out.n, stdout);
-    fflush(stdout);
     if (k->count_file) {
         int fd = open(k->count_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
         if (fd >= 0)
@@ -101,6 +99,8 @@ static void counts_print(struct sink *k)
         if (fd < 0 || close(fd) != 0)
             cli_say("%s: %s", k->count_file, strerror(errno));
     }
+    fwrite(out.p, 1, out.n, stdout); /* last: who reads this may look into the file */
+    fflush(stdout);
 }
 
 static const int signals[] = { SIGINT, SIGTERM, SIGUSR1 };
@@ -236,15 +236,12 @@ static bool fail_parse(struct sink *k, arena *a, const char *value)
     return rule_add(k, r);
 }
 
-static bool listen_at(struct sink *k, const char *value)
+static bool listen_at(struct sink *k, struct addr at)
 {
-    struct addr at;
     char text[ADDR_TEXT];
     struct sockaddr_storage sa;
     socklen_t n;
 
-    if (!cli_addr("sink", value, &at))
-        return false;
     if (listen_open(&at, &k->listener[k->nlistener]) != OK) {
         cli_say("%.*s", STR(err_text()));
         return false;
@@ -313,6 +310,13 @@ int cli_sink(int argc, char **argv)
         if (!close_parse(k, closes.p[i]))
             return CLI_USAGE;
 
+    if (!at.n)
+        at.p[at.n++] = "127.0.0.1:2525";
+    struct addr *addrs = NEW_ARRAY(a, struct addr, at.n);
+    for (size_t i = 0; i < at.n; i++)
+        if (!cli_addr("sink", at.p[i], &addrs[i]))
+            return CLI_USAGE;
+
     const struct { bool off; str word; } offers[] = {
         { false, S("sink.example") }, { no_pipelining, S("PIPELINING") }, { no_8bit, S("8BITMIME") }, { no_utf8, S("SMTPUTF8") },
         { no_dsn, S("DSN") }, { no_enhanced, S("ENHANCEDSTATUSCODES") }, { no_chunking, S("CHUNKING") }, { no_chunking, S("BINARYMIME") },
@@ -325,12 +329,11 @@ int cli_sink(int argc, char **argv)
     signals_block(signals, COUNT(signals));
     if (!file_open(hash, O_WRONLY | O_CREAT | O_APPEND, &k->hash_fd) || !file_open(k->capture, O_RDONLY | O_DIRECTORY, &k->capture_fd))
         return CLI_NO;
-    bool listening = true;
-    for (size_t i = 0; i < at.n && listening; i++)
-        listening = listen_at(k, at.p[i]);
-    if (!listening || (!at.n && !listen_at(k, "127.0.0.1:2525"))) {
-        sink_free(k);
-        return CLI_NO;
+    for (size_t i = 0; i < at.n; i++) {
+        if (!listen_at(k, addrs[i])) {
+            sink_free(k);
+            return CLI_NO;
+        }
     }
     k->worker = mem_new(k->threads * sizeof *k->worker);
     for (size_t i = 0; i < k->threads; i++) {

@@ -1,8 +1,6 @@
 /* The sending end: one dialogue, in the order of the wire. Commands gather in the stream and leave with the first wait for
  * a reply; replies are counted, so that each meets the command it answers however they arrive. */
-#include "smtp/smtp.h"
-
-#include <inttypes.h>
+#include "smtp/inside.h"
 
 #define REPLY_LINES_MAX 100
 #define REPLY_MAX (64 * 1024)
@@ -308,8 +306,10 @@ static void mail_add(struct client *c, const struct envelope *env, uint64_t size
 
     buf_add(b, S("MAIL FROM:"));
     address_add(c, env->sender);
-    if (size && (c->caps & CAP_SIZE))
-        buf_addf(b, " SIZE=%" PRIu64, size);
+    if (size && (c->caps & CAP_SIZE)) {
+        buf_add(b, S(" SIZE="));
+        number_add(b, size);
+    }
     if (c->bdat)
         buf_add(b, S(" BODY=BINARYMIME"));
     else if (env->body == BODY_8BIT && (c->caps & CAP_8BITMIME))
@@ -587,7 +587,9 @@ static err body_by_bdat(struct client *c, const struct body *body)
             return fail(E_IO, "the message is not as long as it was said to be");
         left -= piece.n;
         buf_clear(&c->line);
-        buf_addf(&c->line, "BDAT %zu%s\r\n", piece.n, left ? "" : " LAST");
+        buf_add(&c->line, S("BDAT "));
+        number_add(&c->line, piece.n);
+        buf_add(&c->line, left ? S("\r\n") : S(" LAST\r\n"));
         group_say(c);
         c->dots++;
         c->owed++;

@@ -1,5 +1,5 @@
 /* The receiving end: lines in, replies out. */
-#include "smtp/smtp.h"
+#include "smtp/inside.h"
 
 #include <stdio.h>
 
@@ -69,23 +69,11 @@ bool server_has_more(const struct server *v)
 
 /* ---- answering ----------------------------------------------------------------------------------------------------- */
 
-static size_t number_put(char *p, unsigned n)
-{
-    char digits[10];
-    size_t count = 0;
-    do
-        digits[count++] = (char)('0' + n % 10);
-    while (n /= 10);
-    for (size_t i = 0; i < count; i++)
-        p[i] = digits[count - 1 - i];
-    return count;
-}
-
 /* One line. What stands in `text` may come from anywhere: nothing of it ends the line (attack class 36). */
 static void line_say(struct server *v, int code, char joint, struct enhanced e, str text)
 {
     char line[REPLY_LINE_MAX + 2];
-    size_t n = number_put(line, (unsigned)code);
+    size_t n = number_put(line, (uint64_t)code);
 
     line[n++] = joint;
     if (e.class && v->enhanced) {
