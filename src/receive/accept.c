@@ -32,7 +32,8 @@ bool accept_loops(const struct reception *r, str header, const struct scan *scan
         return true;
     if (scan->received < OWN_PASSES)
         return false;
-    buf_addf(&text, "(waypost %016llx)", (unsigned long long)r->setup.instance);
+    /* Not the blank before it: the field is folded there, sometimes. */
+    buf_addf(&text, "%016llx)", (unsigned long long)r->setup.instance);
     struct field f;
     for (str rest = header; header_next(&rest, &f);)
         if (str_ieq(f.name, S("Received")) && str_has(f.value, buf_str(&text)))
