@@ -472,6 +472,11 @@ static err session_do(struct session *s, const struct command *c)
 {
     if (c->refuse.code && c->verb != VERB_HTTP) {
         say_reply(s, &c->refuse);
+        if (c->verb == VERB_BDAT) { /* where its octets end nobody knows, and what they say is no command (attack class 6) */
+            say(s, 421, ENH(4, 7, 0), "the size of a chunk must be known");
+            s->quit = true;
+            return OK;
+        }
         if (s->v.nonsense >= s->snap->receive.limits.nonsense) {
             say(s, 421, ENH(4, 7, 0), "too many lines that are no command");
             s->quit = true;
