@@ -556,6 +556,8 @@ static err session_idle(struct session *s, when deadline)
     return e;
 }
 
+static bool session_leaves(const struct session *s) { return s->r->draining && !s->a; }
+
 static err session_talk(struct session *s)
 {
     const struct timeouts *t = &s->snap->receive.timeouts;
@@ -565,8 +567,8 @@ static err session_talk(struct session *s)
     while (!s->quit) {
         struct command c;
         when deadline = clock_now() + wait;
-        err e = session_idle(s, deadline);
-        if (s->r->draining && !s->a) {
+        err e = session_leaves(s) ? OK : session_idle(s, deadline);
+        if (session_leaves(s)) {
             say(s, 421, ENH(4, 3, 2), "this relay is going down for a moment; try again");
             break;
         }
