@@ -3,6 +3,8 @@
 
 #define SLAB_FIRST (16u << 10)
 #define IDLE_TRIM (2 * SECOND)  /* a session silent for so long gives its buffers and stack back */
+#define PARTING (2 * SECOND)    /* how long, and how many octets, a client we left may go on talking */
+#define PARTING_OCTETS (1u << 20)
 
 struct session {
     struct reception *r;
@@ -13,7 +15,8 @@ struct session {
     struct client_info client;
     str listener;
     bool admitted, counted;
-    bool esmtp, greeted, at_boundary, quit;
+    bool esmtp, greeted, at_boundary;
+    bool quit, goodbye;                 /* it ends; the client asked for it */
     str helo;                           /* in `keep` */
     arena *keep;                        /* the session's */
     arena *scratch;                     /* one command's */
@@ -513,7 +516,7 @@ static err session_do(struct session *s, const struct command *c)
         break;
     case VERB_QUIT:
         say(s, 221, ENH(2, 0, 0), "goodbye");
-        s->quit = true;
+        s->quit = s->goodbye = true;
         break;
     case VERB_HTTP: /* attack class 11 */
         say(s, 421, ENH(4, 7, 0), "this is SMTP");
@@ -588,6 +591,23 @@ static err session_talk(struct session *s)
     return OK;
 }
 
+/* We end it while the client may be talking. Closed with octets unread, the system would reset the line, and the reset takes
+ * our last answers with it, a 250 among them perhaps: so end our side only, and hear out what is on its way. */
+static void session_part(struct session *s)
+{
+    when until = clock_now() + PARTING;
+    size_t heard = 0;
+
+    s->s->write_wait = PARTING;
+    stream_flush(s->s);
+    if (s->s->broken != OK || machine->sock_shutdown(s->s->io.fd, SHUT_WR) < 0)
+        return;
+    do {
+        heard += stream_pending(s->s).n;
+        stream_consume(s->s, stream_pending(s->s).n);
+    } while (heard < PARTING_OCTETS && stream_fill(s->s, 1, until) == OK);
+}
+
 err session_run(void *session_start)
 {
     struct session_start *start = session_start;
@@ -607,7 +627,8 @@ err session_run(void *session_start)
     stats_add(COUNT_sessions, 1);
     switch (admit(&s.snap->receive.limits, &s.client.addr, s.counted)) {
     case ADMITTED:
-        session_talk(&s);
+        if (session_talk(&s) == OK && !s.goodbye)
+            session_part(&s);
         admit_end(&s.client.addr, s.counted);
         break;
     case TOO_MANY:
