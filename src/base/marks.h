@@ -1,4 +1,4 @@
-/* marks: which of 64 octets are what, as bit sets (bit i for octet i), for scans that must run as fast as memory. */
+/* marks: which of 64 octets are what, as bit sets (bit i for octet i). For all folders whose scans must run as fast as memory. */
 #ifndef BASE_MARKS_H
 #define BASE_MARKS_H
 

@@ -14,10 +14,63 @@ const struct cli_verb cli_verbs[] = {
               "anew." },
     { "check", "read a configuration and tell what is wrong with it", "waypost check [-c FILE] [--json]", .run = cli_check,
       .more = "Exits with 0 when the relay would run on it (there may be warnings), else with 2." },
+    { "reload", "put the configuration in force that its file now holds", "waypost reload", .run = cli_reload,
+      .more = RELAY_AT_HELP "\nWith errors in it the old one stays in force, they are printed, and the exit code is 2." },
+    { "drain", "take no more mail, finish what is under way, end", "waypost drain", .run = cli_drain, .more = RELAY_AT_HELP },
+    { "queue", "what waits, and why; try it now, or delete it",
+      "waypost queue list [--lane LANE] [--domain DOMAIN] [--limit N] [--json]\n"
+      "waypost queue show ID [--json]\n"
+      "waypost queue retry ID ... | --lane LANE | --domain DOMAIN | --all\n"
+      "waypost queue delete ID ... [--report] [--reason TEXT]",
+      .run = cli_queue, .more = RELAY_AT_HELP "  --report           the sender gets a report of what was deleted" },
+    { "trace", "the story of a message", "waypost trace ID|ADDRESS [--json]", .run = cli_trace,
+      .more = RELAY_AT_HELP "\nAn address may be a part of one: of a sender or a recipient. What is remembered is the recent past." },
+    { "stats", "counters, times, lanes and servers", "waypost stats [--json] [--watch]", .run = cli_stats,
+      .more = RELAY_AT_HELP "  --watch            again and again, with rates, until interrupted" },
     { "config", "show the configuration, or the manual of all settings", "waypost config show [-c FILE]\nwaypost config manual",
       .run = cli_config,
       .more = "show prints every setting, those that were not given too, and where each comes from.\n"
               "manual prints waypost.conf(5) as mdoc: waypost config manual | man -l -" },
+    { "sink", "a mail server for tests: takes all mail, counts it and throws it away", "waypost sink [-l ADDR:PORT] [OPTIONS]",
+      .run = cli_sink,
+      .more = "  -l, --listen ADDR:PORT       127.0.0.1:2525 unless given; may be given again\n"
+              "  --threads N                  1 unless given\n"
+              "  --json                       figures as JSON; they are printed at the end, and on SIGUSR1\n"
+              "  --count-file FILE            and written there\n"
+              "  --unique                     count ids (X-Blast-Id) that came twice\n"
+              "  --capture DIR                keep each message in a file, below its envelope (X-Sink-From, X-Sink-To)\n"
+              "  --hash FILE                  append a JSON line for each: id, from, to, size, CRC-32C of what is behind the header\n\n"
+              "What it does wrong. A STAGE is greeting, ehlo, mail, rcpt, data or dot.\n"
+              "  --delay STAGE:TIME           wait before it answers, such as dot:200ms\n"
+              "  --reject STAGE:CODE[:TEXT][:PERCENT%]    such as rcpt:452:too many:30%\n"
+              "  --fail-rcpt PATTERN:CODE[:TEXT][:PERCENT%]   such as '*@slow.example:451'\n"
+              "  --close STAGE[:N]            end the connection there instead of answering, after N times\n"
+              "  --max-size SIZE              refuse what is larger\n"
+              "  --max-mails-per-session N    then 421\n"
+              "  --rate-limit SIZE            octets a second that a session reads of a message\n"
+              "  --seed N                     of the dice that PERCENT throws\n"
+              "  --no-ehlo --no-pipelining --no-8bitmime --no-chunking --no-dsn --no-smtputf8 --no-enhanced\n"
+              "                               what it does not offer" },
+    { "blast", "send many messages as fast as a server takes them, and measure", "waypost blast ADDR:PORT [OPTIONS]",
+      .run = cli_blast,
+      .more = "  --sessions N                 at a time; 50 unless given\n"
+              "  --mails N                    in all; 1000 unless given, or\n"
+              "  --time TIME                  for so long, such as 10s\n"
+              "  --per-session N              messages on a connection; 20 unless given\n"
+              "  --size SIZE                  of a message, header and all; 4k unless given\n"
+              "  --rcpt N                     recipients of a message; 1 unless given\n"
+              "  --to PATTERN                 user%d@example.com unless given: %d is a number that grows\n"
+              "  --from ADDRESS               blast@blast.example unless given; empty: the null sender\n"
+              "  --ehlo NAME                  blast.example unless given\n"
+              "  --rate N/s                   no more messages a second than that\n"
+              "  --pipelining on|off          on where the server offers it\n"
+              "  --bdat                       BODY=BINARYMIME and BDAT, where the server offers them\n"
+              "  --verify-log FILE            append id and time of each message that got its 250, before going on\n"
+              "  --keep-going                 connect again when a connection fails, until all is sent or the time is over\n"
+              "  --threads N                  1 unless given\n"
+              "  --json                       figures as JSON\n\n"
+              "Each message has an id of its own in X-Blast-Id; `waypost sink --unique` counts them. Exits with 1 when a message was\n"
+              "not taken, with 3 when no connection came about." },
     { .name = NULL },
 };
 

@@ -206,12 +206,13 @@ static const char manual_head[] =
     "and lists in directories that the running relay had no leave to read before.\n"
     ".Sh DIRECTIVES\n";
 
-static const char manual_tail[] =
+static const char manual_files[] =
     ".Sh FILES\n"
     ".Bl -tag -width Ds\n"
     ".It Pa " CLI_CONFIG "\n"
     "The configuration.\n"
-    ".El\n"
+    ".El\n";
+static const char manual_tail[] =
     ".Sh SEE ALSO\n"
     ".Xr waypost 8\n";
 
@@ -221,6 +222,7 @@ static int config_manual(void)
 
     buf_add(&out, str_z(manual_head));
     conf_manual(settings_table(), &out);
+    buf_add(&out, str_z(manual_files));
     buf_add(&out, S(".Sh DIAGNOSTICS\n"));
     conf_manual_numbers(&out);
     buf_add(&out, str_z(manual_tail));

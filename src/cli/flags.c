@@ -58,7 +58,11 @@ static int flag_take(const char *verb, const struct flag *f, const char *value, 
         value = *next;
     if (!value)
         return cli_usage(verb, "--%s needs a value", f->name), -1;
-    if (f->text)
+    if (f->many && f->many->n == COUNT(f->many->p))
+        return cli_usage(verb, "--%s is given more than %zu times", f->name, f->many->n), -1;
+    if (f->many)
+        f->many->p[f->many->n++] = value;
+    else if (f->text)
         *f->text = value;
     else if (!str_u64(str_z(value), INT64_MAX, f->number))
         return cli_usage(verb, "--%s needs a number, and \"%s\" is none", f->name, value), -1;

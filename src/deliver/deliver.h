@@ -11,6 +11,8 @@ struct dispatch_setup {
     struct queue *queue;
     struct spool_port *port;
     struct reception *reception;        /* reports are accepted there */
+    void (*working_on)(void *ctx, ulid id);     /* told before work on what a message holds; zero: done. May be NULL */
+    bool (*set_aside)(void *ctx, ulid id);      /* a message that must not be touched: it was there at two crashes. May be NULL */
     struct pool *pool;                  /* look-ups of host names */
     unsigned threads, thread;           /* how many deliver, which one is this (from 0) */
 };

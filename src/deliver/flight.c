@@ -104,8 +104,21 @@ static str prepended(const struct flight *f)
     return buf_str(&all);
 }
 
+#define HELD_FOR (7 * DAY)  /* until an operator looks; its lifetime ends meanwhile like any other's */
+
+static void working_on(struct dispatch *d, ulid id)
+{
+    if (d->setup.working_on)
+        d->setup.working_on(d->setup.ctx, id);
+}
+
 err flight_load(struct dispatch *d, struct ticket *t, struct flight *f)
 {
+    if (d->setup.set_aside && d->setup.set_aside(d->setup.ctx, t->id)) {
+        log_error("held", LOG_ID("id", t->id), LOG_STR("reason", S("crashed")));
+        ticket_defer(t, clock_now() + HELD_FOR, S("held: crashed (it was being worked on at two crashes)"));
+        return E_PERM;
+    }
     err e = load_mail(d, t);
 
     if (e != OK) {
@@ -118,6 +131,7 @@ err flight_load(struct dispatch *d, struct ticket *t, struct flight *f)
     f->snap = d->setup.newest(d->setup.ctx);
     f->mail->holders++;
     must(envelope_of(f));
+    working_on(d, t->id);
     f->prepend = prepended(f);
     f->body = (struct body){ .size = f->mail->m->scan.size + f->prepend.n, .dots = f->mail->m->scan.dots, .piece = body_piece, .ctx = f,
                              .ends_crlf = false };

@@ -207,6 +207,8 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
     }
     if (rest)
         ticket_defer(rest, due, why);
+    if (d->setup.working_on)
+        d->setup.working_on(d->setup.ctx, (ulid){ { 0 } });
     flight_free(f);
 }
 

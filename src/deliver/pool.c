@@ -197,6 +197,17 @@ static bool sent_elsewhere(struct connection *k, struct ticket *t)
     return true;
 }
 
+/* A server of a better priority is there again: this connection was only its stand-in. */
+static bool better_is_in(const struct connection *k)
+{
+    const struct backend *b = k->backend;
+
+    for (size_t i = 0; i < b->nserver && b->server[i].priority < k->server->priority; i++)
+        if (atomic_load_explicit(&b->server[i].state->out_until, memory_order_relaxed) == 0)
+            return true;
+    return false;
+}
+
 /* The next ticket as a flight, offered. `wait`: until one comes or the connection has idled enough. False: there is none. */
 static bool next_flight(struct connection *k, struct flight *f, bool wait)
 {
@@ -207,7 +218,7 @@ static bool next_flight(struct connection *k, struct flight *f, bool wait)
     if ((most && k->client->mails >= most) || (theirs && k->client->mails >= theirs))
         return false;
     for (;;) {
-        if (k->d->draining || lane->state != LANE_OPEN || lane->backend != k->backend)
+        if (k->d->draining || lane->state != LANE_OPEN || lane->backend != k->backend || (!k->first && better_is_in(k)))
             return false;
         struct ticket *t = take(k->first);
         /* Behind a body that is still in the buffer only what is in memory is offered: nothing may hold that body up. */
@@ -334,12 +345,19 @@ static err connection_run(void *arg)
 
 /* ---- how many ---- */
 
-static size_t servers_in(const struct backend *b)
+/* Servers of the best priority that has any in; *due: some server that was out, of that or a better one, is to be tried now. */
+static size_t servers_in(const struct backend *b, when now, bool *due)
 {
     size_t n = 0;
 
-    for (size_t i = 0; i < b->nserver && b->server[i].priority == b->server[0].priority; i++)
-        n += atomic_load_explicit(&b->server[i].state->out_until, memory_order_relaxed) == 0;
+    *due = false;
+    for (size_t i = 0; i < b->nserver; i++) {
+        when out = atomic_load_explicit(&b->server[i].state->out_until, memory_order_relaxed);
+        if (n && b->server[i].priority != b->server[i - 1].priority)
+            break;
+        n += out == 0;
+        *due |= out && out <= now && !atomic_load_explicit(&b->server[i].state->probing, memory_order_relaxed);
+    }
     return MAX(n, 1);
 }
 
@@ -350,16 +368,16 @@ void dispatch_ready(void *ctx, struct lane *lane)
 
     if (!b || d->draining)
         return;
-    size_t servers = servers_in(b);
-    bool more = lane->connections < servers || lane->nready > (size_t)lane->connections * TICKETS_A_CONNECTION;
-    if (lane->idle && lane->connections >= servers) {
+    bool due, woken = lane->idle;
+    size_t servers = servers_in(b, clock_now(), &due);
+    if (woken) {
         lane->idle--;
         waiters_wake_one(&lane->takers);
-        return;
     }
-    if (!more || lane->connections >= quota(d, b) * servers)
+    if (lane->connections >= quota(d, b) * servers + due)
         return;
-    open_connection(d, lane, NULL, 0);
+    if (due || lane->connections < servers || (!woken && lane->nready > (size_t)lane->connections * TICKETS_A_CONNECTION))
+        open_connection(d, lane, NULL, 0);
 }
 
 struct dispatch *dispatch_new(const struct dispatch_setup *setup)

@@ -1,7 +1,6 @@
 /* Paths and mailboxes: RFC 5321 4.1.2 to the letter, with the UTF-8 of RFC 6531 3.3. Octets of an address are data:
  * nothing is decoded, expanded or run (attack classes 22, 25, 26). */
 #include "mail/mail.h"
-#include "base/utf8.h"
 
 #define LOCAL_MAX 64    /* RFC 5321 4.5.3.1.1 */
 #define DOMAIN_MAX 253  /* 4.5.3.1.2 allows 255 octets, which is the DNS's own form: 253 as text */

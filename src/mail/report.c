@@ -1,7 +1,6 @@
 /* Delivery status notifications: RFC 3464 in the frame of RFC 6522, with the rules of RFC 3461 6 and the UTF-8 of RFC 6533.
  * What we quote comes from strangers: it is cleaned on its way into every field and line (attack class 36). */
 #include "mail/mail.h"
-#include "base/utf8.h"
 
 #define TEXT_COLUMNS 72
 #define QUOTE_MAX 1000  /* of a reply, in the text for people */

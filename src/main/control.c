@@ -101,7 +101,6 @@ bool control_line(struct control *c, str json)
 
 void control_fail(struct control *c, const char *code, const char *fmt, ...)
 {
-    AUTO_ARENA a = arena_new();
     va_list ap;
     char text[1024];
 

@@ -15,7 +15,7 @@
 
 struct notes {
     _Atomic int workers, prepared, reopened, told;
-    _Atomic pid_t pid[16];              /* of the workers, in order */
+    _Atomic pid_t pid[32];              /* of the workers, in order */
     _Atomic int aside;                  /* messages that a worker found set aside */
     char text[16][256];                 /* what worker n has to say */
 };

@@ -14,7 +14,8 @@ struct acceptor {                   /* one listener on one worker */
     str name;
     int fd;
     struct io io;
-    struct group group;
+    struct group *group;            /* NULL: not begun, or ended */
+    struct waiters end;
     struct acceptor *next;
 };
 

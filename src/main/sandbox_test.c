@@ -156,7 +156,7 @@ static void calls_gone(struct world *w)
     WANT(socket(AF_PACKET, SOCK_RAW, 0) < 0 && errno == ENOSYS);
     WANT(mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
     WANT(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) < 0 || prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
-    WANT(setuid(0) < 0 || getuid() == 0);
+    WANT(syscall(SYS_setuid, 0) < 0);
 #ifndef WAYPOST_SANITIZED
     WANT(kill(getppid(), 0) < 0 && errno == ENOSYS);
     WANT(fork() < 0);

@@ -111,11 +111,13 @@ struct settings *settings_load(str path, const str *text, struct diags *d)
     atomic_store(&s->snapshot.holders, 1);
     if (conf_parse(a, s->path, text, &s->tree, d) != OK)
         diag_add(d, CONF_ERROR, CONF_E_UNREADABLE, &(struct place){ .file = str_dup(d->a, path) }, S(""), "%.*s", STR(err_text()));
-    else if (conf_bind(&b, settings_table(), &s->tree, s)) {
+    else {
+        bool understood = conf_bind(&b, settings_table(), &s->tree, s);
         if (s->control.n == 0 && s->spool.dir.n)
             s->control = str_printf(a, "%.*s/../control.sock", STR(s->spool.dir));
         routes_finish(&b, &s->snapshot.routes);
-        receive_settings_finish(&b, &s->snapshot.receive, &s->snapshot.routes);
+        if (understood) /* else what is missing may only have been misspelt */
+            receive_settings_finish(&b, &s->snapshot.receive, &s->snapshot.routes);
     }
     if (d->errors != errors) {
         routes_free(&s->snapshot.routes); /* the rest is the diagnostics' arena, which the caller still reads */

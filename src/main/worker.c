@@ -111,7 +111,7 @@ static struct worker *least_loaded(struct worker *me)
     return best;
 }
 
-static err acceptor_run(void *arg)
+static err accept_clients(void *arg)
 {
     struct acceptor *a = arg;
     struct worker *me = a->w;
@@ -143,14 +143,28 @@ static err acceptor_run(void *arg)
     return OK;
 }
 
+/* A group of its own inside a task of the thread's, so that one listener can be ended by itself. */
+static err acceptor_run(void *arg)
+{
+    struct acceptor *a = arg;
+    {
+        AUTO_GROUP g = group_open(NEVER);
+        a->group = &g;
+        group_spawn(&g, "accept", accept_clients, a);
+        group_wait(&g);
+        a->group = NULL;
+    }
+    waiters_wake_all(&a->end);
+    return OK;
+}
+
 void worker_listen(struct worker *w, const struct relay_listener *l)
 {
     struct acceptor *a = mem_new(sizeof *a);
 
     *a = (struct acceptor){ .w = w, .addr = l->addr, .name = l->name, .fd = l->fd, .next = w->acceptor };
     w->acceptor = a;
-    a->group = group_open(NEVER);
-    group_spawn(&a->group, "acceptor", acceptor_run, a);
+    group_spawn(thread_group(), "acceptor", acceptor_run, a);
 }
 
 void worker_unlisten(struct worker *w, const struct addr *addr)
@@ -162,7 +176,11 @@ void worker_unlisten(struct worker *w, const struct addr *addr)
             continue;
         }
         *at = a->next;
-        group_close(&a->group);
+        if (a->group) {
+            group_cancel(a->group);
+            while (a->group && waiters_wait(&a->end, NEVER) == OK)
+                ;
+        }
         mem_free(a);
     }
 }
@@ -201,6 +219,8 @@ static void narrow(void *ctx, struct mail *mail)
     thread_post(w->relay->worker[0].thread, &mail->post);
 }
 
+static void working_on(void *ctx, ulid id) { crash_note(((struct worker *)ctx)->number, id); }
+static bool set_aside(void *ctx, ulid id) { (void)ctx; return crash_set_aside(id); }
 static void ready(void *ctx, struct lane *lane) { dispatch_ready(((struct worker *)ctx)->dispatch, lane); }
 static void expired(void *ctx, struct ticket *t) { dispatch_expired(((struct worker *)ctx)->dispatch, t); }
 static void unroutable(void *ctx, struct ticket *t) { dispatch_unroutable(((struct worker *)ctx)->dispatch, t); }
@@ -226,15 +246,16 @@ err worker_main(void *worker)
     struct worker *w = worker;
     struct relay *r = w->relay;
 
+    crash_thread(w->number);
     w->port = spool_port_open(r->spool);
     w->queue = queue_new(&(struct queue_setup){ .port = w->port, .retry = &w->snap->retry, .routes = &w->snap->routes,
                                                 .body_budget = w->snap->receive.limits.body_memory / r->nworker, .ready = ready,
                                                 .expired = expired, .unroutable = unroutable, .ctx = w });
     w->reception = reception_new(&(struct reception_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .spool = r->spool,
-                                                            .port = w->port, .instance = r->instance, .threads = r->nworker,
+                                                            .working_on = working_on, .port = w->port, .instance = r->instance, .threads = r->nworker,
                                                             .narrow = w->number ? narrow : NULL });
     w->dispatch = dispatch_new(&(struct dispatch_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .port = w->port,
-                                                         .reception = w->reception, .pool = r->pool, .threads = r->nworker,
+                                                         .working_on = working_on, .set_aside = set_aside, .reception = w->reception, .pool = r->pool, .threads = r->nworker,
                                                          .thread = w->number });
     group_spawn(thread_group(), "calendar", queue_run, w->queue);
     while (!w->stopping)

@@ -116,4 +116,7 @@ WAITS void stream_say(struct stream *s, str bytes);
 /* The same, but 16 KiB or more are sent without a copy, with what is in `out` in one system call, before it returns. */
 WAITS void stream_write(struct stream *s, str bytes);
 WAITS void stream_flush(struct stream *s);
+/* Say what is in `out`, then that no more will come, and hear (and forget) what the peer still says until it ends too, at most 64 KiB
+ * and until `deadline`: closing over unread input would take our last words back (RST). For stream_free() to follow. */
+WAITS void stream_end(struct stream *s, when deadline);
 #endif

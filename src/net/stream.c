@@ -307,3 +307,15 @@ err stream_wait(struct stream *s, when deadline)
         return broken(s);
     return may_hear(s) ? OK : wait_for_line(s, deadline);
 }
+
+void stream_end(struct stream *s, when deadline)
+{
+    stream_flush(s);
+    if (s->broken != OK || machine->sock_shutdown(s->io.fd, SHUT_WR) < 0)
+        return;
+    for (size_t heard = stream_pending(s).n; heard < 65536; heard += stream_pending(s).n) {
+        stream_consume(s, stream_pending(s).n);
+        if (stream_fill(s, 4096, deadline) != OK)
+            return;
+    }
+}

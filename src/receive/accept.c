@@ -13,7 +13,7 @@ static str received_field(const struct reception *r, const struct snapshot *snap
 
     buf_addf(&value, "from %.*s", STR(o->ehlo.n ? o->ehlo : S("unknown")));
     if (o->client.n)
-        buf_addf(&value, " (%.*s)", STR(o->client));
+        buf_addf(&value, str_findc(o->client, ':') != STR_NONE ? " ([IPv6:%.*s])" : " ([%.*s])", STR(o->client)); /* RFC 5321 4.1.3 */
     buf_addf(&value, " by %.*s (waypost %016llx) with %.*s id %.*s", STR(snap->receive.hostname), (unsigned long long)r->setup.instance,
              STR(with), STR(ulid_print(m->id, id)));
     if (m->env.nrcpt == 1) /* several would tell each about the others, RFC 5321 7.6 */
@@ -32,11 +32,11 @@ bool accept_loops(const struct reception *r, str header, const struct scan *scan
         return true;
     if (scan->received < OWN_PASSES)
         return false;
-    /* Not the blank before it: the field is folded there, sometimes. */
-    buf_addf(&text, "%016llx)", (unsigned long long)r->setup.instance);
+    buf_addf(&text, "(waypost %016llx)", (unsigned long long)r->setup.instance);
+    AUTO_ARENA a = arena_new();
     struct field f;
     for (str rest = header; header_next(&rest, &f);)
-        if (str_ieq(f.name, S("Received")) && str_has(f.value, buf_str(&text)))
+        if (str_ieq(f.name, S("Received")) && str_has(header_unfold(a, f.value), buf_str(&text)))
             seen++;
     return seen >= OWN_PASSES;
 }

@@ -60,6 +60,7 @@ struct reception_setup {
     struct queue *queue;
     struct spool *spool;
     struct spool_port *port;
+    void (*working_on)(void *ctx, ulid id);     /* told before work on what a message holds; zero: done. May be NULL */
     uint64_t instance;                  /* of this installation, for loops: see accept.c */
     unsigned threads;                           /* that receive and deliver */
     /* A message that must live on one certain thread: hand it over. NULL: this is that thread. */

@@ -3,8 +3,6 @@
 
 #define SLAB_FIRST (16u << 10)
 #define IDLE_TRIM (2 * SECOND)  /* a session silent for so long gives its buffers and stack back */
-#define PARTING (2 * SECOND)    /* how long, and how many octets, a client we left may go on talking */
-#define PARTING_OCTETS (1u << 20)
 
 struct session {
     struct reception *r;
@@ -15,8 +13,7 @@ struct session {
     struct client_info client;
     str listener;
     bool admitted, counted;
-    bool esmtp, greeted, at_boundary;
-    bool quit, goodbye;                 /* it ends; the client asked for it */
+    bool esmtp, greeted, at_boundary, quit, said_bye;
     str helo;                           /* in `keep` */
     arena *keep;                        /* the session's */
     arena *scratch;                     /* one command's */
@@ -322,6 +319,8 @@ static void body_end(struct session *s)
     char id[ULID_TEXT];
     when start = clock_now();
 
+    if (s->r->setup.working_on)
+        s->r->setup.working_on(s->r->setup.ctx, m->id);
     scan_end(&m->scan);
     body_scan(s);
     if (!s->bad.code && m->env.body != BODY_BINARY && (m->scan.bare_cr || m->scan.bare_lf))
@@ -516,7 +515,7 @@ static err session_do(struct session *s, const struct command *c)
         break;
     case VERB_QUIT:
         say(s, 221, ENH(2, 0, 0), "goodbye");
-        s->quit = s->goodbye = true;
+        s->quit = s->said_bye = true;
         break;
     case VERB_HTTP: /* attack class 11 */
         say(s, 421, ENH(4, 7, 0), "this is SMTP");
@@ -591,23 +590,6 @@ static err session_talk(struct session *s)
     return OK;
 }
 
-/* We end it while the client may be talking. Closed with octets unread, the system would reset the line, and the reset takes
- * our last answers with it, a 250 among them perhaps: so end our side only, and hear out what is on its way. */
-static void session_part(struct session *s)
-{
-    when until = clock_now() + PARTING;
-    size_t heard = 0;
-
-    s->s->write_wait = PARTING;
-    stream_flush(s->s);
-    if (s->s->broken != OK || machine->sock_shutdown(s->s->io.fd, SHUT_WR) < 0)
-        return;
-    do {
-        heard += stream_pending(s->s).n;
-        stream_consume(s->s, stream_pending(s->s).n);
-    } while (heard < PARTING_OCTETS && stream_fill(s->s, 1, until) == OK);
-}
-
 err session_run(void *session_start)
 {
     struct session_start *start = session_start;
@@ -627,8 +609,7 @@ err session_run(void *session_start)
     stats_add(COUNT_sessions, 1);
     switch (admit(&s.snap->receive.limits, &s.client.addr, s.counted)) {
     case ADMITTED:
-        if (session_talk(&s) == OK && !s.goodbye)
-            session_part(&s);
+        session_talk(&s);
         admit_end(&s.client.addr, s.counted);
         break;
     case TOO_MANY:
@@ -641,7 +622,10 @@ err session_run(void *session_start)
         break;
     }
     s.s->write_wait = 5 * SECOND; /* last words do not wait for a reader that has gone */
-    stream_flush(s.s);
+    if (s.said_bye)
+        stream_flush(s.s);
+    else
+        stream_end(s.s, clock_now() + 2 * SECOND);
     transaction_reset(&s);
     list_del(&s.place);
     r->nsessions--;

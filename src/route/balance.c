@@ -59,16 +59,16 @@ static enum usable server_usable(struct server_state *s, when now)
     return atomic_compare_exchange_strong(&s->probing, &no, true) ? TRY_IT : OUT;
 }
 
-struct next_hop *backend_pick(const struct backend *b, const bool *avoid, when now, when *retry_at)
+struct next_hop *backend_pick(const struct backend *be, const bool *avoid, when now, when *retry_at)
 {
     *retry_at = now + EJECT_FIRST;
     when first = NEVER;
 
-    for (size_t i = 0; i < b->nserver;) {
+    for (size_t i = 0; i < be->nserver;) {
         size_t end = i, n = 0;
         struct next_hop *one = NULL, *two = NULL;
-        for (; end < b->nserver && b->server[end].priority == b->server[i].priority; end++) {
-            struct next_hop *s = &b->server[end];
+        for (; end < be->nserver && be->server[end].priority == be->server[i].priority; end++) {
+            struct next_hop *s = &be->server[end];
             if (avoid[end])
                 continue;
             switch (server_usable(s->state, now)) {
@@ -89,8 +89,12 @@ struct next_hop *backend_pick(const struct backend *b, const bool *avoid, when n
                 break;
             }
         }
+        if (one && two) {
+            uint64_t a = server_load(one->state, now), b = server_load(two->state, now);
+            return a == b ? (random_below(2) ? one : two) : a < b ? one : two;
+        }
         if (one)
-            return two && server_load(two->state, now) < server_load(one->state, now) ? two : one;
+            return one;
         i = end;
     }
     if (first != NEVER)

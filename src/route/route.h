@@ -50,7 +50,7 @@ struct backend {
  * is not wholly out: two random ones, of them the one less busy (transactions under way, then smoothed latency; a server that came
  * back counts as busier for its first 10 s). An ejected server of a better priority whose time has passed is tried by one caller
  * at a time. `avoid[i]` set: not server i again. */
-struct next_hop *backend_pick(const struct backend *b, const bool *avoid, when now, when *retry_at);
+struct next_hop *backend_pick(const struct backend *be, const bool *avoid, when now, when *retry_at);
 /* What became of a connection that backend_pick() led to, before any message was offered. A failure ejects for 1 s, doubling to
  * 60 s with each further one in a row, spread by a quarter. */
 void server_failed(struct server_state *s, when now);

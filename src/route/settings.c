@@ -127,8 +127,8 @@ static const struct setting backend_settings[] = {
     { .name = "server", .type = CONF_OWN, .take = take_server, .repeats = true, .form = "HOST:PORT [priority N]",
       .help = "A server of this backend: a name, an address or unix:PATH; port 25 unless given. Servers of the lowest priority number "
               "share the mail, the least busy first; those of the next are used only while all of the lower are out." },
-    { .name = "max_connections", .type = CONF_OWN, .take = take_max_connections, .offset = offsetof(struct backend, max_connections),
-      .form = "N [per server]", .help = "Connections to each server at a time, by the whole relay. Default 16." },
+    { .name = "max_connections", .type = CONF_OWN, .take = take_max_connections, .preset = "16 per server",
+      .form = "N [per server]", .help = "Connections to each server at a time, by the whole relay." },
     { .name = "messages_per_connection", .type = CONF_INT, .offset = offsetof(struct backend, messages_per_connection), .preset = "0",
       .most = 1e9, .help = "Messages after which a connection is closed; 0: as many as the server takes." },
     { .name = "mix_domains", .type = CONF_BOOL, .offset = offsetof(struct backend, mix_domains), .preset = "off",

@@ -96,21 +96,32 @@ struct client {
     uint64_t size_max;          /* of SIZE; 0: none said */
     uint64_t mail_max, rcpt_max, rcptdomain_max; /* of LIMITS (RFC 9422); 0: none said */
     str greeting_name;          /* in `keep` */
-    struct reply last;          /* newest reply heard; text in `keep` until the next */
+    struct reply last;          /* newest reply taken; its text lasts until the next */
     arena *keep;
     uint64_t mails;             /* transactions begun on this connection */
-    /* inside: replies owed for commands said */
-    struct client_owed *owed; size_t nowed, owed_at, owed_cap;
-    struct reply *ahead;        /* replies read ahead without PIPELINING */
+    /* inside */
+    err broken; str why;        /* the first failure of the dialogue, in `keep` */
+    struct buf text, line;      /* of the newest reply heard; of what is being said */
+    size_t owed;                /* replies not heard yet: `dots` of the last body, `skip` that concern nobody, then the envelope's */
+    size_t dots, skip;
+    struct { struct reply *p; size_t n, at, cap; arena *text; } ahead; /* replies heard before anybody asked for them */
+    size_t rcpts_said;
+    bool data_said, bdat, open; /* open: a MAIL was accepted, and neither message nor RSET followed */
+    uint64_t dot_at;            /* s->bytes_out when the whole of the last body is out */
 };
-/* Take over a connected stream: hear the greeting, say EHLO (HELO when it is refused with 5xx). On E_REFUSED c->last has the reply
- * that was not positive: it concerns the server, never a recipient. The caller owns the client either way it returns OK. */
+/* Take over a connected stream: hear the greeting, say EHLO (HELO when it is refused with 5xx). *ret is the caller's to free
+ * whatever is returned, and the stream goes with it. E_REFUSED: c->last is the reply that was not positive; it concerns the
+ * server, never a recipient. */
 WAITS err client_open(struct stream *s, str ehlo_name, struct client **ret);
 void client_free(struct client *c);     /* closes without a word */
 AUTO_DEFINE(client)
 WAITS void client_quit(struct client *c); /* QUIT, at most a second for the answer, then client_free() */
 /* Say RSET and hear its answer: a probe of an idle connection. */
 WAITS err client_reset(struct client *c);
+/* EHLO once more, as after STARTTLS: all that was offered before is forgotten. */
+WAITS err client_hello(struct client *c, str ehlo_name);
+/* One command of another kind (STARTTLS, AUTH, XCLIENT) and its reply, within `length`. OK with any reply but a 421. */
+WAITS err client_command(struct client *c, str command, when length, struct reply *ret);
 
 /* What a recipient was answered. */
 struct answer {
@@ -133,20 +144,23 @@ struct body {
 /* One transaction, in three steps, so that the next one's envelope leaves in the same write as this one's final dot
  * (RFC 2920 3.1 allows it):
  *   client_offer(c, env1)
- *   client_answers(c, env1, a, out1); client_body(c, env1, body1, out1)    if any was accepted, else client_no_body()
+ *   client_answers(c, env1, a, out1, &any)
+ *   client_body(c, env1, body1, out1)                  if any was accepted; else the transaction is over
  *   client_offer(c, env2)                              when there is one and c has CAP_PIPELINING
  *   client_settle(c, env1, out1)
  *   client_answers(c, env2, ...)
  * Parameters (SIZE, BODY, SMTPUTF8, RET, ENVID, NOTIFY, ORCPT) are said as far as the peer offered them. Timeouts: RFC 5321 4.5.3.2.
  * client_offer() without PIPELINING keeps step by reading replies ahead. With CHUNKING and BODY=BINARYMIME BDAT is used instead of DATA. */
 WAITS void client_offer(struct client *c, const struct envelope *env, uint64_t size);
-/* Hear the answers to MAIL, each RCPT and DATA. OK with *any: say the body. On an error of the line nothing but the settled
- * answers in `out` is settled. A 421 anywhere settles nothing else and is E_CLOSED with c->last. */
+/* Hear the answers to MAIL, each RCPT and DATA; `out` is zero at first. OK with *any: say the body; without: all are settled
+ * (a 354 for nobody was answered with a lone dot). On an error of the line nothing but the settled answers in `out` is
+ * settled. A 421 anywhere settles nothing else and is E_CLOSED with c->last; an answer out of place is E_SYNTAX. */
 WAITS err client_answers(struct client *c, const struct envelope *env, arena *a, struct answer *out, bool *any);
 /* Say the body and the final dot (into the buffer and beyond; not necessarily all sent). The piece callback's error ends the
  * connection without a dot: nothing was delivered. */
 WAITS err client_body(struct client *c, const struct envelope *env, const struct body *body, struct answer *out);
-/* Hear the answer to the final dot: settles every offered recipient. E_MAYBE: the line died after our dot (or the last BDAT). */
+/* Hear the answer to the final dot: settles every offered recipient. E_MAYBE: the line died after our dot (or the last BDAT)
+ * was sent, or the answer made no sense. Any other error settles nothing, but E_CLOSED by a 421: that is their answer. */
 WAITS err client_settle(struct client *c, const struct envelope *env, arena *a, struct answer *out);
 
 #endif
