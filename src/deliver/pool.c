@@ -114,11 +114,12 @@ static err open_any(struct connection *k, str *reason, arena *a, when *retry_at)
         atomic_fetch_sub(&k->server->state->connections, 1);
         k->lane->per_server[k->server_at]--;
         server_failed(k->server->state, clock_now());
+        *reason = str_printf(a, "%s: %.*s", k->remote, STR(err_text()));
+        client_free(take(k->client)); /* it may have come as far as that */
         if (e == E_CANCELED)
             return e;
         stats_add(COUNT_connections_failed, 1);
-        *reason = str_printf(a, "%s: %.*s", k->remote, STR(err_text()));
-        log_warn("server_failed", LOG_STR("backend", k->backend->name), LOG_Z("server", k->remote), LOG_STR("reason", err_text()));
+        log_warn("server_failed", LOG_STR("backend", k->backend->name), LOG_Z("server", k->remote), LOG_STR("reason", *reason));
         tried[k->server_at] = true;
     }
 }
