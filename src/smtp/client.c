@@ -551,7 +551,7 @@ static void stuffed_say(struct client *c, str piece, uint8_t *state, bool *ended
 
 static err body_by_data(struct client *c, const struct body *body)
 {
-    bool ended = true;
+    bool ended = true; /* what went out last ends in CRLF, or nothing went out */
     uint8_t state = 0;
     str piece;
 
@@ -559,11 +559,11 @@ static err body_by_data(struct client *c, const struct body *body)
         TRY(during(body->piece(body->ctx, i, &piece), "reading the message"));
         if (!piece.p)
             break;
-        if (body->dots) {
+        if (body->dots)
             stuffed_say(c, piece, &state, &ended);
-        } else if (piece.n) {
+        else {
             stream_write(c->s, piece);
-            ended = str_ends(piece, S("\n"));
+            ended = piece.n ? str_ends(piece, S("\n")) : ended;
         }
         if (c->s->broken != OK)
             return stream_fill(c->s, 1, 0); /* tells how */

@@ -354,7 +354,7 @@ control {self.folder}/control.sock
 backend inner {{ server 127.0.0.1:{self.next} priority 10 }}
 relay_domain test.example {{ backend inner; recipients {{ file recipients.txt }} }}
 network local 127.0.0.0/8 {{ relay_from test.example }}
-route default {{ backend inner }}
+route default {{ via inner }}
 retry [ 1s 1s 2s ] for 1h
 """)
         self.spawn(str(build() / "waypost"), "serve", "-c", str(config))
