@@ -331,13 +331,13 @@ static err connection_run(void *arg)
         else if (e != E_CANCELED && !k.first && lane->connections == 1 && lane->backend == k.backend)
             lane_is_down(&k, reason, retry_at);
     }
-    if (k.first) { /* its server is not to be had: any other will do now */
-        k.first->server = 0;
-        ticket_return(k.first);
-    }
     lane->connections--;
     k.d->connections--;
     snapshot_drop(k.snap);
+    if (k.first) { /* its server is not to be had: any other will do now, and when we were the last a new connection looks for one */
+        k.first->server = 0;
+        ticket_return(k.first);
+    }
     /* Who could not connect starts nobody: the last of them to fail closes the lane. */
     if (talked && lane->nready && lane->state == LANE_OPEN)
         dispatch_ready(k.d, lane);

@@ -404,6 +404,24 @@ static err open_spares(struct spool *s, struct listing *l)
     return OK;
 }
 
+/* A directory just made is there after a power cut only when the one above knows its name for good. */
+static err sync_above(const char *dir)
+{
+    AUTO_ARENA a = arena_new();
+    str path = str_z(dir);
+
+    while (path.n > 1 && path.p[path.n - 1] == '/')
+        path.n--;
+    while (path.n && path.p[path.n - 1] != '/')
+        path.n--;
+    int fd = machine->file_open(-100, path.n ? str_cz(a, path) : ".", O_RDONLY | O_DIRECTORY, 0);
+    if (fd < 0)
+        return fail_errno(-fd, "opening %.*s", STR(path));
+    int got = machine->file_sync_all(fd);
+    machine->close(fd);
+    return got < 0 ? fail_errno(-got, "syncing %.*s", STR(path)) : OK;
+}
+
 static err open_dir(struct spool *s)
 {
     int parent = machine->file_open(-100 /* AT_FDCWD */, s->dir_text, O_RDONLY | O_DIRECTORY, 0);
@@ -412,6 +430,7 @@ static err open_dir(struct spool *s)
         int made = machine->file_make_dir(-100, s->dir_text, 0700);
         if (made < 0 && made != -EEXIST)
             return fail_errno(-made, "%s", s->dir_text);
+        TRY(sync_above(s->dir_text));
         parent = machine->file_open(-100, s->dir_text, O_RDONLY | O_DIRECTORY, 0);
     }
     if (parent < 0)

@@ -91,6 +91,7 @@ void crowd_heard_log(str line)
         { S("expired"), SAID_EXPIRED }, { S("unknown"), SAID_UNKNOWN },
     };
     str rest = line, time, level, event, id, rcpt;
+    struct addressee *r;
     ulid number;
 
     if (!str_word(&rest, &time) || !str_word(&rest, &level) || !str_word(&rest, &event))
@@ -100,8 +101,11 @@ void crowd_heard_log(str line)
     if (!log_value(rest, S("id"), &id) && !(str_starts(rest, S(" id=")) || str_starts(rest, S("id="))))
         return;
     for (size_t i = 0; i < COUNT(events); i++)
-        if (str_eq(event, events[i].event) && log_value(line, S("rcpt"), &rcpt) && ulid_parse(id, &number))
+        if (str_eq(event, events[i].event) && log_value(line, S("rcpt"), &rcpt) && ulid_parse(id, &number)) {
             story_add(life_of(number), rcpt, events[i].what);
+            if (events[i].what == SAID_EXPIRED && letter_of(rcpt, &r) && !r)
+                letter_of(rcpt, &r)->sender_refused = true; /* the report itself became too old */
+        }
 }
 
 /* ---- a line of talk ---- */
