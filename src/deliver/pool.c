@@ -89,7 +89,12 @@ static struct next_hop *choose_bound(struct connection *k, const bool *tried)
 {
     struct next_hop *s = &k->backend->server[k->server_at];
 
-    return tried[k->server_at] || atomic_load(&s->state->out_until) ? NULL : s;
+    if (k->server_at >= k->backend->nserver) /* a configuration with fewer came between */
+        return NULL;
+    /* Asked again here: others may have gone there since this connection was decided on. */
+    if (tried[k->server_at] || per_server(k->lane, k->backend)[k->server_at] >= quota(k->d, k->backend))
+        return NULL;
+    return atomic_load(&s->state->out_until) ? NULL : s;
 }
 
 /* Try servers until one answers as it should. Says in *reason why the last one did not. */
