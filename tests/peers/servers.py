@@ -359,6 +359,11 @@ retry [ 1s 1s 2s ] for 1h
 """)
         self.spawn(str(build() / "waypost"), "serve", "-c", str(config))
 
+    def kick(self):
+        """What hung up inside the text had our final dot already: that is tried again late, unless an operator asks."""
+        subprocess.run([str(build() / "waypost"), "queue", "retry", "--all", "--socket", str(self.folder / "control.sock")],
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+
     def log_tail(self):
         path = self.folder.parent / (self.folder.name + ".log")
         return "".join(path.read_text(errors="replace").splitlines(True)[-15:]) if path.exists() else ""
