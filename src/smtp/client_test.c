@@ -5,7 +5,7 @@
 
 #define SOON (clock_now() + KIT_SLOW * 5 * SECOND) /* must not pass */
 
-/* ---- a peer that follows a script ---------------------------------------------------------------------------------- */
+/* ---- a peer that follows a script ---- */
 
 /* Wait until exactly `hears` has come, then say `says`. NULL: close. */
 struct turn { const char *hears, *says; };
@@ -54,7 +54,7 @@ static err peer_run(void *arg)
     return OK;
 }
 
-/* ---- the test on the other end ------------------------------------------------------------------------------------- */
+/* ---- the test on the other end ---- */
 
 struct play {
     void (*run)(struct client *c, err opened);
@@ -124,7 +124,7 @@ static void check_answer(const struct answer *o, int code, const char *text, boo
     CHECK_INT(o->stage, stage);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static void check_caps(struct client *c, err opened)
 {
@@ -208,7 +208,7 @@ TEST(client_open_survives_strange_servers_53)
     CHECK_ERR(task_main(play_run, &once), OK);
 }
 
-/* ---- transactions -------------------------------------------------------------------------------------------------- */
+/* ---- transactions ---- */
 
 static void deliver_two(struct client *c, err opened)
 {
@@ -366,7 +366,7 @@ TEST(client_never_says_a_second_command_23)
     PLAY(hostile_address, { "", FULL }, { "", NULL });
 }
 
-/* ---- bodies -------------------------------------------------------------------------------------------------------- */
+/* ---- bodies ---- */
 
 static struct pieces *current;
 static struct body current_body;
@@ -474,7 +474,7 @@ TEST(client_never_ends_a_body_that_failed)
     PLAY(deliver_current, { "", FULL }, { TWO_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n" }, { "", NULL });
 }
 
-/* ---- lines that die ------------------------------------------------------------------------------------------------- */
+/* ---- lines that die ---- */
 
 static err answers_want, settle_want;
 static int settled_code;
@@ -591,7 +591,7 @@ TEST(client_ends_with_its_group)
     CHECK_ERR(task_main(hurry, &p), OK);
 }
 
-/* ---- many ---------------------------------------------------------------------------------------------------------- */
+/* ---- many ---- */
 
 static unsigned sends;
 static const struct machine *real;
