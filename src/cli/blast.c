@@ -259,7 +259,10 @@ static err talk(struct sender *s, struct client *c)
         TRY(client_answers(c, &cur->env, cur->a, cur->out, &any));
         if (any) {
             TRY(body_say(s, c, cur));
-            offered = left > 1 && (c->caps & CAP_PIPELINING) && letter_offer(s, c, next, false);
+            if (left == 1)
+                client_last(c);
+            else
+                offered = (c->caps & CAP_PIPELINING) && letter_offer(s, c, next, false);
             when said = clock_now();
             TRY(client_settle(c, &cur->env, cur->a, cur->out));
             length_add(&s->w->lengths, clock_now() - said);

@@ -263,14 +263,25 @@ void client_free(struct client *c)
     mem_free(c);
 }
 
+void client_last(struct client *c)
+{
+    if (c->broken != OK || !(c->caps & CAP_PIPELINING))
+        return;
+    stream_say(c->s, S("QUIT\r\n"));
+    c->owed++;
+    c->quit_said = true;
+}
+
 void client_quit(struct client *c)
 {
     struct reply r;
 
     if (!c || c->broken != OK)
         return client_free(c);
-    stream_say(c->s, S("QUIT\r\n"));
-    c->owed++;
+    if (!c->quit_said) {
+        stream_say(c->s, S("QUIT\r\n"));
+        c->owed++;
+    }
     for (when end = clock_now() + SECOND; c->owed;)
         if (reply_hear(c, end - clock_now(), &r) != OK)
             break;

@@ -585,6 +585,28 @@ static err hurry(void *arg)
     return group_wait(&g);
 }
 
+static void deliver_last(struct client *c, err opened)
+{
+    AUTO_ARENA a = arena_new();
+    struct answer out[2] = { 0 };
+    bool any;
+
+    CHECK_ERR(opened, OK);
+    client_offer(c, &two, 0);
+    CHECK_ERR(client_answers(c, &two, a, out, &any), OK);
+    CHECK_ERR(client_body(c, &two, &hello_body, out), OK);
+    client_last(c);
+    CHECK_ERR(client_settle(c, &two, a, out), OK);
+    CHECK_INT(out[0].reply.code, 250);
+    CHECK(c->quit_said && c->owed == 1);
+}
+
+TEST(client_leaves_with_the_last_dot)
+{
+    PLAY(deliver_last, { "", FULL }, { TWO_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n" },
+        { "A: b\r\n\r\nhello\r\n.\r\nQUIT\r\n", "250 ok\r\n221 bye\r\n" });
+}
+
 TEST(client_ends_with_its_group)
 {
     struct play p = { too_slow, (struct turn[]){ { "", "220 mx" } }, 1, false };
