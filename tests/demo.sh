@@ -58,7 +58,12 @@ until_true()
     done
 }
 
-sink() { "$waypost" sink -l "127.0.0.1:$1" --unique --json >"$dir/sink$1.json" 2>"$dir/sink$1.log" & }
+# A signal to a background process that has not yet become the program would be lost: wait until it speaks.
+sink()
+{
+    "$waypost" sink -l "127.0.0.1:$1" --unique --json >"$dir/sink$1.json" 2>"$dir/sink$1.log" &
+    until_true 10 grep -q listening "$dir/sink$1.log" || die "no server could be started on port $1"
+}
 waiting_none() { [ "$(stat queue.messages)" = 0 ]; }
 all_settled() { [ "$(($(stat counters.delivered) + $(stat counters.unknown)))" -ge "$1" ]; }
 delivered_some() { [ "$(stat counters.delivered)" -ge "$1" ]; }
@@ -103,6 +108,7 @@ else
 fi
 
 sink 2526; one=$!
+say "The first server is back; the relay will find it by itself."
 say ""
 say "Try next:"
 say "    $waypost blast 127.0.0.1:2525 --mails 10000 --to 'user%d@example.com'"

@@ -190,7 +190,7 @@ static err piece_of(void *ctx, size_t i, str *ret)
 static err body_say(struct sender *s, struct client *c, struct letter *l)
 {
     const struct blast *b = s->w->b;
-    struct body body = { .size = b->header.n + b->text.n, .ends_crlf = true, .piece = piece_of, .ctx = s };
+    struct body body = { .size = b->header.n + b->text.n, .piece = piece_of, .ctx = s };
 
     for (size_t i = 0; i < COUNT(b->id_at); i++)
         digits_put(s->header + b->id_at[i] + 9, l->number);

@@ -307,7 +307,7 @@ static void moved(void *ctx, const struct spool_move *moves, size_t n, struct sp
 static err instance_load(struct relay *r, str dir)
 {
     AUTO_ARENA a = arena_new();
-    int d = open(str_cz(a, dir), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int d = machine->file_open(AT_FDCWD, str_cz(a, dir), O_RDONLY | O_DIRECTORY, 0);
     uint64_t id = 0;
 
     if (d < 0)
@@ -322,7 +322,7 @@ static err instance_load(struct relay *r, str dir)
         }
         machine->close(fd);
     }
-    close(d);
+    machine->close(d);
     if (fd < 0)
         return fail_errno(-fd, "%.*s/instance", STR(dir));
     r->instance = id;

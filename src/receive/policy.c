@@ -65,7 +65,7 @@ struct reply policy_rcpt(const struct snapshot *snap, const struct client_info *
         return (struct reply){ 0 };
     }
     if (!snap->receive.tricky_local_parts && path_tricky(rcpt))
-        return refuse(a, 550, ENH(5, 1, 3), "%%, ! and a quoted @ are not taken in a local part here");
+        return refuse(a, 550, ENH(5, 1, 3), "%%, !, =? and a quoted @ are not taken in a local part here");
     d = rcpt->literal ? NULL : route_domain(&snap->routes, rcpt->domain);
     if (!d)
         return relay_elsewhere(snap, client, m, rcpt, a);

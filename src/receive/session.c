@@ -474,6 +474,11 @@ static err session_do(struct session *s, const struct command *c)
 {
     if (c->refuse.code && c->verb != VERB_HTTP) {
         say_reply(s, &c->refuse);
+        if (c->verb == VERB_BDAT) { /* where its octets end nobody knows, and what they say is no command (attack class 6) */
+            say(s, 421, ENH(4, 7, 0), "the size of a chunk must be known");
+            s->quit = true;
+            return OK;
+        }
         if (s->v.nonsense >= s->snap->receive.limits.nonsense) {
             say(s, 421, ENH(4, 7, 0), "too many lines that are no command");
             s->quit = true;
@@ -553,6 +558,8 @@ static err session_idle(struct session *s, when deadline)
     return e;
 }
 
+static bool session_leaves(const struct session *s) { return s->r->draining && !s->a; }
+
 static err session_talk(struct session *s)
 {
     const struct timeouts *t = &s->snap->receive.timeouts;
@@ -562,8 +569,8 @@ static err session_talk(struct session *s)
     while (!s->quit) {
         struct command c;
         when deadline = clock_now() + wait;
-        err e = session_idle(s, deadline);
-        if (s->r->draining && !s->a) {
+        err e = session_leaves(s) ? OK : session_idle(s, deadline);
+        if (session_leaves(s)) {
             say(s, 421, ENH(4, 3, 2), "this relay is going down for a moment; try again");
             break;
         }

@@ -26,8 +26,9 @@ static bool take_host_port(struct binder *b, const struct token *t, uint16_t def
     case OK:
         s->host = host;
         if (s->addr.sa.sa_family != AF_UNIX) {
+            char text[ADDR_TEXT];
             s->port = addr_port(&s->addr);
-            s->host = str_head(host, host.n); /* as written, port and all, for people */
+            s->host = str_dup(b->a, addr_print_ip(&s->addr, text));
         }
         return true;
     case E_NONAME:

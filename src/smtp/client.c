@@ -563,7 +563,7 @@ static void stuffed_say(struct client *c, str piece, uint8_t *state, bool *ended
 
 static err body_by_data(struct client *c, const struct body *body)
 {
-    bool ended = body->ends_crlf || body->size == 0;
+    bool ended = true; /* what went out last ends in CRLF, or nothing went out */
     uint8_t state = 0;
     str piece;
 
@@ -573,8 +573,10 @@ static err body_by_data(struct client *c, const struct body *body)
             break;
         if (body->dots)
             stuffed_say(c, piece, &state, &ended);
-        else
+        else {
             stream_write(c->s, piece);
+            ended = piece.n ? str_ends(piece, S("\n")) : ended;
+        }
         if (c->s->broken != OK)
             return stream_fill(c->s, 1, 0); /* tells how */
     }

@@ -13,7 +13,7 @@ static err piece(void *ctx, size_t i, str *ret)
     return OK;
 }
 
-static const struct body body = { .size = 16, .dots = true, .ends_crlf = true, .piece = piece };
+static const struct body body = { .size = 16, .dots = true, .piece = piece };
 
 static void check_answers(const struct answer *out, size_t n, bool all)
 {

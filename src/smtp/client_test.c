@@ -113,7 +113,7 @@ static err next_piece(void *ctx, size_t i, str *ret)
 
 static str hello_pieces[] = { S("A: b\r\n\r\n"), S("hello\r\n") };
 static struct pieces hello = { .all = { hello_pieces, 2 } };
-static const struct body hello_body = { .size = 15, .ends_crlf = true, .piece = next_piece, .ctx = &hello };
+static const struct body hello_body = { .size = 15, .piece = next_piece, .ctx = &hello };
 
 static void check_answer(const struct answer *o, int code, const char *text, bool settled, bool offered, enum answer_stage stage)
 {
@@ -395,7 +395,7 @@ static void deliver_current(struct client *c, err opened)
     CHECK(out[0].settled && out[0].reply.code == 250);
 }
 
-static void check_body(struct strs all, bool dots, bool ends_crlf, const char *wire)
+static void check_body(struct strs all, bool dots, const char *wire)
 {
     struct pieces p = { .all = all };
     size_t size = 0;
@@ -403,17 +403,17 @@ static void check_body(struct strs all, bool dots, bool ends_crlf, const char *w
     for (size_t i = 0; i < all.n; i++)
         size += all.p[i].n;
     current = &p;
-    current_body = (struct body){ .size = size, .dots = dots, .ends_crlf = ends_crlf, .piece = next_piece, .ctx = &p };
+    current_body = (struct body){ .size = size, .dots = dots, .piece = next_piece, .ctx = &p };
     PLAY(deliver_current, { "", FULL }, { TWO_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n" }, { wire, "250 ok\r\n" });
 }
 
 TEST(client_ends_every_body)
 {
-    check_body((struct strs){ (str[]){ S("a\r\n") }, 1 }, false, true, "a\r\n.\r\n");
-    check_body((struct strs){ (str[]){ S("a") }, 1 }, false, false, "a\r\n.\r\n");
-    check_body((struct strs){ NULL, 0 }, false, false, ".\r\n");
-    check_body((struct strs){ (str[]){ S("..a\r"), S("\n.b\r\n"), S(".") }, 3 }, true, false, "...a\r\n..b\r\n..\r\n.\r\n");
-    check_body((struct strs){ (str[]){ S("a\n"), S("."), S("\r") }, 3 }, true, false, "a\r\n..\r\n.\r\n");
+    check_body((struct strs){ (str[]){ S("a\r\n") }, 1 }, false, "a\r\n.\r\n");
+    check_body((struct strs){ (str[]){ S("a") }, 1 }, false, "a\r\n.\r\n");
+    check_body((struct strs){ NULL, 0 }, false, ".\r\n");
+    check_body((struct strs){ (str[]){ S("..a\r"), S("\n.b\r\n"), S(".") }, 3 }, true, "...a\r\n..b\r\n..\r\n.\r\n");
+    check_body((struct strs){ (str[]){ S("a\n"), S("."), S("\r") }, 3 }, true, "a\r\n..\r\n.\r\n");
 }
 
 TEST(client_sends_binary_in_chunks)
@@ -470,7 +470,7 @@ TEST(client_never_ends_a_body_that_failed)
     struct pieces p = { .all = { (str[]){ S("half of it\r\n"), S("x") }, 2 }, .fails = E_DAMAGED, .at = 1 };
 
     current = &p;
-    current_body = (struct body){ .size = 100, .ends_crlf = true, .piece = next_piece, .ctx = &p };
+    current_body = (struct body){ .size = 100, .piece = next_piece, .ctx = &p };
     PLAY(deliver_current, { "", FULL }, { TWO_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n" }, { "", NULL });
 }
 

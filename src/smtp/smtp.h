@@ -138,7 +138,6 @@ struct answer {
 struct body {
     uint64_t size;
     bool dots;                  /* some line starts with a dot */
-    bool ends_crlf;
     /* Piece i, or {NULL,0} behind the last; stays valid until the next call. Prepended fields count as pieces. */
     WAITS err (*piece)(void *ctx, size_t i, str *ret);
     void *ctx;
