@@ -146,8 +146,11 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
     when late = MAX(due, now + UNKNOWN_WAIT);
     str why = reason;
 
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        if (!f->out[i].settled) /* a 250 to RCPT is no answer to the message: neither log nor report shall show it as one */
+            f->out[i].reply = (struct reply){ 0 };
         some_taken |= f->out[i].settled && reply_ok(f->out[i].reply);
+    }
     for (size_t i = 0; i < n; i++) {
         enum verdict v = verdict_of(f, i, end, some_taken);
         if (too_old && (v == LATER || v == UNKNOWN))
