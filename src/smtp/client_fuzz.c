@@ -1,5 +1,5 @@
-/* Whatever a server says, in whatever order: every recipient ends with one answer or none, and no wait lasts. The input is
- * all that the server ever says; then it is gone. */
+/* Whatever a server says, in whatever order: every recipient ends with one answer or none, and no wait lasts. The input
+ * is all that the server ever says; then it is gone. */
 #include "kit/kit.h"
 #include "smtp/smtp.h"
 

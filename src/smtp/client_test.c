@@ -5,7 +5,7 @@
 
 #define SOON (clock_now() + KIT_SLOW * 5 * SECOND) /* must not pass */
 
-/* ---- a peer that follows a script ---------------------------------------------------------------------------------- */
+/* ---- a peer that follows a script ---- */
 
 /* Wait until exactly `hears` has come, then say `says`. NULL: close. */
 struct turn { const char *hears, *says; };
@@ -54,7 +54,7 @@ static err peer_run(void *arg)
     return OK;
 }
 
-/* ---- the test on the other end ------------------------------------------------------------------------------------- */
+/* ---- the test on the other end ---- */
 
 struct play {
     void (*run)(struct client *c, err opened);
@@ -124,7 +124,7 @@ static void check_answer(const struct answer *o, int code, const char *text, boo
     CHECK_INT(o->stage, stage);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static void check_caps(struct client *c, err opened)
 {
@@ -208,7 +208,7 @@ TEST(client_open_survives_strange_servers_53)
     CHECK_ERR(task_main(play_run, &once), OK);
 }
 
-/* ---- transactions -------------------------------------------------------------------------------------------------- */
+/* ---- transactions ---- */
 
 static void deliver_two(struct client *c, err opened)
 {
@@ -366,7 +366,7 @@ TEST(client_never_says_a_second_command_23)
     PLAY(hostile_address, { "", FULL }, { "", NULL });
 }
 
-/* ---- bodies -------------------------------------------------------------------------------------------------------- */
+/* ---- bodies ---- */
 
 static struct pieces *current;
 static struct body current_body;
@@ -474,7 +474,7 @@ TEST(client_never_ends_a_body_that_failed)
     PLAY(deliver_current, { "", FULL }, { TWO_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n" }, { "", NULL });
 }
 
-/* ---- lines that die ------------------------------------------------------------------------------------------------- */
+/* ---- lines that die ---- */
 
 static err answers_want, settle_want;
 static int settled_code;
@@ -585,13 +585,35 @@ static err hurry(void *arg)
     return group_wait(&g);
 }
 
+static void deliver_last(struct client *c, err opened)
+{
+    AUTO_ARENA a = arena_new();
+    struct answer out[2] = { 0 };
+    bool any;
+
+    CHECK_ERR(opened, OK);
+    client_offer(c, &two, 0);
+    CHECK_ERR(client_answers(c, &two, a, out, &any), OK);
+    CHECK_ERR(client_body(c, &two, &hello_body, out), OK);
+    client_last(c);
+    CHECK_ERR(client_settle(c, &two, a, out), OK);
+    CHECK_INT(out[0].reply.code, 250);
+    CHECK(c->quit_said && c->owed == 1);
+}
+
+TEST(client_leaves_with_the_last_dot)
+{
+    PLAY(deliver_last, { "", FULL }, { TWO_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n" },
+        { "A: b\r\n\r\nhello\r\n.\r\nQUIT\r\n", "250 ok\r\n221 bye\r\n" });
+}
+
 TEST(client_ends_with_its_group)
 {
     struct play p = { too_slow, (struct turn[]){ { "", "220 mx" } }, 1, false };
     CHECK_ERR(task_main(hurry, &p), OK);
 }
 
-/* ---- many ---------------------------------------------------------------------------------------------------------- */
+/* ---- many ---- */
 
 static unsigned sends;
 static const struct machine *real;

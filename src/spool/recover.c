@@ -404,22 +404,27 @@ static err open_spares(struct spool *s, struct listing *l)
     return OK;
 }
 
-/* A directory just made is there after a power cut only when the one above knows its name for good. */
-static err sync_above(const char *dir)
+/* The name of the spool itself must be on the disk before anything in it is acknowledged. It may have been made just now by us, or by
+ * one of us that was killed before this. Who may not look into the directory above did not make it. */
+static err sync_above(struct spool *s)
 {
-    AUTO_ARENA a = arena_new();
-    str path = str_z(dir);
+    size_t n = strlen(s->dir_text);
 
-    while (path.n > 1 && path.p[path.n - 1] == '/')
-        path.n--;
-    while (path.n && path.p[path.n - 1] != '/')
-        path.n--;
-    int fd = machine->file_open(-100, path.n ? str_cz(a, path) : ".", O_RDONLY | O_DIRECTORY, 0);
+    while (n > 1 && s->dir_text[n - 1] == '/')
+        n--;
+    while (n > 0 && s->dir_text[n - 1] != '/')
+        n--;
+    char *above = mem_new(n + 2);
+    memcpy(above, s->dir_text, n);
+    if (!n)
+        above[0] = '.';
+    int fd = machine->file_open(-100, above, O_RDONLY | O_DIRECTORY, 0);
+    mem_free(above);
     if (fd < 0)
-        return fail_errno(-fd, "opening %.*s", STR(path));
+        return OK;
     int got = machine->file_sync_all(fd);
     machine->close(fd);
-    return got < 0 ? fail_errno(-got, "syncing %.*s", STR(path)) : OK;
+    return got < 0 ? fail_errno(-got, "syncing the directory above %s", s->dir_text) : OK;
 }
 
 static err open_dir(struct spool *s)
@@ -430,12 +435,12 @@ static err open_dir(struct spool *s)
         int made = machine->file_make_dir(-100, s->dir_text, 0700);
         if (made < 0 && made != -EEXIST)
             return fail_errno(-made, "%s", s->dir_text);
-        TRY(sync_above(s->dir_text));
         parent = machine->file_open(-100, s->dir_text, O_RDONLY | O_DIRECTORY, 0);
     }
     if (parent < 0)
         return fail_errno(-parent, "%s", s->dir_text);
     s->dir = parent;
+    TRY(sync_above(s));
     s->lock_fd = machine->file_open(s->dir, "lock", O_RDWR | O_CREAT, 0600);
     if (s->lock_fd < 0)
         return fail_errno(-s->lock_fd, "%s/lock", s->dir_text);
@@ -504,6 +509,10 @@ err spool_open(const struct spool_setup *setup, struct spool **ret)
         struct scanned sc = { 0 };
         e = segment_scan(tail, &sc);
         if (e == OK) {
+            /* After a kill, what we just read may be in memory only, and it is about to be acted upon. */
+            int synced = machine->file_sync(tail->fd);
+            if (synced < 0)
+                e = fail_errno(-synced, "syncing segment %u", tail->number);
             /* All that is good in the last batch counts from now on; what is bad in it never was acknowledged. */
             durable = (struct spool_ref){ tail->number, sc.walk.end };
             torn_from = MAX(sc.walk.last, PAGE);
