@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct bench { str dir; uint64_t size, tasks; when time, until; struct spool_port *port; when *took; size_t n, cap; err failed; bool json; };
+struct bench { str dir; uint64_t size, tasks, keep; when time, until; struct spool_port *port; when *took; size_t n, cap; err failed; bool json; };
 struct job { enum { VERIFY, EXPORT, IMPORT, BENCH } what; str dir; struct bench bench; struct buf out; uint64_t n; };
 
 /* ---- streams of octets ---- */
@@ -60,6 +60,10 @@ static err bench_task(void *arg)
             b->took = mem_grow(b->took, b->cap * sizeof *b->took);
         }
         b->took[b->n++] = clock_now() - before;
+        if (b->keep) {
+            b->keep--;
+            continue;
+        }
         spool_outcome(b->port, m.id, m.at, &(struct rcpt_state){ .status = RCPT_DELIVERED, .version = 1, .reply = S("250 ok") }, 1, true);
         arena_reset(a);
     }
@@ -130,7 +134,8 @@ int cli_spool(int argc, char **argv)
     const char *size = NULL, *span = NULL;
     struct job j = { .bench = { .size = 4096, .tasks = 50, .time = 5 * SECOND } };
     const struct flag flags[] = {
-        { "size", .text = &size }, { "time", .text = &span }, { "tasks", .number = &j.bench.tasks }, { "json", .on = &j.bench.json }, { NULL },
+        { "size", .text = &size }, { "time", .text = &span }, { "tasks", .number = &j.bench.tasks },
+        { "keep", .number = &j.bench.keep }, { "json", .on = &j.bench.json }, { NULL },
     };
     static const char *const names[] = { "verify", "export", "import", "bench" };
     int left = cli_flags(argc, argv, flags);
