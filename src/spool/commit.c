@@ -675,6 +675,8 @@ static err committer(void *arg)
             if (!c->closing)
                 rest(c, c->retry);
         } else {
+            if (load_acquire(&c->s->broken)) /* whoever comes next is the trial: with no mail let in none would come */
+                store_release(&c->s->broken, false);
             step(c);
         }
         if (c->closing && !queues_empty(c) && (c->patience || !load_acquire(&c->s->ready))) {
