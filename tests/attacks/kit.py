@@ -174,7 +174,7 @@ class Relay:
         r = subprocess.run([WAYPOST, "queue", "list", "--socket", self.dir + "/control.sock"], capture_output=True, text=True, timeout=20)
         return r.stdout
 
-    def send(self, body=b"Subject: test\r\n\r\nhello\r\n", sender="ann@there.example", to=("bob@example.com",), params="", rcpt_params="", bdat=False):
+    def send(self, body=b"Subject: test\r\n\r\nhello\r\n", sender="ann@there.example", to=("bob@example.com",), params="", rcpt_params=" NOTIFY=NEVER", bdat=False):
         """Send one message; the last reply. Octets of `body` go as they are, dot-stuffed by the caller if need be."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as s, s.makefile("rb") as f:
             def reply():
