@@ -28,6 +28,7 @@ def rounds(dir):
         blasts.append(blast(relay.at, "--verify-log", log, "--time", "600s", "--size", size, "--sessions", sessions, "--rate", "3000/s"))
 
     load()
+    check(until(lambda: acked(log)), "it begins to take mail", relay.tail())
     for i in range(ROUNDS):
         time.sleep(dice.uniform(0.02, 0.5))
         if i % 4 == 3:          # some kills hit the start itself
