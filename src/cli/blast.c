@@ -18,7 +18,7 @@
 #define ERRORS_MAX 8            /* different texts kept */
 #define NONE UINT64_MAX
 
-/* ---- how long answers took ------------------------------------------------------------------------------------------ */
+/* ---- how long answers took ---- */
 
 /* Counts of lengths in microseconds: exact below 64, then 32 steps to each doubling (off by 3 % at most). */
 struct lengths { uint64_t at[64 + 58 * 32]; uint64_t n; when most; };
@@ -66,7 +66,7 @@ static uint64_t lengths_part(const struct lengths *l, double part)
     return 0;
 }
 
-/* ---- the run -------------------------------------------------------------------------------------------------------- */
+/* ---- the run ---- */
 
 struct worker {
     struct blast *b;
@@ -139,7 +139,7 @@ static uint64_t mail_take(struct blast *b, bool wait)
     return number;
 }
 
-/* ---- a message ------------------------------------------------------------------------------------------------------ */
+/* ---- a message ---- */
 
 struct letter {
     uint64_t number;
@@ -190,7 +190,7 @@ static err piece_of(void *ctx, size_t i, str *ret)
 static err body_say(struct sender *s, struct client *c, struct letter *l)
 {
     const struct blast *b = s->w->b;
-    struct body body = { .size = b->header.n + b->text.n, .ends_crlf = true, .piece = piece_of, .ctx = s };
+    struct body body = { .size = b->header.n + b->text.n, .piece = piece_of, .ctx = s };
 
     for (size_t i = 0; i < COUNT(b->id_at); i++)
         digits_put(s->header + b->id_at[i] + 9, l->number);
@@ -201,7 +201,8 @@ static err body_say(struct sender *s, struct client *c, struct letter *l)
 static void ack_log(const struct blast *b, uint64_t number)
 {
     char line[ID_LENGTH + TIME_TEXT + 8], now[TIME_TEXT];
-    int n = snprintf(line, sizeof line, "%08x-%010" PRIu64 " %.*s\n", b->run, number, STR(time_rfc3339(now, wall_now())));
+    int n =
+        snprintf(line, sizeof line, "%08x-%010" PRIu64 " %.*s\n", b->run, number, STR(time_rfc3339(now, wall_now())));
 
     if (write(b->log_fd, line, (size_t)n) != n) {
         cli_say("the log of acknowledgements: %s", strerror(errno));
@@ -229,7 +230,7 @@ static void letter_done(struct sender *s, struct letter *l)
         ack_log(w->b, l->number);
 }
 
-/* ---- a session ------------------------------------------------------------------------------------------------------ */
+/* ---- a session ---- */
 
 /* Take the next message and say its envelope; false when there is none (none yet, unless `wait`). */
 static bool letter_offer(struct sender *s, struct client *c, struct letter *l, bool wait)
@@ -258,7 +259,10 @@ static err talk(struct sender *s, struct client *c)
         TRY(client_answers(c, &cur->env, cur->a, cur->out, &any));
         if (any) {
             TRY(body_say(s, c, cur));
-            offered = left > 1 && (c->caps & CAP_PIPELINING) && letter_offer(s, c, next, false);
+            if (left == 1)
+                client_last(c);
+            else
+                offered = (c->caps & CAP_PIPELINING) && letter_offer(s, c, next, false);
             when said = clock_now();
             TRY(client_settle(c, &cur->env, cur->a, cur->out));
             length_add(&s->w->lengths, clock_now() - said);
@@ -354,26 +358,32 @@ static err blast_run(void *arg)
     return e;
 }
 
-/* ---- figures ------------------------------------------------------------------------------------------------------- */
+/* ---- figures ---- */
 
 static void figures_print(const struct blast *b, const struct worker *all)
 {
     const struct lengths *l = &all->lengths;
-    double seconds = (double)MAX(b->took, 1) / SECOND, rate = (double)all->messages / seconds, mb = (double)all->octets / seconds / 1e6;
+    double seconds = (double)MAX(b->took, 1) / SECOND, rate = (double)all->messages / seconds,
+           mb = (double)all->octets / seconds / 1e6;
     uint64_t p50 = lengths_part(l, 0.5), p95 = lengths_part(l, 0.95), p99 = lengths_part(l, 0.99);
     AUTO_BUF out = { 0 };
     const char *joint = "";
 
     if (b->json) {
-        buf_addf(&out, "{\"messages\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"recipients\":%" PRIu64 ",\"connections\":%" PRIu64
-                 ",\"seconds\":%.6f,\"rate\":%.1f,\"mb_per_second\":%.2f", all->messages, all->taken - all->messages, all->recipients,
-                 all->connections, seconds, rate, mb);
-        buf_addf(&out, ",\"latency_us\":{\"p50\":%" PRIu64 ",\"p95\":%" PRIu64 ",\"p99\":%" PRIu64 ",\"max\":%" PRIi64 "},\"replies\":{",
+        buf_addf(&out,
+                 "{\"messages\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"recipients\":%" PRIu64 ",\"connections\":%" PRIu64
+                 ",\"seconds\":%.6f,\"rate\":%.1f,\"mb_per_second\":%.2f",
+                 all->messages, all->taken - all->messages, all->recipients, all->connections, seconds, rate, mb);
+        buf_addf(&out,
+                 ",\"latency_us\":{\"p50\":%" PRIu64 ",\"p95\":%" PRIu64 ",\"p99\":%" PRIu64 ",\"max\":%" PRIi64
+                 "},\"replies\":{",
                  p50, p95, p99, l->most);
     } else {
-        buf_addf(&out, "%" PRIu64 " messages in %.2f s over %" PRIu64 " connections: %.0f/s, %.1f MB/s\n", all->messages, seconds,
-                 all->connections, rate, mb);
-        buf_addf(&out, "the answer to the final dot: p50 %" PRIu64 " us, p95 %" PRIu64 " us, p99 %" PRIu64 " us, longest %" PRIi64 " us\n",
+        buf_addf(&out, "%" PRIu64 " messages in %.2f s over %" PRIu64 " connections: %.0f/s, %.1f MB/s\n",
+                 all->messages, seconds, all->connections, rate, mb);
+        buf_addf(&out,
+                 "the answer to the final dot: p50 %" PRIu64 " us, p95 %" PRIu64 " us, p99 %" PRIu64
+                 " us, longest %" PRIi64 " us\n",
                  p50, p95, p99, l->most);
         buf_add(&out, S("recipients:"));
     }
@@ -397,7 +407,7 @@ static void figures_print(const struct blast *b, const struct worker *all)
     fwrite(out.p, 1, out.n, stdout);
 }
 
-/* ---- the command line ---------------------------------------------------------------------------------------------- */
+/* ---- the command line ---- */
 
 /* The header, and text to make it `size` octets in all where that is possible. The id stands there twice. */
 static void message_build(struct blast *b, arena *a)
@@ -435,7 +445,8 @@ static bool rcpt_parse(struct blast *b, str pattern)
     b->rcpt_numbered = at != STR_NONE;
     b->rcpt_head = str_head(pattern, at);
     b->rcpt_tail = str_from(pattern, at == STR_NONE ? pattern.n : at + 2);
-    str sample = b->rcpt_numbered ? str_printf(a, "%.*s18446744073709551615%.*s", STR(b->rcpt_head), STR(b->rcpt_tail)) : pattern;
+    str sample = b->rcpt_numbered ? str_printf(a, "%.*s18446744073709551615%.*s", STR(b->rcpt_head), STR(b->rcpt_tail))
+                                  : pattern;
     if (address_parse(sample, &p) == OK)
         return true;
     cli_usage("blast", "--to %.*s: %.*s", STR(pattern), STR(err_text()));
@@ -469,7 +480,8 @@ static bool counts_good(const struct blast *b)
 {
     if (b->sessions && b->per_session && b->rcpts && b->threads && b->threads <= THREADS_MAX && b->rcpts <= RCPTS_MAX)
         return true;
-    cli_usage("blast", "--sessions, --per-session, --rcpt (to %d) and --threads (to %d) are 1 or more", RCPTS_MAX, THREADS_MAX);
+    cli_usage("blast", "--sessions, --per-session, --rcpt (to %d) and --threads (to %d) are 1 or more", RCPTS_MAX,
+              THREADS_MAX);
     return false;
 }
 
@@ -506,14 +518,27 @@ int cli_blast(int argc, char **argv)
 {
     AUTO_ARENA a = arena_new();
     struct blast *b = NEW(a, struct blast);
-    const char *size = "4k", *lasts = NULL, *to = "user%d@example.com", *from = "blast@blast.example", *rate = NULL, *pipelining = "on";
+    const char *size = "4k", *lasts = NULL, *to = "user%d@example.com", *from = "blast@blast.example", *rate = NULL,
+               *pipelining = "on";
     const char *log = NULL, *ehlo = "blast.example";
     const struct flag flags[] = {
-        { "sessions", .number = &b->sessions }, { "mails", .number = &b->mails }, { "time", .text = &lasts },
-        { "per-session", .number = &b->per_session }, { "size", .text = &size }, { "rcpt", .number = &b->rcpts }, { "to", .text = &to },
-        { "from", .text = &from }, { "ehlo", .text = &ehlo }, { "rate", .text = &rate }, { "pipelining", .text = &pipelining },
-        { "bdat", .on = &b->bdat }, { "verify-log", .text = &log }, { "keep-going", .on = &b->keep_going },
-        { "threads", .number = &b->threads }, { "json", .on = &b->json }, { NULL },
+        { "sessions", .number = &b->sessions },
+        { "mails", .number = &b->mails },
+        { "time", .text = &lasts },
+        { "per-session", .number = &b->per_session },
+        { "size", .text = &size },
+        { "rcpt", .number = &b->rcpts },
+        { "to", .text = &to },
+        { "from", .text = &from },
+        { "ehlo", .text = &ehlo },
+        { "rate", .text = &rate },
+        { "pipelining", .text = &pipelining },
+        { "bdat", .on = &b->bdat },
+        { "verify-log", .text = &log },
+        { "keep-going", .on = &b->keep_going },
+        { "threads", .number = &b->threads },
+        { "json", .on = &b->json },
+        { NULL },
     };
 
     b->mails = NONE;
@@ -537,8 +562,8 @@ int cli_blast(int argc, char **argv)
         return cli_usage("blast", "--pipelining is on or off");
     b->pipelining = strcmp(pipelining, "on") == 0;
     b->ehlo = str_z(ehlo);
-    if (!counts_good(b) || (rate && !rate_parse(b, rate)) || !rcpt_parse(b, str_z(to)) || !sender_parse(b, str_z(from)) ||
-        !cli_addr("blast", argv[1], &b->to))
+    if (!counts_good(b) || (rate && !rate_parse(b, rate)) || !rcpt_parse(b, str_z(to)) ||
+        !sender_parse(b, str_z(from)) || !cli_addr("blast", argv[1], &b->to))
         return CLI_USAGE;
     if (log) {
         b->log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);

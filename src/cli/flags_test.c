@@ -52,6 +52,12 @@ TEST(cli_flags_are_taken_out)
     CHECK_STR(str_z(argv[3]), S("--c"));
     CHECK(argv[4] == NULL);
 
+    struct flag_values many = { 0 };
+    const struct flag again[] = { { "at", 'l', .many = &many }, { NULL } };
+    CHECK_INT(cli_flags(split(a, S("list -l one --at two --at=three"), argv), argv, again), 0);
+    CHECK_INT(many.n, 3);
+    CHECK_STR(str_z(many.p[2]), S("three"));
+
     CHECK_INT(cli_flags(split(a, S("list -cy.conf"), argv), argv, flags), 0);
     CHECK_STR(str_z(file), S("y.conf"));
 }

@@ -11,7 +11,7 @@
 
 static const char *const stage_names[STAGES] = { "greeting", "ehlo", "mail", "rcpt", "data", "dot" };
 
-/* ---- threads ------------------------------------------------------------------------------------------------------- */
+/* ---- threads ---- */
 
 struct acceptor { struct worker *w; int fd; };
 
@@ -55,13 +55,14 @@ static void worker_stop(struct post *p)
     group_cancel(AROUND(p, struct worker, stop)->group);
 }
 
-/* ---- figures ------------------------------------------------------------------------------------------------------- */
+/* ---- figures ---- */
 
 static uint64_t total(const struct sink *k, size_t at)
 {
     uint64_t sum = 0;
     for (size_t i = 0; i < k->threads; i++)
-        sum += atomic_load_explicit((const _Atomic uint64_t *)(const void *)((const char *)&k->worker[i].counts + at), memory_order_relaxed);
+        sum += atomic_load_explicit((const _Atomic uint64_t *)(const void *)((const char *)&k->worker[i].counts + at),
+                                    memory_order_relaxed);
     return sum;
 }
 
@@ -87,8 +88,10 @@ static void counts_print(struct sink *k)
     }
     if (k->unique) {
         pthread_mutex_lock(&k->mutex);
-        buf_addf(&out, k->json ? ",\"unique\":%zu,\"duplicates\":%" PRIu64 ",\"without_id\":%" PRIu64
-                               : ", %zu different, %" PRIu64 " doubled, %" PRIu64 " without id", k->ids.n, k->ids.doubled, k->ids.without);
+        buf_addf(&out,
+                 k->json ? ",\"unique\":%zu,\"duplicates\":%" PRIu64 ",\"without_id\":%" PRIu64
+                         : ", %zu different, %" PRIu64 " doubled, %" PRIu64 " without id",
+                 k->ids.n, k->ids.doubled, k->ids.without);
         pthread_mutex_unlock(&k->mutex);
     }
     buf_add(&out, k->json ? S("}\n") : S("\n"));
@@ -126,7 +129,7 @@ static err sink_run(void *arg)
     return e == E_CANCELED ? OK : e;
 }
 
-/* ---- the command line ---------------------------------------------------------------------------------------------- */
+/* ---- the command line ---- */
 
 static bool stage_parse(str s, enum stage *ret)
 {
@@ -275,15 +278,32 @@ int cli_sink(int argc, char **argv)
     struct sink *k = NEW(a, struct sink);
     struct flag_values at = { 0 }, delays = { 0 }, rejects = { 0 }, fails = { 0 }, closes = { 0 };
     const char *hash = NULL, *max_size = NULL, *rate = NULL;
-    bool no_pipelining = false, no_8bit = false, no_chunking = false, no_dsn = false, no_utf8 = false, no_enhanced = false;
+    bool no_pipelining = false, no_8bit = false, no_chunking = false, no_dsn = false, no_utf8 = false,
+         no_enhanced = false;
     const struct flag flags[] = {
-        { "listen", 'l', .many = &at }, { "threads", .number = &k->threads }, { "json", .on = &k->json },
-        { "count-file", .text = &k->count_file }, { "capture", .text = &k->capture }, { "hash", .text = &hash },
-        { "unique", .on = &k->unique }, { "delay", .many = &delays }, { "reject", .many = &rejects }, { "fail-rcpt", .many = &fails },
-        { "close", .many = &closes }, { "max-size", .text = &max_size }, { "max-mails-per-session", .number = &k->max_mails },
-        { "rate-limit", .text = &rate }, { "seed", .number = &k->seed }, { "no-ehlo", .on = &k->no_ehlo },
-        { "no-pipelining", .on = &no_pipelining }, { "no-8bitmime", .on = &no_8bit }, { "no-chunking", .on = &no_chunking },
-        { "no-dsn", .on = &no_dsn }, { "no-smtputf8", .on = &no_utf8 }, { "no-enhanced", .on = &no_enhanced }, { NULL },
+        { "listen", 'l', .many = &at },
+        { "threads", .number = &k->threads },
+        { "json", .on = &k->json },
+        { "count-file", .text = &k->count_file },
+        { "capture", .text = &k->capture },
+        { "hash", .text = &hash },
+        { "unique", .on = &k->unique },
+        { "delay", .many = &delays },
+        { "reject", .many = &rejects },
+        { "fail-rcpt", .many = &fails },
+        { "close", .many = &closes },
+        { "max-size", .text = &max_size },
+        { "max-mails-per-session", .number = &k->max_mails },
+        { "rate-limit", .text = &rate },
+        { "seed", .number = &k->seed },
+        { "no-ehlo", .on = &k->no_ehlo },
+        { "no-pipelining", .on = &no_pipelining },
+        { "no-8bitmime", .on = &no_8bit },
+        { "no-chunking", .on = &no_chunking },
+        { "no-dsn", .on = &no_dsn },
+        { "no-smtputf8", .on = &no_utf8 },
+        { "no-enhanced", .on = &no_enhanced },
+        { NULL },
     };
 
     k->seed = k->threads = 1;
@@ -318,8 +338,14 @@ int cli_sink(int argc, char **argv)
             return CLI_USAGE;
 
     const struct { bool off; str word; } offers[] = {
-        { false, S("sink.example") }, { no_pipelining, S("PIPELINING") }, { no_8bit, S("8BITMIME") }, { no_utf8, S("SMTPUTF8") },
-        { no_dsn, S("DSN") }, { no_enhanced, S("ENHANCEDSTATUSCODES") }, { no_chunking, S("CHUNKING") }, { no_chunking, S("BINARYMIME") },
+        { false, S("sink.example") },
+        { no_pipelining, S("PIPELINING") },
+        { no_8bit, S("8BITMIME") },
+        { no_utf8, S("SMTPUTF8") },
+        { no_dsn, S("DSN") },
+        { no_enhanced, S("ENHANCEDSTATUSCODES") },
+        { no_chunking, S("CHUNKING") },
+        { no_chunking, S("BINARYMIME") },
         { false, k->max_size ? str_printf(a, "SIZE %" PRIu64, k->max_size) : S("SIZE") },
     };
     for (size_t i = 0; i < COUNT(offers); i++)
@@ -327,7 +353,8 @@ int cli_sink(int argc, char **argv)
             k->offers[k->noffers++] = offers[i].word;
 
     signals_block(signals, COUNT(signals));
-    if (!file_open(hash, O_WRONLY | O_CREAT | O_APPEND, &k->hash_fd) || !file_open(k->capture, O_RDONLY | O_DIRECTORY, &k->capture_fd))
+    if (!file_open(hash, O_WRONLY | O_CREAT | O_APPEND, &k->hash_fd) ||
+        !file_open(k->capture, O_RDONLY | O_DIRECTORY, &k->capture_fd))
         return CLI_NO;
     for (size_t i = 0; i < at.n; i++) {
         if (!listen_at(k, addrs[i])) {

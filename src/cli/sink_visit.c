@@ -12,7 +12,7 @@
 #define COMMAND_WAIT (5 * MINUTE)
 #define PIECE (64 * 1024)       /* of a body, in memory at once when nobody wants it whole */
 
-/* ---- what befalls a command ---------------------------------------------------------------------------------------- */
+/* ---- what befalls a command ---- */
 
 enum fate { GO, REFUSED, LEAVE };
 
@@ -38,7 +38,8 @@ static enum fate stage_enter(struct visit *s, enum stage at, const char *rcpt)
         return LEAVE;
     for (size_t i = 0; i < k->nrule; i++) {
         const struct rule *r = &k->rule[i];
-        if (r->at != at || (r->pattern && fnmatch(r->pattern, rcpt, 0) != 0) || (r->percent < 100 && dice_roll(s->w, 100) >= r->percent))
+        if (r->at != at || (r->pattern && fnmatch(r->pattern, rcpt, 0) != 0) ||
+            (r->percent < 100 && dice_roll(s->w, 100) >= r->percent))
             continue;
         count(&s->w->counts.refused, 1);
         server_reply(&s->v, r->code, ENH((uint8_t)(r->code / 100), 0, 0), "%.*s", STR(r->text));
@@ -47,7 +48,7 @@ static enum fate stage_enter(struct visit *s, enum stage at, const char *rcpt)
     return GO;
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------------ */
+/* ---- messages ---- */
 
 static bool id_add(struct ids *ids, uint64_t hash)
 {
@@ -97,8 +98,8 @@ void sink_write(int fd, str s)
     }
 }
 
-/* {"id":...,"from":...,"to":[...],"size":...,"crc32c":...}: the checksum is that of what stands behind the header, which a
- * relay does not touch. */
+/* {"id":...,"from":...,"to":[...],"size":...,"crc32c":...}: the checksum is that of what stands behind the header,
+ * which a relay does not touch. */
 static void hash_write(struct visit *s)
 {
     AUTO_BUF line = { 0 };
@@ -257,7 +258,7 @@ static bool chunk_take(struct visit *s, const struct command *c)
     return stay;
 }
 
-/* ---- commands ------------------------------------------------------------------------------------------------------ */
+/* ---- commands ---- */
 
 static bool hello_take(struct visit *s, const struct command *c)
 {

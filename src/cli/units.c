@@ -48,7 +48,8 @@ static bool look_up(str text, struct addr *ret)
 
     while (colon && text.p[colon - 1] != ':')
         colon--;
-    if (colon < 2 || getaddrinfo(str_cz(a, str_head(text, colon - 1)), str_cz(a, str_from(text, colon)), &hints, &found) != 0)
+    if (colon < 2 ||
+        getaddrinfo(str_cz(a, str_head(text, colon - 1)), str_cz(a, str_from(text, colon)), &hints, &found) != 0)
         return false;
     struct sockaddr_storage sa = { 0 };
     memcpy(&sa, found->ai_addr, found->ai_addrlen);

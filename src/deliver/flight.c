@@ -133,8 +133,8 @@ err flight_load(struct dispatch *d, struct ticket *t, struct flight *f)
     must(envelope_of(f));
     working_on(d, t->id);
     f->prepend = prepended(f);
-    f->body = (struct body){ .size = f->mail->m->scan.size + f->prepend.n, .dots = f->mail->m->scan.dots, .piece = body_piece, .ctx = f,
-                             .ends_crlf = false };
+    f->body = (struct body){ .size = f->mail->m->scan.size + f->prepend.n, .dots = f->mail->m->scan.dots, .piece = body_piece,
+                             .ctx = f };
     return OK;
 }
 

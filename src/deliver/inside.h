@@ -52,8 +52,8 @@ WAITS void flight_settle(struct dispatch *d, struct flight *f, enum flight_end e
 /* The task that settles what lies in d->settle. */
 WAITS err settle_run(void *dispatch);
 
-/* Report failures of `f` to its sender: out[i] for each i in failed[]. */
+/* Report failures of `f` to its sender: out[i] for each i in failed[]. False: the report could not be stored. */
 struct report_item { uint32_t i; enum report_action action; const char *status; str diagnostic, remote, reason; };
-WAITS void report_send(struct dispatch *d, const struct flight *f, const struct report_item *item, size_t n);
+WAITS bool report_send(struct dispatch *d, const struct flight *f, const struct report_item *item, size_t n);
 
 #endif

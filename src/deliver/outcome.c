@@ -133,48 +133,80 @@ static bool is_over(enum verdict v) { return v == DELIVERED || v == FAILED || v 
 static bool is_at_once(enum verdict v) { return v == AT_ONCE; }
 static bool is_unknown(enum verdict v) { return v == UNKNOWN; }
 
+/* Who ends how, and what of it the sender is to be told. */
+static void settling_judge(struct settling *s, struct flight *f, enum flight_end end, str reason, str remote)
+{
+    bool some_taken = false;
+    bool too_old = f->mail->m->origin.accepted + (when)f->t->lifetime * SECOND < wall_now();
+
+    for (size_t i = 0; i < f->env.nrcpt; i++) {
+        if (!f->out[i].settled) /* a 250 to RCPT is no answer to the message: neither log nor report shall show it as one */
+            f->out[i].reply = (struct reply){ 0 };
+        some_taken |= f->out[i].settled && reply_ok(f->out[i].reply);
+    }
+    for (size_t i = 0; i < f->env.nrcpt; i++) {
+        enum verdict v = verdict_of(f, i, end, some_taken);
+        if (too_old && (v == LATER || v == UNKNOWN))
+            v = EXPIRED;
+        s->verdict[i] = v;
+        if (v == DELIVERED || v == FAILED || v == EXPIRED || (v == DELETED && end == FLIGHT_DELETED))
+            settling_report(s, f, i, v, remote, reason);
+    }
+}
+
+/* A failure nobody could be told of is none yet: it is tried again, until it succeeds or its report is safe. */
+static void settling_postpone(struct settling *s, struct flight *f)
+{
+    for (size_t i = 0; i < f->env.nrcpt; i++)
+        if (s->verdict[i] == FAILED || s->verdict[i] == EXPIRED) {
+            s->verdict[i] = LATER;
+            f->out[i].reply = (struct reply){ 0 };
+        }
+}
+
+/* The note for the spool and the line for the log of each; *why is the reason that those who wait share. */
+static void settling_note(struct settling *s, const struct flight *f, str reason, str remote, when due, when late, str *why)
+{
+    static const enum rcpt_status status[] = { RCPT_DELIVERED, RCPT_FAILED, RCPT_WAITING, RCPT_WAITING, RCPT_WAITING, RCPT_EXPIRED,
+                                               RCPT_DELETED };
+    when now = clock_now(), wall = wall_now();
+
+    *why = reason;
+    for (size_t i = 0; i < f->env.nrcpt; i++) {
+        enum verdict v = s->verdict[i];
+        const struct reply *r = &f->out[i].reply;
+        s->n[v]++;
+        if (v == AT_ONCE)
+            continue;
+        struct rcpt_state *st = &s->state[s->nstate++];
+        *st = (struct rcpt_state){ .index = f->index[i], .status = status[v], .version = f->t->version, .last = wall, .remote = remote,
+                                   .attempts = (uint16_t)(f->t->attempts + 1), .unknown = v == UNKNOWN };
+        if (st->status == RCPT_WAITING)
+            st->next = wall + ((v == UNKNOWN ? late : due) - now);
+        if (v != DELIVERED)
+            st->reply = r->code ? reply_print(f->a, r) : reason;
+        if (v == LATER && r->code)
+            *why = short_reason(f->a, &f->out[i], remote);
+        tell(f, i, v, remote, reason, v == UNKNOWN ? late : due);
+    }
+}
+
 void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, str reason, str remote)
 {
     struct ticket *t = f->t;
     size_t n = f->env.nrcpt;
     struct settling s = { .verdict = NEW_ARRAY(f->a, enum verdict, n), .state = NEW_ARRAY(f->a, struct rcpt_state, n),
                           .item = NEW_ARRAY(f->a, struct report_item, n) };
-    when now = clock_now(), wall = wall_now();
-    bool some_taken = false;
-    bool too_old = f->mail->m->origin.accepted + (when)t->lifetime * SECOND < wall;
-    when due = now + retry_after(&f->snap->retry, t->attempts + 1u);
-    when late = MAX(due, now + UNKNOWN_WAIT);
-    str why = reason;
+    str why;
 
-    for (size_t i = 0; i < n; i++)
-        some_taken |= f->out[i].settled && reply_ok(f->out[i].reply);
-    for (size_t i = 0; i < n; i++) {
-        enum verdict v = verdict_of(f, i, end, some_taken);
-        if (too_old && (v == LATER || v == UNKNOWN))
-            v = EXPIRED;
-        s.verdict[i] = v;
-        s.n[v]++;
-        if (v == AT_ONCE)
-            continue;
-        struct rcpt_state *st = &s.state[s.nstate++];
-        *st = (struct rcpt_state){ .index = f->index[i], .version = t->version, .attempts = (uint16_t)(t->attempts + 1), .last = wall,
-                                   .unknown = v == UNKNOWN, .remote = remote };
-        static const enum rcpt_status status[] = { RCPT_DELIVERED, RCPT_FAILED, RCPT_WAITING, RCPT_WAITING, RCPT_WAITING, RCPT_EXPIRED,
-                                                   RCPT_DELETED };
-        st->status = status[v];
-        if (st->status == RCPT_WAITING)
-            st->next = wall + ((v == UNKNOWN ? late : due) - now);
-        if (v != DELIVERED)
-            st->reply = f->out[i].reply.code ? reply_print(f->a, &f->out[i].reply) : reason;
-        if (v == LATER && f->out[i].reply.code)
-            why = short_reason(f->a, &f->out[i], remote);
-        if (v == DELIVERED || v == FAILED || v == EXPIRED || (v == DELETED && end == FLIGHT_DELETED))
-            settling_report(&s, f, i, v, remote, reason);
-        tell(f, i, v, remote, reason, v == UNKNOWN ? late : due);
-    }
+    settling_judge(&s, f, end, reason, remote);
     /* The report is ours before the failure is noted: a crash between the two tells the sender twice, never not at all. */
-    if (s.nitem)
-        report_send(d, f, s.item, s.nitem);
+    if (s.nitem && !report_send(d, f, s.item, s.nitem)) {
+        settling_postpone(&s, f);
+        reason = S("it failed, but the report to its sender could not be stored");
+    }
+    when now = clock_now(), due = now + retry_after(&f->snap->retry, t->attempts + 1u), late = MAX(due, now + UNKNOWN_WAIT);
+    settling_note(&s, f, reason, remote, due, late, &why);
 
     /* From the ticket are cut: who is to be tried at once, who waits for long; what is over goes last, with the note. */
     size_t over = s.n[DELIVERED] + s.n[FAILED] + s.n[EXPIRED] + s.n[DELETED];

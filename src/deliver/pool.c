@@ -89,7 +89,12 @@ static struct next_hop *choose_bound(struct connection *k, const bool *tried)
 {
     struct next_hop *s = &k->backend->server[k->server_at];
 
-    return tried[k->server_at] || atomic_load(&s->state->out_until) ? NULL : s;
+    if (k->server_at >= k->backend->nserver) /* a configuration with fewer came between */
+        return NULL;
+    /* Asked again here: others may have gone there since this connection was decided on. */
+    if (tried[k->server_at] || per_server(k->lane, k->backend)[k->server_at] >= quota(k->d, k->backend))
+        return NULL;
+    return atomic_load(&s->state->out_until) ? NULL : s;
 }
 
 /* Try servers until one answers as it should. Says in *reason why the last one did not. */
@@ -114,11 +119,12 @@ static err open_any(struct connection *k, str *reason, arena *a, when *retry_at)
         atomic_fetch_sub(&k->server->state->connections, 1);
         k->lane->per_server[k->server_at]--;
         server_failed(k->server->state, clock_now());
+        *reason = str_printf(a, "%s: %.*s", k->remote, STR(err_text()));
+        client_free(take(k->client)); /* it may have come as far as that */
         if (e == E_CANCELED)
             return e;
         stats_add(COUNT_connections_failed, 1);
-        *reason = str_printf(a, "%s: %.*s", k->remote, STR(err_text()));
-        log_warn("server_failed", LOG_STR("backend", k->backend->name), LOG_Z("server", k->remote), LOG_STR("reason", err_text()));
+        log_warn("server_failed", LOG_STR("backend", k->backend->name), LOG_Z("server", k->remote), LOG_STR("reason", *reason));
         tried[k->server_at] = true;
     }
 }
@@ -330,13 +336,13 @@ static err connection_run(void *arg)
         else if (e != E_CANCELED && !k.first && lane->connections == 1 && lane->backend == k.backend)
             lane_is_down(&k, reason, retry_at);
     }
-    if (k.first) { /* its server is not to be had: any other will do now */
-        k.first->server = 0;
-        ticket_return(k.first);
-    }
     lane->connections--;
     k.d->connections--;
     snapshot_drop(k.snap);
+    if (k.first) { /* its server is not to be had: any other will do now, and when we were the last a new connection looks for one */
+        k.first->server = 0;
+        ticket_return(k.first);
+    }
     /* Who could not connect starts nobody: the last of them to fail closes the lane. */
     if (talked && lane->nready && lane->state == LANE_OPEN)
         dispatch_ready(k.d, lane);

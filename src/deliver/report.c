@@ -32,7 +32,7 @@ static str report_to(const struct flight *f)
     return f->snap->receive.postmaster;
 }
 
-void report_send(struct dispatch *d, const struct flight *f, const struct report_item *item, size_t n)
+bool report_send(struct dispatch *d, const struct flight *f, const struct report_item *item, size_t n)
 {
     struct event e = { .kind = EVENT_REPORT, .id = f->t->id, .at = wall_now(), .rcpt = f->env.sender };
 
@@ -41,7 +41,7 @@ void report_send(struct dispatch *d, const struct flight *f, const struct report
         e.rcpt = f->env.rcpt[item[0].i].to;
         e.detail = S("the message came from the null sender: no report is sent");
         event_emit(&e);
-        return;
+        return true;
     }
 
     arena *a = arena_new();
@@ -79,10 +79,10 @@ void report_send(struct dispatch *d, const struct flight *f, const struct report
     e.rcpt = str_dup(f->a, m->env.rcpt->to);
     e.detail = str_printf(f->a, "as %.*s", STR(ulid_print(m->id, id)));
     err stored = accept_mail(d->setup.reception, f->snap, a, m, slab, S(""));
-    if (stored != OK) {
-        /* The spool keeps a reserve for reports; when even that fails, the log is the last place to say it. */
-        e.kind = EVENT_DROPPED;
-        e.detail = str_printf(f->a, "the report could not be stored: %.*s", STR(err_text()));
+    if (stored != OK) { /* the spool keeps a reserve for reports, but it may fail, or this thread be about to end */
+        log_warn("report_not_stored", LOG_ID("id", f->t->id), LOG_STR("reason", err_text()));
+        return false;
     }
     event_emit(&e);
+    return true;
 }

@@ -20,7 +20,7 @@ static const uint8_t kinds[128] = {
 };
 
 /* The length of the character that `s` begins with if it is of that kind, or UTF-8 beyond ASCII; else 0. Controls are
- * refused beyond ASCII too: RFC 6531 would take U+0085 or a turn of the writing direction, but nobody's mailbox has it. */
+ * refused beyond ASCII too: RFC 6531 would take U+0085 or a turn of the writing direction, but no mailbox has it. */
 static size_t char_length(str s, uint8_t kind)
 {
     uint32_t point;
@@ -216,7 +216,8 @@ static err mailbox_parse(str s, bool bracket, struct path *p)
     TRY(local_parse(s, p));
     str rest = str_from(s, p->local.n);
     if (!str_starts(rest, S("@")))
-        return fail(E_SYNTAX, rest.n == 0 || rest.p[0] == '>' ? "the domain is missing" : "the local part is malformed");
+        return fail(E_SYNTAX,
+                    rest.n == 0 || rest.p[0] == '>' ? "the domain is missing" : "the local part is malformed");
     rest = str_from(rest, 1);
     if (bracket) {
         size_t end = str_findc(rest, '>');

@@ -211,7 +211,7 @@ TEST(xtext_goes_both_ways)
               S("j\\x{F6}rg\\x{2B}a\\x{3D}b\\x{5C}\\x{20}@\\x{65E5}.example?\\x{0A}"));
 }
 
-/* ---- the isemail suite --------------------------------------------------------------------------------------------- */
+/* ---- the isemail suite ---- */
 
 /* What stands between <name> and </name> in `xml`, or an empty str. */
 static str element(str xml, str name)

@@ -26,7 +26,7 @@ bool header_next(str *rest, struct field *ret)
     str s = *rest;
     size_t name = name_length(s), colon = name;
 
-    /* Blanks before the colon are obsolete (4.5.8), yet readers take "From :" for a From; so must we (attack class 39). */
+    /* Blanks before the colon are obsolete (4.5.8), yet readers take "From :" for a From; so must we (class 39). */
     while (colon < s.n && is_blank(s.p[colon]))
         colon++;
     if (name == 0 || colon == s.n || s.p[colon] != ':')
@@ -67,6 +67,9 @@ bool header_get(arena *a, str block, str name, str *ret)
     return false;
 }
 
+/* What separates words, and what must become a blank to pass for one. */
+static bool is_gap(char c) { return is_blank(c) || c == '\r' || c == '\n' || c == 0; }
+
 /* RFC 5322 2.2.3: a fold stands before a blank, and leaves no line of blanks alone. */
 void header_add(struct buf *out, str name, str value)
 {
@@ -78,10 +81,9 @@ void header_add(struct buf *out, str name, str value)
     while (value.n) {
         /* A word with the blanks before it. */
         size_t blanks = 0, n;
-        while (blanks < value.n && (is_blank(value.p[blanks]) || value.p[blanks] == '\r' || value.p[blanks] == '\n' ||
-                                    value.p[blanks] == 0))
+        while (blanks < value.n && is_gap(value.p[blanks]))
             blanks++;
-        for (n = blanks; n < value.n && !is_blank(value.p[n]) && value.p[n] != '\r' && value.p[n] != '\n' && value.p[n]; n++)
+        for (n = blanks; n < value.n && !is_gap(value.p[n]); n++)
             ;
         if (n == blanks)
             break; /* blanks at the end say nothing */

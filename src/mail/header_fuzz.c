@@ -1,4 +1,4 @@
-/* Fields are cut without loss; one that we write is one field, whatever it was given; the scan agrees with a slow one. */
+/* Fields are cut without loss; one that we write is one field, whatever it was given; the scan agrees with a slower. */
 #include "kit/kit.h"
 #include "mail/mail.h"
 

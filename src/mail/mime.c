@@ -1,5 +1,5 @@
-/* Re-encoding of a MIME message, part by part, for a hop that takes less than the message needs. One walk from the first
- * octet to the last with a stack of open multiparts, never recursive (attack class 32). What is ambiguous is not
+/* Re-encoding of a MIME message, part by part, for a hop that takes less than the message needs. One walk from the
+ * first octet to the last with a stack of open multiparts, never recursive (attack class 32). What is ambiguous is not
  * repaired: the message is refused. */
 #include "mail/mail.h"
 
@@ -41,7 +41,7 @@ struct walk {
     bool ambiguous;             /* a line was seen that some readers take for a delimiter, and others do not */
 };
 
-/* ---- what a header says -------------------------------------------------------------------------------------------- */
+/* ---- what a header says ---- */
 
 /* Step over blanks and comments, RFC 5322 3.2.2; false when a comment stays open. */
 static bool cfws_skip(str *s)
@@ -177,10 +177,11 @@ static void encoding_parse(str s, struct part *p)
 static bool is_type(str name) { return str_ieq(name, S("Content-Type")); }
 static bool is_encoding(str name) { return str_ieq(name, S("Content-Transfer-Encoding")); }
 
-/* ---- delimiters ---------------------------------------------------------------------------------------------------- */
+/* ---- delimiters ---- */
 
-/* Is the line that `s` begins with a delimiter of an open multipart? The innermost counts. Its length, or 0. RFC 2046 5.1.1
- * also lets a reader take a line that only begins like one; since not all do, what needs a change around it is refused. */
+/* Is the line that `s` begins with a delimiter of an open multipart? The innermost counts. Its length, or 0. RFC
+ * 2046 5.1.1 also lets a reader take a line that only begins like one; since not all do, what needs a change around it
+ * is refused. */
 static size_t delimiter_at(struct walk *w, str s, size_t *level, bool *closes)
 {
     bool begins = false;
@@ -228,7 +229,7 @@ static str until_delimiter(struct walk *w, size_t *level, bool *closes, size_t *
     }
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 static struct scan scan_of(str s)
 {
@@ -307,7 +308,7 @@ static err leaf_write(struct walk *w, const struct part *p, str body, bool seale
     return OK;
 }
 
-/* What stands before the first part or behind the last: readers skip it (RFC 2046 5.1.1), so its odd octets become "?". */
+/* What stands before the first part or behind the last: readers skip it (RFC 2046 5.1.1), and odd octets become "?". */
 static err gap_write(struct walk *w, str gap, bool fixed)
 {
     struct scan s = scan_of(gap);
@@ -326,7 +327,7 @@ static err gap_write(struct walk *w, str gap, bool fixed)
     return OK;
 }
 
-/* ---- the walk ------------------------------------------------------------------------------------------------------ */
+/* ---- the walk ---- */
 
 /* Read the header at w->rest; w->rest is then at the body. */
 static struct part part_open(struct walk *w)
@@ -352,7 +353,7 @@ static struct part part_open(struct walk *w)
     size_t level;
     bool closes;
     if (!p.blank && rest.n && !delimiter_at(w, rest, &level, &closes))
-        p.clear = false; /* a line that is no field: to some readers the body begins there, to others the field is skipped */
+        p.clear = false; /* no field: to some readers the body begins there, others skip the line */
     if (p.kind != LEAF && p.encoding != PLAIN)
         p.clear = false; /* RFC 2045 6.4: a composite is never encoded */
     if (!p.clear)

@@ -170,7 +170,7 @@ TEST(base64_and_quoted_printable_write_their_forms)
     }
 }
 
-/* ---- what others read in our result -------------------------------------------------------------------------------- */
+/* ---- what others read in our result ---- */
 
 static const char same_parts[] =
     "import email, glob, sys\n"

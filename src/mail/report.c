@@ -1,5 +1,5 @@
-/* Delivery status notifications: RFC 3464 in the frame of RFC 6522, with the rules of RFC 3461 6 and the UTF-8 of RFC 6533.
- * What we quote comes from strangers: it is cleaned on its way into every field and line (attack class 36). */
+/* Delivery status notifications: RFC 3464 in the frame of RFC 6522, with the rules of RFC 3461 6 and the UTF-8 of RFC
+ * 6533. What we quote comes from strangers: it is cleaned on its way into every field and line (attack class 36). */
 #include "mail/mail.h"
 
 #define TEXT_COLUMNS 72
@@ -14,7 +14,7 @@ static const struct { const char *word, *title; } actions[] = {
     [REPORT_EXPANDED] = { "expanded", "was handed on to the members of the list" },
 };
 
-/* ---- cleaning ------------------------------------------------------------------------------------------------------ */
+/* ---- cleaning ---- */
 
 static bool is_ascii(str s)
 {
@@ -80,7 +80,7 @@ static void date_add(struct buf *out, const char *name, when wall)
         header_add(out, str_z(name), time_rfc5322(text, wall));
 }
 
-/* ---- the part for people ------------------------------------------------------------------------------------------- */
+/* ---- the part for people ---- */
 
 /* `text` in lines of some 72 columns behind `indent`. */
 static void lines_add(struct buf *out, const char *indent, str text)
@@ -112,10 +112,12 @@ static void person_rcpt_add(arena *a, struct buf *out, const struct report_rcpt 
         lines_add(out, "    ", clean(a, rcpt->reason));
     if (rcpt->diagnostic.n) {
         str who = rcpt->remote.n ? str_printf(a, "%.*s answered:", STR(rcpt->remote)) : S("The answer was:");
-        lines_add(out, "    ", str_printf(a, "%.*s %.*s", STR(clean(a, who)), STR(clean(a, str_head(rcpt->diagnostic, QUOTE_MAX)))));
+        lines_add(out, "    ",
+                  str_printf(a, "%.*s %.*s", STR(clean(a, who)), STR(clean(a, str_head(rcpt->diagnostic, QUOTE_MAX)))));
     }
     if (rcpt->action == REPORT_DELAYED && rcpt->retry_until)
-        lines_add(out, "    ", str_printf(a, "It will be tried until %.*s.", STR(time_rfc5322(text, rcpt->retry_until))));
+        lines_add(out, "    ",
+                  str_printf(a, "It will be tried until %.*s.", STR(time_rfc5322(text, rcpt->retry_until))));
 }
 
 static str person_text(arena *a, const struct report *r)
@@ -131,7 +133,9 @@ static str person_text(arena *a, const struct report *r)
                 continue;
             if (!titled) {
                 buf_add(&out, S("\r\n"));
-                lines_add(&out, "", str_printf(a, "Your message of %.*s %s:", STR(time_rfc5322(arrived, r->arrived)), actions[action].title));
+                lines_add(&out, "",
+                          str_printf(a, "Your message of %.*s %s:", STR(time_rfc5322(arrived, r->arrived)),
+                                     actions[action].title));
             }
             titled = true;
             person_rcpt_add(a, &out, &r->rcpt[i]);
@@ -139,14 +143,15 @@ static str person_text(arena *a, const struct report *r)
     }
     buf_add(&out, S("\r\n"));
     if (r->postmaster.n)
-        lines_add(&out, "", str_printf(a, "If you need help, write to <%.*s> and quote this number: %.*s", STR(clean(a, r->postmaster)),
-                                       STR(ulid_print(r->about, id))));
+        lines_add(&out, "",
+                  str_printf(a, "If you need help, write to <%.*s> and quote this number: %.*s",
+                             STR(clean(a, r->postmaster)), STR(ulid_print(r->about, id))));
     else
         lines_add(&out, "", str_printf(a, "The number of your message here is %.*s.", STR(ulid_print(r->about, id))));
     return buf_str(&out);
 }
 
-/* ---- the part for machines, RFC 3464 2 ----------------------------------------------------------------------------- */
+/* ---- the part for machines, RFC 3464 2 ---- */
 
 /* "type; address". UTF-8 takes its ASCII form, so that the part passes everywhere (RFC 6533 3). */
 static str typed_address(arena *a, str type, str address)
@@ -191,7 +196,7 @@ static str status_text(arena *a, const struct report *r)
     return buf_str(&out);
 }
 
-/* ---- the parts, in their frame -------------------------------------------------------------------------------------- */
+/* ---- the parts, in their frame ---- */
 
 static struct scan scan_of(str s)
 {
@@ -205,14 +210,17 @@ static struct scan scan_of(str s)
 static bool passes(str s)
 {
     struct scan scan = scan_of(s);
-    return !scan.eight_bit_header && !scan.eight_bit_body && !scan.nul && !scan.bare_cr && !scan.bare_lf && scan.longest_line <= 998;
+    return !scan.eight_bit_header && !scan.eight_bit_body && !scan.nul && !scan.bare_cr && !scan.bare_lf &&
+           scan.longest_line <= 998;
 }
 
 enum form { FORM_PLAIN, FORM_QUOTED, FORM_BASE64 };
 
 static void part_add(struct buf *out, str boundary, str type, str title, enum form form, str content)
 {
-    static const str forms[] = { [FORM_PLAIN] = S("7bit"), [FORM_QUOTED] = S("quoted-printable"), [FORM_BASE64] = S("base64") };
+    static const str forms[] = {
+        [FORM_PLAIN] = S("7bit"), [FORM_QUOTED] = S("quoted-printable"), [FORM_BASE64] = S("base64")
+    };
 
     buf_addf(out, "--%.*s\r\n", STR(boundary));
     header_add(out, S("Content-Description"), title);
@@ -228,7 +236,7 @@ static void part_add(struct buf *out, str boundary, str type, str title, enum fo
     buf_add(out, S("\r\n"));
 }
 
-/* RFC 3461 6.2: the message or its header, in a type and form that leave every octet as it was where that is possible. */
+/* RFC 3461 6.2: the message or its header, in a type and form that leave every octet as it was where they can. */
 static void original_add(const struct report *r, struct buf *out, str boundary)
 {
     str header = str_head(r->original, scan_of(r->original).header_end);
@@ -237,16 +245,19 @@ static void original_add(const struct report *r, struct buf *out, str boundary)
 
     if (r->original_whole && passes(r->original)) {
         part_add(out, boundary, S("message/rfc822"), title, FORM_PLAIN, r->original);
-    } else if (r->original_whole && is_ascii(header) && mime_reencode(r->original, false, &recoded) == OK && passes(buf_str(&recoded))) {
+    } else if (r->original_whole && is_ascii(header) && mime_reencode(r->original, false, &recoded) == OK &&
+               passes(buf_str(&recoded))) {
         part_add(out, boundary, S("message/rfc822"), title, FORM_PLAIN, buf_str(&recoded));
     } else if (r->original_whole && is_utf8(header)) {
-        part_add(out, boundary, S("message/global"), title, FORM_BASE64, r->original); /* RFC 6532 3.7 lets it be encoded */
+        /* RFC 6532 3.7 lets it be encoded */
+        part_add(out, boundary, S("message/global"), title, FORM_BASE64, r->original);
     } else if (passes(header)) {
         part_add(out, boundary, S("text/rfc822-headers"), title, FORM_PLAIN, header);
     } else if (!is_ascii(header) && is_utf8(header)) {
         part_add(out, boundary, S("message/global-headers"), title, FORM_BASE64, header);
     } else {
-        part_add(out, boundary, S("text/rfc822-headers"), title, FORM_QUOTED, header); /* RFC 6522 4: when it is broken */
+        /* RFC 6522 4: so when it is broken */
+        part_add(out, boundary, S("text/rfc822-headers"), title, FORM_QUOTED, header);
     }
 }
 
@@ -257,7 +268,9 @@ static const char *subject(const struct report *r)
         failed |= r->rcpt[i].action == REPORT_FAILED;
         delayed |= r->rcpt[i].action == REPORT_DELAYED;
     }
-    return failed ? "Your message could not be delivered" : delayed ? "Your message is delayed" : "Your message was delivered";
+    return failed    ? "Your message could not be delivered"
+           : delayed ? "Your message is delayed"
+                     : "Your message was delivered";
 }
 
 void report_write(const struct report *r, struct buf *out)
@@ -275,7 +288,8 @@ void report_write(const struct report *r, struct buf *out)
     header_add(out, S("Message-ID"), str_printf(a, "<%.*s@%.*s>", STR(ulid_print(r->id, id)), STR(r->hostname)));
     header_add(out, S("Auto-Submitted"), S("auto-replied")); /* RFC 3834 5 */
     header_add(out, S("MIME-Version"), S("1.0"));
-    header_add(out, S("Content-Type"), str_printf(a, "multipart/report; report-type=delivery-status; boundary=\"%.*s\"", STR(boundary)));
+    header_add(out, S("Content-Type"),
+               str_printf(a, "multipart/report; report-type=delivery-status; boundary=\"%.*s\"", STR(boundary)));
     buf_add(out, S("\r\n"));
     if (passes(text))
         part_add(out, boundary, S("text/plain; charset=us-ascii"), S("Notification"), FORM_PLAIN, text);

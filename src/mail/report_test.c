@@ -172,7 +172,6 @@ TEST(report_is_read_by_others_whatever_it_reports)
 
 TEST(report_quotes_strangers_safely_36)
 {
-    AUTO_ARENA a = arena_new();
     AUTO_BUF out = { 0 }, endless = { 0 }, args = { 0 };
 
     for (int i = 0; i < 4000; i++)

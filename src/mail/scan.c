@@ -2,7 +2,7 @@
 #include "mail/mail.h"
 #include "base/marks.h"
 
-enum { AFTER_CR = 1, AFTER_LINE = 2 };  /* scan.state: the last octet was CR; was the end of a line, or there was none */
+enum { AFTER_CR = 1, AFTER_LINE = 2 }; /* scan.state: the last octet was CR; was the end of a line, or there was none */
 
 void scan_init(struct scan *s)
 {

@@ -130,7 +130,13 @@ static void calendar_turn(struct queue *q, uint32_t second)
         if (t->due > second)
             continue;
         calendar_del(q, t);
-        lane_put(t->lane, t, false);
+        if (t->lane->backend) {
+            lane_put(t->lane, t, false);
+        } else { /* there was no way, and still is none */
+            t->state = TICKET_FLYING;
+            t->lane->nflying++;
+            q->setup.unroutable(q->setup.ctx, t);
+        }
     }
 }
 

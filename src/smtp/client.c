@@ -1,11 +1,11 @@
-/* The sending end: one dialogue, in the order of the wire. Commands gather in the stream and leave with the first wait for
- * a reply; replies are counted, so that each meets the command it answers however they arrive. */
+/* The sending end: one dialogue, in the order of the wire. Commands gather in the stream and leave with the first wait
+ * for a reply; replies are counted, so that each meets the command it answers however they arrive. */
 #include "smtp/inside.h"
 
 #define REPLY_LINES_MAX 100
 #define REPLY_MAX (64 * 1024)
 #define REPLY_TEXT_MAX 4096
-#define GROUP_MAX (32 * 1024)   /* of commands, before their replies are heard: more might not fit into both ends' buffers */
+#define GROUP_MAX (32 * 1024)   /* of commands before their replies are heard: more might not fit both ends' buffers */
 #define STUFF_AT_ONCE (32 * 1024)
 
 /* RFC 5321 4.5.3.2 */
@@ -15,7 +15,7 @@
 #define BLOCK_WAIT (3 * MINUTE)
 #define DOT_WAIT (10 * MINUTE)
 
-/* ---- failure ------------------------------------------------------------------------------------------------------- */
+/* ---- failure ---- */
 
 /* The dialogue ends here: whoever asks later hears the same. */
 static err breaks(struct client *c, err e)
@@ -41,7 +41,7 @@ static err refused(struct client *c, const char *what)
     return breaks(c, fail(E_REFUSED, "%s was answered with %.*s", what, STR(reply_print(a, &c->last))));
 }
 
-/* ---- replies ------------------------------------------------------------------------------------------------------- */
+/* ---- replies ---- */
 
 static err line_hear(struct client *c, when length, when *deadline, str *ret)
 {
@@ -143,7 +143,7 @@ static void forget_ahead(struct client *c)
     arena_reset(c->ahead.text);
 }
 
-/* ---- opening and closing ------------------------------------------------------------------------------------------- */
+/* ---- opening and closing ---- */
 
 static void limits_parse(struct client *c, str words)
 {
@@ -263,14 +263,25 @@ void client_free(struct client *c)
     mem_free(c);
 }
 
+void client_last(struct client *c)
+{
+    if (c->broken != OK || !(c->caps & CAP_PIPELINING))
+        return;
+    stream_say(c->s, S("QUIT\r\n"));
+    c->owed++;
+    c->quit_said = true;
+}
+
 void client_quit(struct client *c)
 {
     struct reply r;
 
     if (!c || c->broken != OK)
         return client_free(c);
-    stream_say(c->s, S("QUIT\r\n"));
-    c->owed++;
+    if (!c->quit_said) {
+        stream_say(c->s, S("QUIT\r\n"));
+        c->owed++;
+    }
     for (when end = clock_now() + SECOND; c->owed;)
         if (reply_hear(c, end - clock_now(), &r) != OK)
             break;
@@ -286,7 +297,7 @@ err client_reset(struct client *c)
     return reply_ok(r) ? OK : refused(c, "RSET");
 }
 
-/* ---- the envelope -------------------------------------------------------------------------------------------------- */
+/* ---- the envelope ---- */
 
 /* What would be another command is never said (attack class 23). */
 static void address_add(struct client *c, str address)
@@ -329,7 +340,8 @@ static void mail_add(struct client *c, const struct envelope *env, uint64_t size
 static void notify_add(struct buf *b, uint8_t notify)
 {
     static const struct { uint8_t bit; str word; } words[] = {
-        { NOTIFY_NEVER, S("NEVER") }, { NOTIFY_SUCCESS, S("SUCCESS") }, { NOTIFY_FAILURE, S("FAILURE") }, { NOTIFY_DELAY, S("DELAY") },
+        { NOTIFY_NEVER, S("NEVER") }, { NOTIFY_SUCCESS, S("SUCCESS") },
+        { NOTIFY_FAILURE, S("FAILURE") }, { NOTIFY_DELAY, S("DELAY") },
     };
     char joint = '=';
 
@@ -443,7 +455,7 @@ void client_offer(struct client *c, const struct envelope *env, uint64_t size)
     group_say(c);
 }
 
-/* ---- the answers --------------------------------------------------------------------------------------------------- */
+/* ---- the answers ---- */
 
 /* A reply to MAIL, RCPT or the dot: yes, later or never. Anything else, and we no longer know what answers what. */
 static err answer_next(struct client *c, arena *a, const char *what, when length, struct reply *ret)
@@ -478,7 +490,7 @@ static err go_hear(struct client *c, const struct envelope *env, arena *a, struc
     go.text = str_dup(a, go.text);
     if (go.code == 354 && *any)
         return OK;
-    if (go.code == 354) { /* for nobody: a lone dot ends it, RFC 2920 3.1, and whatever that is answered concerns nobody */
+    if (go.code == 354) { /* for nobody: a lone dot ends it, RFC 2920 3.1; the answer concerns nobody */
         stream_say(c->s, S(".\r\n"));
         c->owed++;
         c->skip++;
@@ -521,7 +533,7 @@ err client_answers(struct client *c, const struct envelope *env, arena *a, struc
     return OK;
 }
 
-/* ---- the body ------------------------------------------------------------------------------------------------------ */
+/* ---- the body ---- */
 
 /* How many octets are out when all that was said is. */
 static uint64_t octets_said(const struct client *c)
@@ -551,7 +563,7 @@ static void stuffed_say(struct client *c, str piece, uint8_t *state, bool *ended
 
 static err body_by_data(struct client *c, const struct body *body)
 {
-    bool ended = body->ends_crlf || body->size == 0;
+    bool ended = true; /* what went out last ends in CRLF, or nothing went out */
     uint8_t state = 0;
     str piece;
 
@@ -561,8 +573,10 @@ static err body_by_data(struct client *c, const struct body *body)
             break;
         if (body->dots)
             stuffed_say(c, piece, &state, &ended);
-        else
+        else {
             stream_write(c->s, piece);
+            ended = piece.n ? str_ends(piece, S("\n")) : ended;
+        }
         if (c->s->broken != OK)
             return stream_fill(c->s, 1, 0); /* tells how */
     }
@@ -600,7 +614,7 @@ static err body_by_bdat(struct client *c, const struct body *body)
         if (c->s->broken != OK || c->broken != OK)
             return c->broken != OK ? broken(c) : stream_fill(c->s, 1, 0);
     }
-    c->open = true; /* whether a refused chunk leaves a transaction behind, RFC 3030 does not say: the next begins with RSET */
+    c->open = true; /* RFC 3030 does not say whether a refused chunk leaves a transaction: the next begins with RSET */
     return OK;
 }
 

@@ -1,5 +1,5 @@
-/* Whatever a server says, in whatever order: every recipient ends with one answer or none, and no wait lasts. The input is
- * all that the server ever says; then it is gone. */
+/* Whatever a server says, in whatever order: every recipient ends with one answer or none, and no wait lasts. The input
+ * is all that the server ever says; then it is gone. */
 #include "kit/kit.h"
 #include "smtp/smtp.h"
 
@@ -13,7 +13,7 @@ static err piece(void *ctx, size_t i, str *ret)
     return OK;
 }
 
-static const struct body body = { .size = 16, .dots = true, .ends_crlf = true, .piece = piece };
+static const struct body body = { .size = 16, .dots = true, .piece = piece };
 
 static void check_answers(const struct answer *out, size_t n, bool all)
 {

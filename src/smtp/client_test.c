@@ -5,7 +5,7 @@
 
 #define SOON (clock_now() + KIT_SLOW * 5 * SECOND) /* must not pass */
 
-/* ---- a peer that follows a script ---------------------------------------------------------------------------------- */
+/* ---- a peer that follows a script ---- */
 
 /* Wait until exactly `hears` has come, then say `says`. NULL: close. */
 struct turn { const char *hears, *says; };
@@ -54,7 +54,7 @@ static err peer_run(void *arg)
     return OK;
 }
 
-/* ---- the test on the other end ------------------------------------------------------------------------------------- */
+/* ---- the test on the other end ---- */
 
 struct play {
     void (*run)(struct client *c, err opened);
@@ -113,7 +113,7 @@ static err next_piece(void *ctx, size_t i, str *ret)
 
 static str hello_pieces[] = { S("A: b\r\n\r\n"), S("hello\r\n") };
 static struct pieces hello = { .all = { hello_pieces, 2 } };
-static const struct body hello_body = { .size = 15, .ends_crlf = true, .piece = next_piece, .ctx = &hello };
+static const struct body hello_body = { .size = 15, .piece = next_piece, .ctx = &hello };
 
 static void check_answer(const struct answer *o, int code, const char *text, bool settled, bool offered, enum answer_stage stage)
 {
@@ -124,7 +124,7 @@ static void check_answer(const struct answer *o, int code, const char *text, boo
     CHECK_INT(o->stage, stage);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static void check_caps(struct client *c, err opened)
 {
@@ -208,7 +208,7 @@ TEST(client_open_survives_strange_servers_53)
     CHECK_ERR(task_main(play_run, &once), OK);
 }
 
-/* ---- transactions -------------------------------------------------------------------------------------------------- */
+/* ---- transactions ---- */
 
 static void deliver_two(struct client *c, err opened)
 {
@@ -366,7 +366,7 @@ TEST(client_never_says_a_second_command_23)
     PLAY(hostile_address, { "", FULL }, { "", NULL });
 }
 
-/* ---- bodies -------------------------------------------------------------------------------------------------------- */
+/* ---- bodies ---- */
 
 static struct pieces *current;
 static struct body current_body;
@@ -395,7 +395,7 @@ static void deliver_current(struct client *c, err opened)
     CHECK(out[0].settled && out[0].reply.code == 250);
 }
 
-static void check_body(struct strs all, bool dots, bool ends_crlf, const char *wire)
+static void check_body(struct strs all, bool dots, const char *wire)
 {
     struct pieces p = { .all = all };
     size_t size = 0;
@@ -403,17 +403,17 @@ static void check_body(struct strs all, bool dots, bool ends_crlf, const char *w
     for (size_t i = 0; i < all.n; i++)
         size += all.p[i].n;
     current = &p;
-    current_body = (struct body){ .size = size, .dots = dots, .ends_crlf = ends_crlf, .piece = next_piece, .ctx = &p };
+    current_body = (struct body){ .size = size, .dots = dots, .piece = next_piece, .ctx = &p };
     PLAY(deliver_current, { "", FULL }, { TWO_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n" }, { wire, "250 ok\r\n" });
 }
 
 TEST(client_ends_every_body)
 {
-    check_body((struct strs){ (str[]){ S("a\r\n") }, 1 }, false, true, "a\r\n.\r\n");
-    check_body((struct strs){ (str[]){ S("a") }, 1 }, false, false, "a\r\n.\r\n");
-    check_body((struct strs){ NULL, 0 }, false, false, ".\r\n");
-    check_body((struct strs){ (str[]){ S("..a\r"), S("\n.b\r\n"), S(".") }, 3 }, true, false, "...a\r\n..b\r\n..\r\n.\r\n");
-    check_body((struct strs){ (str[]){ S("a\n"), S("."), S("\r") }, 3 }, true, false, "a\r\n..\r\n.\r\n");
+    check_body((struct strs){ (str[]){ S("a\r\n") }, 1 }, false, "a\r\n.\r\n");
+    check_body((struct strs){ (str[]){ S("a") }, 1 }, false, "a\r\n.\r\n");
+    check_body((struct strs){ NULL, 0 }, false, ".\r\n");
+    check_body((struct strs){ (str[]){ S("..a\r"), S("\n.b\r\n"), S(".") }, 3 }, true, "...a\r\n..b\r\n..\r\n.\r\n");
+    check_body((struct strs){ (str[]){ S("a\n"), S("."), S("\r") }, 3 }, true, "a\r\n..\r\n.\r\n");
 }
 
 TEST(client_sends_binary_in_chunks)
@@ -470,11 +470,11 @@ TEST(client_never_ends_a_body_that_failed)
     struct pieces p = { .all = { (str[]){ S("half of it\r\n"), S("x") }, 2 }, .fails = E_DAMAGED, .at = 1 };
 
     current = &p;
-    current_body = (struct body){ .size = 100, .ends_crlf = true, .piece = next_piece, .ctx = &p };
+    current_body = (struct body){ .size = 100, .piece = next_piece, .ctx = &p };
     PLAY(deliver_current, { "", FULL }, { TWO_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n" }, { "", NULL });
 }
 
-/* ---- lines that die ------------------------------------------------------------------------------------------------- */
+/* ---- lines that die ---- */
 
 static err answers_want, settle_want;
 static int settled_code;
@@ -585,13 +585,35 @@ static err hurry(void *arg)
     return group_wait(&g);
 }
 
+static void deliver_last(struct client *c, err opened)
+{
+    AUTO_ARENA a = arena_new();
+    struct answer out[2] = { 0 };
+    bool any;
+
+    CHECK_ERR(opened, OK);
+    client_offer(c, &two, 0);
+    CHECK_ERR(client_answers(c, &two, a, out, &any), OK);
+    CHECK_ERR(client_body(c, &two, &hello_body, out), OK);
+    client_last(c);
+    CHECK_ERR(client_settle(c, &two, a, out), OK);
+    CHECK_INT(out[0].reply.code, 250);
+    CHECK(c->quit_said && c->owed == 1);
+}
+
+TEST(client_leaves_with_the_last_dot)
+{
+    PLAY(deliver_last, { "", FULL }, { TWO_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n" },
+        { "A: b\r\n\r\nhello\r\n.\r\nQUIT\r\n", "250 ok\r\n221 bye\r\n" });
+}
+
 TEST(client_ends_with_its_group)
 {
     struct play p = { too_slow, (struct turn[]){ { "", "220 mx" } }, 1, false };
     CHECK_ERR(task_main(hurry, &p), OK);
 }
 
-/* ---- many ---------------------------------------------------------------------------------------------------------- */
+/* ---- many ---- */
 
 static unsigned sends;
 static const struct machine *real;

@@ -12,7 +12,7 @@ static void refuse(struct command *c, int code, struct enhanced e, str text)
 
 static void refuse_argument(struct command *c, str text) { refuse(c, 501, ENH(5, 5, 4), text); }
 
-/* ---- parameters ---------------------------------------------------------------------------------------------------- */
+/* ---- parameters ---- */
 
 struct param {
     str name;
@@ -92,7 +92,10 @@ static void read_auth(arena *a, str value, struct command *c)
 static void read_notify(arena *a, str value, struct command *c)
 {
     static const struct { str name; uint8_t bit; } words[] = {
-        { S("NEVER"), NOTIFY_NEVER }, { S("SUCCESS"), NOTIFY_SUCCESS }, { S("FAILURE"), NOTIFY_FAILURE }, { S("DELAY"), NOTIFY_DELAY },
+        { S("NEVER"), NOTIFY_NEVER },
+        { S("SUCCESS"), NOTIFY_SUCCESS },
+        { S("FAILURE"), NOTIFY_FAILURE },
+        { S("DELAY"), NOTIFY_DELAY },
     };
     str word;
     bool bad = value.n == 0;
@@ -152,7 +155,8 @@ static void param_parse(arena *a, str word, struct command *c, unsigned *seen)
         return params[i].read(a, value, c);
     }
     /* RFC 5321 4.1.1.11 */
-    refuse(c, 555, ENH(5, 5, 4), str_printf(a, "no such parameter here: %.*s", STR(str_printable(a, str_head(name, 64)))));
+    refuse(c, 555, ENH(5, 5, 4),
+           str_printf(a, "no such parameter here: %.*s", STR(str_printable(a, str_head(name, 64)))));
 }
 
 /* MAIL FROM:<path> [params] and RCPT TO:<path> [params]. A blank before the path is no grammar, yet so many clients say
@@ -176,7 +180,7 @@ static void path_command_parse(arena *a, str rest, str word, struct command *c)
         param_parse(a, param, c, &seen);
 }
 
-/* ---- the other commands --------------------------------------------------------------------------------------------- */
+/* ---- the other commands ---- */
 
 static void hello_parse(str rest, struct command *c)
 {
@@ -207,10 +211,12 @@ static void nothing_parse(str rest, struct command *c)
 }
 
 static const struct { str word; enum verb verb; } verbs[] = {
-    { S("MAIL"), VERB_MAIL }, { S("RCPT"), VERB_RCPT }, { S("DATA"), VERB_DATA }, { S("EHLO"), VERB_EHLO }, { S("QUIT"), VERB_QUIT },
-    { S("RSET"), VERB_RSET }, { S("BDAT"), VERB_BDAT }, { S("HELO"), VERB_HELO }, { S("NOOP"), VERB_NOOP }, { S("AUTH"), VERB_AUTH },
-    { S("STARTTLS"), VERB_STARTTLS }, { S("VRFY"), VERB_VRFY }, { S("EXPN"), VERB_EXPN }, { S("HELP"), VERB_HELP },
-    { S("ETRN"), VERB_ETRN }, { S("XCLIENT"), VERB_XCLIENT }, { S("XFORWARD"), VERB_XFORWARD },
+    { S("MAIL"), VERB_MAIL },       { S("RCPT"), VERB_RCPT },         { S("DATA"), VERB_DATA },
+    { S("EHLO"), VERB_EHLO },       { S("QUIT"), VERB_QUIT },         { S("RSET"), VERB_RSET },
+    { S("BDAT"), VERB_BDAT },       { S("HELO"), VERB_HELO },         { S("NOOP"), VERB_NOOP },
+    { S("AUTH"), VERB_AUTH },       { S("STARTTLS"), VERB_STARTTLS }, { S("VRFY"), VERB_VRFY },
+    { S("EXPN"), VERB_EXPN },       { S("HELP"), VERB_HELP },         { S("ETRN"), VERB_ETRN },
+    { S("XCLIENT"), VERB_XCLIENT }, { S("XFORWARD"), VERB_XFORWARD },
 };
 
 /* Attack class 11: what a browser, or somebody who drives one, says first. */

@@ -16,7 +16,8 @@ FUZZ(data, size)
 
     command_parse(a, line, &c);
     must(str_eq(c.line, line) && c.argument.n <= line.n);
-    must(c.refuse.code == 0 || (c.refuse.code >= 500 && c.refuse.code < 600 && c.refuse.enhanced.class == 5 && c.refuse.text.n));
+    must(c.refuse.code == 0 ||
+         (c.refuse.code >= 500 && c.refuse.code < 600 && c.refuse.enhanced.class == 5 && c.refuse.text.n));
     must(c.verb != VERB_UNKNOWN || c.refuse.code == 500);
     must(c.verb != VERB_HTTP || c.refuse.code == 500);
     if (c.refuse.code)

@@ -8,8 +8,8 @@ enum { START, MIDDLE, CR, DOT, DOT_CR };    /* DOT, DOT_CR: withheld, for they m
 
 #define CAREFUL 16  /* octets to take one by one after something odd, before looking ahead again */
 
-/* How many octets at the front of `s` are ordinary: no CR or LF outside CRLF, no dot at a line's start and, when `nul`, no
- * NUL. A CR at the very end is left out, since nobody knows yet. */
+/* How many octets at the front of `s` are ordinary: no CR or LF outside CRLF, no dot at a line's start and, when `nul`,
+ * no NUL. A CR at the very end is left out, since nobody knows yet. */
 static size_t ordinary(str s, bool line_start, bool nul)
 {
     char room[64];
@@ -115,8 +115,8 @@ err data_hear(struct data *d, struct stream *s, struct buf *out, size_t max, whe
     }
 }
 
-/* A CR is written as CRLF at once, an LF behind it not again. Behind a NUL at a line's start a dot is doubled too: there are
- * readers who drop the NUL. */
+/* A CR is written as CRLF at once, an LF behind it not again. Behind a NUL at a line's start a dot is doubled too:
+ * there are readers who drop the NUL. */
 void data_stuff(struct buf *out, str piece, uint8_t *state)
 {
     buf_reserve(out, piece.n + piece.n / 64 + 2);

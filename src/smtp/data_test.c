@@ -87,7 +87,7 @@ TEST(data_stuff_leaves_no_bare_line_end_2)
     check_stuffed(S("\0\0.b\0.\r\n"), S("\0\0..b\0.\r\n"));
 }
 
-/* ---- the smuggling sequences ---------------------------------------------------------------------------------------- */
+/* ---- the smuggling sequences ---- */
 
 /* The strings of the array `name` in the JSON text; the escapes are \n, \r and \u00XX. */
 static struct strs json_strings(arena *a, str json, const char *name)

@@ -7,7 +7,7 @@
 #define REPLY_TEXT_MAX 500
 #define REPLY_LINE_MAX 510  /* RFC 5321 4.5.3.1.5, without CRLF */
 
-/* ---- hearing ------------------------------------------------------------------------------------------------------- */
+/* ---- hearing ---- */
 
 static err refused(struct server *v, struct command *ret, const char *why)
 {
@@ -67,7 +67,7 @@ bool server_has_more(const struct server *v)
     return str_findc(stream_pending(v->s), '\n') != STR_NONE;
 }
 
-/* ---- answering ----------------------------------------------------------------------------------------------------- */
+/* ---- answering ---- */
 
 /* One line. What stands in `text` may come from anywhere: nothing of it ends the line (attack class 36). */
 static void line_say(struct server *v, int code, char joint, struct enhanced e, str text)

@@ -106,7 +106,7 @@ struct client {
     size_t dots, skip;
     struct { struct reply *p; size_t n, at, cap; arena *text; } ahead; /* replies heard before anybody asked for them */
     size_t rcpts_said;
-    bool data_said, bdat, open; /* open: a MAIL was accepted, and neither message nor RSET followed */
+    bool data_said, bdat, quit_said, open; /* open: a MAIL was accepted, and neither message nor RSET followed */
     uint64_t dot_at;            /* s->bytes_out when the whole of the last body is out */
 };
 /* Take over a connected stream: hear the greeting, say EHLO (HELO when it is refused with 5xx). *ret is the caller's to free
@@ -116,6 +116,9 @@ WAITS err client_open(struct stream *s, str ehlo_name, struct client **ret);
 void client_free(struct client *c);     /* closes without a word */
 AUTO_DEFINE(client)
 WAITS void client_quit(struct client *c); /* QUIT, at most a second for the answer, then client_free() */
+/* Behind client_body() of the last message: QUIT leaves with the final dot (RFC 2920 3.1) where the peer has PIPELINING.
+ * client_quit() is still due. */
+WAITS void client_last(struct client *c);
 /* Say RSET and hear its answer: a probe of an idle connection. */
 WAITS err client_reset(struct client *c);
 /* EHLO once more, as after STARTTLS: all that was offered before is forgotten. */
@@ -135,7 +138,6 @@ struct answer {
 struct body {
     uint64_t size;
     bool dots;                  /* some line starts with a dot */
-    bool ends_crlf;
     /* Piece i, or {NULL,0} behind the last; stays valid until the next call. Prepended fields count as pieces. */
     WAITS err (*piece)(void *ctx, size_t i, str *ret);
     void *ctx;

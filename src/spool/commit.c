@@ -254,6 +254,7 @@ static void condemn(struct committer *c)
     add_stat(s, condemned, 1);
     pthread_mutex_lock(&s->lock);
     g->condemned = true;
+    g->cut = c->at;                     /* the batch that failed may be there, whole or in part */
     g->state = SEGMENT_SEALED;
     g->sealed = clock_now();
     pthread_mutex_unlock(&s->lock);
@@ -488,8 +489,6 @@ static void learn_notes(struct committer *c, struct entry *e)
                 late_add(s, p, home);
         }
     }
-    if (e->port)
-        __atomic_fetch_add(&e->port->notes_applied, e->notes, __ATOMIC_RELEASE);
     add_stat(s, notes, e->notes);
 }
 
@@ -590,7 +589,7 @@ static void refuse(struct committer *c, int which, err e)
     queue_init(&keep);
     while (q->first) {
         struct entry *x = queue_take(q);
-        bool patient = x->rank == RANK_RESERVE && x->bytes && e == E_NOSPACE && !load_acquire(&c->s->full);
+        bool patient = x->rank != RANK_KEEPER && e == E_NOSPACE && !load_acquire(&c->s->full);
         if (x->kind == ENTRY_NOTES || patient)
             queue_add(&keep, x);
         else

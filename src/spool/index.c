@@ -160,6 +160,31 @@ static void *table_of(const uint8_t **p, uint32_t n, size_t each)
     return t;
 }
 
+/* Is there a frame at `at` that may be read? */
+static bool frame_in(const struct index *x, uint32_t at, bool note)
+{
+    if (at % 8 || at > x->frames.n || x->frames.n - at < FRAME_HEAD)
+        return false;
+    struct frame f = index_frame(x, at);
+    return f.n <= FRAME_MAX && frame_size(f.n) <= x->frames.n - at && (note ? frame_is_note(f.type) : f.type == FRAME_MESSAGE);
+}
+
+/* A checksum says that we wrote it; this, that it can be used. */
+static bool sensible(const struct index *x)
+{
+    uint64_t nforeign = 0;
+
+    for (uint32_t i = 0; i < x->nmessage; i++) {
+        if (!frame_in(x, x->message[i].at, false) || (i && x->message[i].offset <= x->message[i - 1].offset))
+            return false;
+        nforeign += x->message[i].nforeign;
+    }
+    for (uint32_t i = 0; i < x->nnote; i++)
+        if (!frame_in(x, x->note[i].at, true) || (i && by_home(&x->note[i - 1], &x->note[i]) > 0))
+            return false;
+    return nforeign == x->nforeign;
+}
+
 static err index_open(struct spool *s, uint32_t number, uint32_t life, struct file_head *ret, struct index **x)
 {
     int fd = machine->file_open(s->dir, file_name(number, "idx").z, O_RDONLY, 0);
@@ -195,6 +220,10 @@ static err index_open(struct spool *s, uint32_t number, uint32_t life, struct fi
             (*x)->note = table_of(&p, h->nnote, sizeof *(*x)->note);
             (*x)->nnote = (*x)->note_cap = h->nnote;
             (*x)->sorted = true;
+            if (!sensible(*x)) {
+                e = fail(E_DAMAGED, "index of segment %u", number);
+                index_free(take(*x));
+            }
         }
     }
     mem_free(all);

@@ -10,7 +10,7 @@
 
 /* ---- making ---- */
 
-static err sync_dir(struct spool *s)
+err sync_dir(struct spool *s)
 {
     int got = machine->file_sync_all(s->dir);
     return got < 0 ? fail_errno(-got, "syncing the spool's directory") : OK;
@@ -129,11 +129,16 @@ static bool free_one(struct spool *s)
     pthread_mutex_unlock(&s->lock);
     if (!g)
         return false;
-    if (machine->file_rename(s->dir, file_name(g->number, "seg").z, file_name(g->number, g->condemned ? "bad" : "old").z) < 0)
+    struct file_name from = file_name(g->number, "seg"), to = file_name(g->number, g->condemned ? "bad" : "old");
+    if (g->leaving)                     /* a sync failed: change the names anew, for a sync to have something to write */
+        machine->file_rename(s->dir, to.z, from.z);
+    g->leaving = true;
+    if (machine->file_rename(s->dir, from.z, to.z) < 0)
         return false;
     index_drop(s, g->number);
     if (sync_dir(s) != OK) {
         log_error("spool_not_freed", LOG_INT("segment", g->number), LOG_STR("reason", err_text()));
+        s->free_again = clock_now() + MAKE_AGAIN;
         return false;
     }
     pthread_mutex_lock(&s->lock);
@@ -141,9 +146,9 @@ static bool free_one(struct spool *s)
     for (size_t i = 0; i < s->nsegment; i++)
         segment_undepend(s->segment[i], g->number);
     pthread_mutex_unlock(&s->lock);
-    if (g->condemned) {
+    if (g->condemned || g->size != s->size) {
         machine->close(g->fd);
-        machine->file_unlink(s->dir, file_name(g->number, "bad").z);
+        machine->file_unlink(s->dir, to.z);
     } else {
         struct spare *spare = mem_new(sizeof *spare);
         *spare = (struct spare){ .next = s->spare, .number = g->number, .fd = g->fd };
@@ -184,7 +189,7 @@ static void keep(struct spool *s)
 
     while (more && !s->keeper_ends) {
         more = false;
-        if (load_acquire(&s->loaded))
+        if (load_acquire(&s->loaded) && clock_now() >= s->free_again)
             while (free_one(s))
                 more = true;
         if (load_acquire(&s->ready) < s->setup.reserve + s->setup.ahead && clock_now() >= s->make_again) {
@@ -210,7 +215,7 @@ static err keeper(void *arg)
         s->keeper_poked = false;
         keep(s);
         if (!s->keeper_poked && !s->keeper_ends)
-            waiters_wait(&s->keeper_wake, load_acquire(&s->full) ? clock_now() + MAKE_AGAIN : NEVER);
+            waiters_wait(&s->keeper_wake, load_acquire(&s->full) || s->free_again > clock_now() ? clock_now() + MAKE_AGAIN : NEVER);
     }
     return OK;
 }
@@ -233,8 +238,15 @@ void keeper_poke(struct spool *s)
 err keeper_start(struct spool *s)
 {
     s->keeper_post.run = keeper_woken;
-    /* One segment to begin with; the rest follows behind. */
-    TRY(keeper_make(s));
+    /* One segment to begin with; the rest follows behind. On a full disk what waits still goes out. */
+    err e = keeper_make(s);
+    if (e == E_NOSPACE) {
+        log_warn("spool_full", LOG_STR("reason", err_text()), LOG_INT("ready", s->ready));
+        s->full = true;
+        s->make_again = clock_now() + MAKE_AGAIN;
+    } else {
+        TRY(e);
+    }
     s->keeper = thread_start("spool-keep", keeper, s);
     return OK;
 }

@@ -337,7 +337,6 @@ static void notes_end(struct spool_port *p)
 {
     p->notes->notes++;
     add_stat(p->s, notes_waiting, 1);
-    __atomic_fetch_add(&p->notes_made, 1, __ATOMIC_RELEASE);
     if (p->notes->notes >= NOTES_MAX || p->notes->memory.n >= NOTES_BYTES)
         notes_push(p, NULL);
 }
@@ -441,8 +440,6 @@ void spool_port_close(struct spool_port *p)
     p->closing = true;
     waiters_wake_all(&p->timer);
     port_push(p, entry_new(p, ENTRY_CLOSE));
-    struct entry *last = NULL;
-    (void)last;
     while (!p->gone || p->in_flight || p->timers)
         if (waiters_wait(&p->closer, NEVER) != OK)
             work_run(s->disk, nothing, NULL); /* which is not cut short */

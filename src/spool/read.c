@@ -117,8 +117,10 @@ static err notes_of(struct spool *s, uint32_t number, uint32_t home, struct inde
     /* The index of a segment in use lies in memory and changes under the lock. */
     pthread_mutex_lock(&s->lock);
     struct segment *g = segment_find(s, number);
-    uint32_t life = g ? g->life : 0;
     bool in_memory = g && g->index;
+    struct segment probe = { .number = number };
+    if (g)                              /* it may be freed as soon as we let go */
+        probe = (struct segment){ .number = number, .life = g->life, .size = g->size, .fd = g->fd, .cut = g->cut, .torn_from = g->torn_from };
     if (in_memory)
         for (uint32_t i = 0; i < g->index->nnote && e == OK; i++)
             if (g->index->note[i].segment == home) {
@@ -128,10 +130,9 @@ static err notes_of(struct spool *s, uint32_t number, uint32_t home, struct inde
     pthread_mutex_unlock(&s->lock);
     if (!g || in_memory || e != OK)
         return e;
-    if (index_read_notes(s, number, life, home, x) == OK)
+    if (index_read_notes(s, number, probe.life, home, x) == OK)
         return OK;
-    struct scanned sc = { 0 };
-    struct segment probe = *g;
+    struct scanned sc;
     TRY(segment_scan(&probe, &sc));
     for (uint32_t i = 0; i < sc.index->nnote && e == OK; i++)
         if (sc.index->note[i].segment == home) {

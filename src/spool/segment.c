@@ -13,7 +13,7 @@ struct file_name file_name(uint32_t number, const char *ending)
 struct segment *segment_new(struct spool *s, uint32_t number, uint32_t life, int fd)
 {
     struct segment *g = mem_new(sizeof *g);
-    *g = (struct segment){ .number = number, .life = life, .fd = fd, .size = s->size, .end = PAGE, .torn_from = PAGE };
+    *g = (struct segment){ .number = number, .life = life, .fd = fd, .size = s->size, .end = PAGE };
     return g;
 }
 

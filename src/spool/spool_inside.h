@@ -44,8 +44,10 @@ struct segment {
     bool recovered;                     /* it was there at spool_open() */
     bool tail;                          /* it was the last one in use then */
     uint32_t end;                       /* behind its last durable batch */
-    uint32_t torn_from;                 /* what is bad from here on was never whole */
+    uint32_t torn_from;                 /* what is bad from here on was never whole; 0: not known */
+    uint32_t cut;                       /* what lies from here on failed and does not count; 0: all counts */
     struct batch first;                 /* what its first batch says of those before; seq 0: nothing */
+    bool leaving;                       /* its file may have been renamed already, its number not yet forgotten */
 
     uint32_t *offset; uint16_t *bytes; uint8_t *flag; /* its messages by offset; bytes in units of 64 */
     uint32_t n, cap;
@@ -167,7 +169,6 @@ struct spool_port {
     struct entry *done;                 /* answered; taken whole by post.run */
     bool posted;
     struct post post, gone_post;
-    uint64_t notes_made, notes_applied;
     struct entry *ready; bool touched;  /* the committer's own */
     struct spool_port *touched_next;
 };
@@ -219,6 +220,7 @@ err keeper_start(struct spool *s);
 WAITS void keeper_stop(struct spool *s);
 void keeper_poke(struct spool *s);      /* from any thread */
 WAITS err keeper_make(struct spool *s); /* one more ready segment */
+WAITS err sync_dir(struct spool *s);
 /* One step of compaction; true when it did something and wants another turn soon. */
 WAITS bool compact_step(struct spool *s);
 WAITS void compact_late(struct spool *s); /* repeat notes that came under an old home */

@@ -127,6 +127,13 @@ class Pair:
               f"{handed_in:.1f} s in, {time.monotonic() - began:.1f} s in all")
         return checks
 
+    def explain(self, checks):
+        """What the servers say of the first recipient that went wrong, or last."""
+        who = next((w.split(":")[0].split(" ")[0] for name in ("counts", "bodies", "reports") for w in checks[name]), "")
+        for server in self.chain:
+            print(f"  -- {server.name} said {'of ' + who if who else 'last'}:")
+            print("".join(f"  {line}\n" for line in server.told(who) or server.told()), end="")
+
     def wanted(self):
         delivered = {(m.ident, rcpt): mail.digest(m.data) for m in self.mails for rcpt in m.rcpts if m.fate(rcpt) == "delivered"}
         failed = collections.Counter(rcpt for m in self.mails for rcpt in m.rcpts if m.fate(rcpt) == "failed")
@@ -145,7 +152,7 @@ class Pair:
                 break
             if have + told != last:
                 last, since = have + told, time.monotonic()
-            if time.monotonic() - kicked > 1:
+            if min(time.monotonic() - since, time.monotonic() - kicked) > 1:
                 kicked = time.monotonic()
                 for server in self.chain:
                     server.kick()
@@ -194,15 +201,15 @@ def main():
         for peer in args.peer or servers.PEERS:
             for role in roles:
                 pair = Pair(folder, peer, role, relay)
-                for check, wrong in pair.run().items():
+                checks = pair.run()
+                for check, wrong in checks.items():
                     passed += not wrong
                     failed += bool(wrong)
                     if wrong:
                         print(f"FAIL {pair.title}: {check}: {len(wrong)} wrong")
                         print("".join(f"  {w}\n" for w in wrong[:8]), end="")
-                if failed:
-                    for server in pair.chain:
-                        print(f"  -- {server.name} said last:\n{server.log_tail()}")
+                if any(checks.values()):
+                    pair.explain(checks)
                 sys.stdout.flush()
     finally:
         if args.keep:

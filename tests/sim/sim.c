@@ -168,6 +168,8 @@ struct thread *sim_thread(enum sim_host host, const char *name, task_fn *fn, voi
     return t;
 }
 
+struct thread *sim_thread_at(size_t i) { return i < sim->nthread ? sim->thread[i].t : NULL; }
+
 /* ---- the chooser ---- */
 
 struct option { enum { RUN_THREAD, RUN_JOB, RUN_EVENT, RUN_TELL } kind; uint16_t i; uint16_t what; };

@@ -29,6 +29,7 @@ struct sim_setup {
 void sim_begin(const struct sim_setup *setup);  /* once a process: what tasks and maps learn stays */
 void sim_end(void);             /* every thread was joined or dropped */
 struct thread *sim_thread(enum sim_host host, const char *name, task_fn *fn, void *arg);
+struct thread *sim_thread_at(size_t i); /* all of them, in order of their start; NULL behind the last */
 /* One step of whatever can move; when nothing can, the clock moves. False when nothing ever will. */
 bool sim_step(void);
 /* Step until then, or until nothing moves. */
