@@ -56,5 +56,5 @@ with Relay(None, start=False) as relay:
     relay.start(wait=False)
     until(lambda: relay.process.poll() is not None or relay.greets())
     check(not relay.greets(), "a spool that others may write in is refused", relay.log())
-    check("spool" in relay.log() + (relay.process.stderr.read() if relay.process.poll() is not None else ""), "with a word why")
+    check("spool" in relay.log() + (relay.process.stderr.read() if relay.process.poll() is not None else ""), "with a word why", relay.log())
 done()
