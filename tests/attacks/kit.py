@@ -121,7 +121,8 @@ class Hop:
                     if not more:
                         return
                     body += more
-                self.bodies.append(body)
+                if body != b".\r\n": # for nobody
+                    self.bodies.append(body)
                 going = self.say(s, "dot", body)
 
     leaves_at = None    # hangs up behind its answer to this
@@ -227,6 +228,14 @@ class Relay:
                 check(False, "the relay ends")
         if self.process:
             self.process.stderr.close()
+        return self
+
+    def killed(self):
+        """By SIGKILL, and its worker with it."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+        check(until(lambda: not self.greets()), "parent and worker are gone")
         return self
 
     def __enter__(self):
