@@ -9,7 +9,7 @@ find src tests -type f \( -name '*.[chS]' -o -name '*.sh' \) | LC_ALL=C sort | a
     function check(include, from) {
         n = split(include, part, "/")
         from = part[1]
-        if (include == "kit/kit.h") {
+        if (part[1] == "kit") {
             if (file !~ /_(test|fuzz)\.c$/) wrong("the test kit is for tests")
         } else if (from == folder || n == 1) {
             return
@@ -17,11 +17,13 @@ find src tests -type f \( -name '*.[chS]' -o -name '*.sh' \) | LC_ALL=C sort | a
             wrong(include " is of no folder in doc/layers.txt")
         } else if (place[from] > place[folder]) {
             wrong(include ": " from "/ is below " folder "/ in doc/layers.txt")
-        } else if (include != from "/" from ".h") {
+        } else if (include != from "/" from ".h" && !(include in open)) {
             wrong(include " is internal to " from "/")
         }
     }
     BEGIN {
+        # Beside base.h, for the few that read octets in bulk.
+        open["base/marks.h"] = 1
         while ((getline name < "doc/layers.txt") > 0)
             place[name] = ++count
     }

@@ -281,6 +281,7 @@ static bool bind_block(struct binder *b, const struct setting *s, const struct n
  * understood. */
 static bool bind_one(struct binder *b, const struct setting *s, const struct node *n, bool again, void *into)
 {
+    into = (char *)into + s->base;
     void *field = (char *)into + s->offset;
     const struct token *t = n->arg;
     uint64_t number;
@@ -342,7 +343,7 @@ static void bind_presets(struct binder *b, const struct setting *table, void *in
 {
     for (const struct setting *s = table; s && s->name; s++) {
         if (s->type == CONF_BLOCK && !s->make && !s->preset)
-            bind_presets(b, s->sub, (char *)into + s->offset);
+            bind_presets(b, s->sub, (char *)into + s->base + s->offset);
         if (!s->preset)
             continue;
         struct node n;

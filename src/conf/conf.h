@@ -68,7 +68,18 @@ void diags_print_json(const struct diags *d, struct buf *out); /* one array of o
     N(WORD,        35, "none of the words allowed here") \
     N(RANGE,       36, "outside of the range allowed") \
     N(EMPTY,       37, "an empty value") \
-    N(RECIPIENTS,  44, "a relay_domain does not say which recipients exist: it would accept mail for unknown users")
+    N(RECIPIENTS,  44, "a relay_domain does not say which recipients exist: it would accept mail for unknown users") \
+    N(NO_BACKEND,  100, "no backend of that name") \
+    N(NO_SERVER,   101, "a backend without a server, or with more than 64") \
+    N(DUPLICATE,   102, "a name or domain that stands twice") \
+    N(OPEN_RELAY,  103, "this would relay for strangers") \
+    N(NO_ROUTE,    104, "mail that has no way to go") \
+    N(BAD_LIST,    105, "a recipients list that cannot be read") \
+    N(BAD_ADDRESS, 106, "no valid host, address, port or network") \
+    N(BAD_RETRY,   107, "a retry schedule that cannot be followed") \
+    N(LISTENER,    108, "a listener that is missing or not understood") \
+    N(POSTMASTER,  109, "a postmaster who could not be reached (RFC 5321 4.5.1)") \
+    N(HOSTNAME,    110, "a host name that is none")
 enum {
 #define N(name, number, meaning) CONF_E_##name = number,
     CONF_NUMBERS(N)
@@ -125,6 +136,7 @@ struct setting {
     const char *name;
     enum conf_type type;
     size_t offset;                      /* in the struct being bound */
+    size_t base;                        /* of that struct in a larger one: set by who joins the tables of several folders */
     const char *preset;                 /* default, in the form's own words; NULL: none */
     double least, most;                 /* range of numbers, of times in seconds, of fractions; both 0: any */
     const char *const *words;           /* CONF_ENUM; ends in NULL */

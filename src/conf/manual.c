@@ -120,9 +120,11 @@ static void add_setting(struct buf *out, const struct setting *s)
     if (s->repeats)
         buf_add(out, S("May be repeated.\n"));
     if (s->preset) {
-        buf_add(out, S("Default:\n.Ql "));
-        add_text(out, *s->preset ? str_z(s->preset) : str_z(s->name));
-        buf_add(out, S(" .\n"));
+        str preset = *s->preset ? str_z(s->preset) : str_z(s->name);
+        bool words = str_has(preset, S(" ")); /* in quotes: brackets by themselves are punctuation to mdoc */
+        buf_add(out, words ? S("Default:\n.Ql \"") : S("Default:\n.Ql "));
+        add_text(out, preset);
+        buf_add(out, words ? S("\" .\n") : S(" .\n"));
     }
 }
 

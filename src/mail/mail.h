@@ -30,6 +30,8 @@ bool domain_matches(str pattern, str domain); /* "example.com" itself, "*.exampl
 /* xtext, RFC 3461 4. Decoding refuses controls (attack class 17). In `a`. */
 err xtext_decode(arena *a, str s, str *ret);
 str xtext_encode(arena *a, str s);
+/* An address of type utf-8 in ASCII, "j\x{F6}rg@example.org": RFC 6533 3's utf-8-addr-xtext, also fit for ORCPT. In `a`. */
+str address_ascii(arena *a, str s);
 
 /* ---- envelope ------------------------------------------------------------------------------------------------------ */
 
@@ -81,7 +83,7 @@ struct scan {
     uint32_t longest_line;      /* octets without CRLF */
     uint32_t received;          /* Received fields in the header (loops) */
     uint32_t fields;            /* header fields */
-    bool dots;                  /* some line starts with a dot: stuff on the way out */
+    bool dots;                  /* some line starts with a dot, or would for a careless reader: stuff on the way out */
     bool eight_bit_header, eight_bit_body, nul, bare_cr, bare_lf;
     bool header_open;           /* still within the header */
     /* inside: where in a line, what was before */
@@ -98,6 +100,10 @@ void scan_end(struct scan *s);                  /* settles a last line without C
  * depth at most 100, parts at most 10,000. `eight_bit_ok`: only binary leaves and lines over 998 need it. Header fields stay as
  * they are. E_PERM: it would break a signed part (multipart/signed) or is not understood; the caller answers 5.6.3. */
 err mime_reencode(str body, bool eight_bit_ok, struct buf *out);
+
+/* RFC 2045 6.8 and 6.7, in lines of 76 columns; no line end behind the last. CRLF is a line's end in quoted-printable. */
+void base64_add(struct buf *out, str s);
+void quoted_printable_add(struct buf *out, str s);
 
 /* ---- report: RFC 3464 delivery status notifications, RFC 3461 rules. ------------------------------------------------ */
 

@@ -23,10 +23,10 @@ struct addr {
 };
 #define ADDR_TEXT 128
 
-/* "192.0.2.7:25", "[2001:db8::1]:25", "unix:/run/x.sock"; without ":port" when port is `default_port` != 0.
- * Numbers only; a name is E_NONAME, anything else E_SYNTAX. */
+/* "192.0.2.7:25", "[2001:db8::1]:25", "unix:/run/x.sock" (an absolute path); without ":port" when port is
+ * `default_port` != 0. Port 0 lets the system choose. Numbers only; a name is E_NONAME, anything else E_SYNTAX. */
 err addr_parse(str s, uint16_t default_port, struct addr *ret);
-str addr_print(const struct addr *a, char out[ADDR_TEXT]);      /* with the port */
+str addr_print(const struct addr *a, char out[ADDR_TEXT]);      /* with the port; the result lies in `out`, as below */
 str addr_print_ip(const struct addr *a, char out[ADDR_TEXT]);   /* without; "unix" for a Unix socket */
 /* The address literal of RFC 5321 4.1.3: "[192.0.2.7]", "[IPv6:2001:db8::1]"; "" for a Unix socket. */
 str addr_print_literal(const struct addr *a, char out[ADDR_TEXT]);
@@ -40,7 +40,8 @@ bool addr_is_private(const struct addr *a);                     /* RFC 1918, RFC
 uint64_t addr_client_key(const struct addr *a);
 
 struct cidr { struct addr base; unsigned bits; };
-/* "10.1.0.0/24", "2001:db8::/32", "192.0.2.7" (one address), "unix". E_SYNTAX also when bits stand behind the mask. */
+/* "10.1.0.0/24", "2001:db8::/32", "192.0.2.7" (one address), "unix" (all Unix peers). E_SYNTAX also when bits stand behind
+ * the mask. A v4-mapped network (::ffff:0:0/96 and below) becomes the IPv4 one. */
 err cidr_parse(str s, struct cidr *ret);
 bool cidr_has(const struct cidr *c, const struct addr *a);
 
@@ -61,10 +62,12 @@ WAITS err listen_accept(struct io *listener, when deadline, int *ret_fd, struct 
 /* ---- stream ------------------------------------------------------------------------------------------------------- */
 
 struct stream_ops {
-    /* As machine->sock_recv and sock_send; -EAGAIN: wait as io says. */
+    /* As machine->sock_recv and sock_send. -EAGAIN: they cleared the flag of `io` that must come back before they are
+     * called again, `readable` or `writable`. They also clear it themselves when they know that more would fail. */
     ssize_t (*recv)(void *ctx, struct io *io, void *p, size_t n);
     ssize_t (*send)(void *ctx, struct io *io, const struct iovec *iov, int n);
-    void (*close)(void *ctx, struct io *io);
+    bool (*pending)(void *ctx);         /* bytes are there that no descriptor tells of; NULL: never */
+    void (*close)(void *ctx, struct io *io); /* after io_del(): close the descriptor, free ctx */
 };
 
 struct stream {
@@ -72,15 +75,21 @@ struct stream {
     const struct stream_ops *ops;
     void *ctx;
     struct addr peer, local;
-    err broken;                         /* the first failure, OK before */
+    err broken;                         /* the first failure, OK before; the end of what the peer says is none */
+    int broken_errno;                   /* the system's number for it, 0: none */
     struct buf in;                      /* bytes heard; in_at of them consumed */
     size_t in_at;
-    struct buf out;                     /* bytes said, not sent */
+    size_t in_next;                     /* how large `in` will be when it is made or moved next */
+    struct buf out;                     /* bytes said; out_at of them sent */
+    size_t out_at;
+    struct task *sender;                /* who is sending now */
+    unsigned eager;                     /* bytes came at once so many times in a row */
     when write_wait;                    /* how long a send may make no progress; default 5 minutes */
     uint64_t bytes_in, bytes_out;       /* on the wire */
 };
 
-/* Take over a connected descriptor. The caller ends it with stream_free(). */
+/* Take over a connected, non-blocking descriptor. The caller ends it with stream_free(). One task may read while another
+ * writes; no two may do the same. */
 struct stream *stream_new(int fd, const struct addr *peer);
 /* `from`: local address to bind, or NULL. E_REFUSED, E_TIMEOUT, E_IO with the words of the system. */
 WAITS err stream_connect(const struct addr *to, const struct addr *from, when deadline, struct stream **ret);
@@ -88,20 +97,26 @@ void stream_free(struct stream *s);     /* closes; what was not sent is lost. NU
 AUTO_DEFINE(stream)
 
 /* Reading. What was heard and not yet consumed: */
-static inline str stream_pending(const struct stream *s) { return (str){ s->in.p + s->in_at, s->in.n - s->in_at }; }
+static inline str stream_pending(const struct stream *s) { return str_from(buf_str(&s->in), s->in_at); }
 static inline void stream_consume(struct stream *s, size_t n) { s->in_at += n; }
-/* Hear more bytes behind the pending ones: at least one on OK. Says what is in `out` before it waits, not before it
- * tries. Room for `room` bytes is made first (moving the pending bytes down); pending bytes + room never exceed 1 MiB.
- * E_TIMEOUT, E_CLOSED (the peer ended), E_CANCELED, E_IO. */
+/* Hear more bytes behind the pending ones: at least one on OK. Says what is in `out` before it waits or tells that the
+ * peer ended, not before it tries. Room for `room` bytes is made first (moving the pending bytes down); pending bytes + room never exceed 1 MiB.
+ * A peer whose bytes never end is no reason for others to wait: now and then their turn comes in here.
+ * E_CLOSED    the peer ended; after a mere half-close we can still send     E_TIMEOUT   nothing came; the stream is whole
+ * E_LIMIT     1 MiB is pending                                              E_CANCELED
+ * E_IO, and all the others when sending has failed before: the line is broken */
 WAITS err stream_fill(struct stream *s, size_t room, when deadline);
-/* Wait until more can be read, without reading: for an idle session that gave its buffers back. */
+/* Wait until more can be read, without reading: for an idle session that gave its buffers back. Says what is in `out`. */
 WAITS err stream_wait(struct stream *s, when deadline);
 /* Give back both buffers when they are empty. */
 void stream_release(struct stream *s);
 
 /* Writing. Appends to `out`; sends only when that passes 64 KiB. */
 WAITS void stream_say(struct stream *s, str bytes);
-/* The same for long-lived bytes: sent with what is in `out` in one writev without a copy when they are 16 KiB or more. */
+/* The same, but 16 KiB or more are sent without a copy, with what is in `out` in one system call, before it returns. */
 WAITS void stream_write(struct stream *s, str bytes);
 WAITS void stream_flush(struct stream *s);
+/* Say what is in `out`, then that no more will come, and hear (and forget) what the peer still says until it ends too, at most 64 KiB
+ * and until `deadline`: closing over unread input would take our last words back (RST). For stream_free() to follow. */
+WAITS void stream_end(struct stream *s, when deadline);
 #endif

@@ -20,7 +20,8 @@ static inline bool reply_later(struct reply r) { return r.code / 100 == 4; }
 static inline bool reply_never(struct reply r) { return r.code / 100 == 5; }
 /* "550 5.1.1 no such user" on one line, printable. In `a`. */
 str reply_print(arena *a, const struct reply *r);
-/* One line of a reply; *more when a hyphen follows the code. Continuation lines need the same code. */
+/* One line of a reply, without its CRLF; *more when a hyphen follows the code. `ret` is zeroed before the first line and kept
+ * for the others: they need the same code, and the first enhanced code counts. ret->text is that of this line, borrowed. */
 err reply_parse_line(str line, struct reply *ret, bool *more);
 
 /* ---- command: what a client says. ---------------------------------------------------------------------------------- */
@@ -58,9 +59,11 @@ struct server {
     struct stream *s;
     bool enhanced;              /* say enhanced codes (after EHLO) */
     unsigned nonsense;          /* lines that were no command, so far */
+    size_t line_max;            /* octets with CRLF; 0: 2048. AUTH needs 12288 (RFC 4954 4) */
 };
-/* Hear the next command. Lines over 2048 octets are discarded to their end and come as VERB_UNKNOWN with refuse 500 5.5.2; so
- * are lines ended by a bare LF or holding a bare CR or NUL. E_TIMEOUT, E_CLOSED, E_CANCELED as of the stream. */
+/* Hear the next command. Lines over line_max are discarded to their end and come as VERB_UNKNOWN with refuse 500 5.5.2; so
+ * are lines ended by a bare LF or holding a bare CR or NUL. A BDAT that is refused must end the session: nobody knows
+ * where its octets end. What is no command, such as an answer to a 334, is found in ret->line. E_TIMEOUT, E_CLOSED, E_CANCELED as of the stream. */
 WAITS err server_hear(struct server *v, arena *a, when deadline, struct command *ret);
 /* Is a further command already in the buffer? (Replies of a pipelined group leave together.) */
 bool server_has_more(const struct server *v);
@@ -77,9 +80,9 @@ WAITS err data_hear(struct data *d, struct stream *s, struct buf *out, size_t ma
 /* The pure part, for fuzzing and for speed: consume from `in`, append to `out`; returns octets consumed; d->ended says whether
  * the terminator was met (consumed too). Fast: memchr-sized strides, no per-octet loop on ordinary text. */
 size_t data_feed(struct data *d, str in, struct buf *out, size_t max);
-/* Dot-stuff a body given in pieces (whole == first piece of one). Appends to `out` or passes through untouched when
- * `dots` is false. `at_line_start` carries over pieces, true at first. */
-void data_stuff(struct buf *out, str piece, bool *at_line_start);
+/* Dot-stuff a body given in pieces, appending to `out`. A bare CR or LF becomes CRLF, so that nothing that leaves ends
+ * elsewhere for a careless reader. `state` carries over pieces, 0 at first. A body whose scan said no `dots` needs none of it. */
+void data_stuff(struct buf *out, str piece, uint8_t *state);
 
 /* ---- client: the sending end. ---------------------------------------------------------------------------------------- */
 
@@ -93,21 +96,35 @@ struct client {
     uint64_t size_max;          /* of SIZE; 0: none said */
     uint64_t mail_max, rcpt_max, rcptdomain_max; /* of LIMITS (RFC 9422); 0: none said */
     str greeting_name;          /* in `keep` */
-    struct reply last;          /* newest reply heard; text in `keep` until the next */
+    struct reply last;          /* newest reply taken; its text lasts until the next */
     arena *keep;
     uint64_t mails;             /* transactions begun on this connection */
-    /* inside: replies owed for commands said */
-    struct client_owed *owed; size_t nowed, owed_at, owed_cap;
-    struct reply *ahead;        /* replies read ahead without PIPELINING */
+    /* inside */
+    err broken; str why;        /* the first failure of the dialogue, in `keep` */
+    struct buf text, line;      /* of the newest reply heard; of what is being said */
+    size_t owed;                /* replies not heard yet: `dots` of the last body, `skip` that concern nobody, then the envelope's */
+    size_t dots, skip;
+    struct { struct reply *p; size_t n, at, cap; arena *text; } ahead; /* replies heard before anybody asked for them */
+    size_t rcpts_said;
+    bool data_said, bdat, quit_said, open; /* open: a MAIL was accepted, and neither message nor RSET followed */
+    uint64_t dot_at;            /* s->bytes_out when the whole of the last body is out */
 };
-/* Take over a connected stream: hear the greeting, say EHLO (HELO when it is refused with 5xx). On E_REFUSED c->last has the reply
- * that was not positive: it concerns the server, never a recipient. The caller owns the client either way it returns OK. */
+/* Take over a connected stream: hear the greeting, say EHLO (HELO when it is refused with 5xx). *ret is the caller's to free
+ * whatever is returned, and the stream goes with it. E_REFUSED: c->last is the reply that was not positive; it concerns the
+ * server, never a recipient. */
 WAITS err client_open(struct stream *s, str ehlo_name, struct client **ret);
 void client_free(struct client *c);     /* closes without a word */
 AUTO_DEFINE(client)
 WAITS void client_quit(struct client *c); /* QUIT, at most a second for the answer, then client_free() */
+/* Behind client_body() of the last message: QUIT leaves with the final dot (RFC 2920 3.1) where the peer has PIPELINING.
+ * client_quit() is still due. */
+WAITS void client_last(struct client *c);
 /* Say RSET and hear its answer: a probe of an idle connection. */
 WAITS err client_reset(struct client *c);
+/* EHLO once more, as after STARTTLS: all that was offered before is forgotten. */
+WAITS err client_hello(struct client *c, str ehlo_name);
+/* One command of another kind (STARTTLS, AUTH, XCLIENT) and its reply, within `length`. OK with any reply but a 421. */
+WAITS err client_command(struct client *c, str command, when length, struct reply *ret);
 
 /* What a recipient was answered. */
 struct answer {
@@ -121,7 +138,6 @@ struct answer {
 struct body {
     uint64_t size;
     bool dots;                  /* some line starts with a dot */
-    bool ends_crlf;
     /* Piece i, or {NULL,0} behind the last; stays valid until the next call. Prepended fields count as pieces. */
     WAITS err (*piece)(void *ctx, size_t i, str *ret);
     void *ctx;
@@ -130,20 +146,23 @@ struct body {
 /* One transaction, in three steps, so that the next one's envelope leaves in the same write as this one's final dot
  * (RFC 2920 3.1 allows it):
  *   client_offer(c, env1)
- *   client_answers(c, env1, a, out1); client_body(c, env1, body1, out1)    if any was accepted, else client_no_body()
+ *   client_answers(c, env1, a, out1, &any)
+ *   client_body(c, env1, body1, out1)                  if any was accepted; else the transaction is over
  *   client_offer(c, env2)                              when there is one and c has CAP_PIPELINING
  *   client_settle(c, env1, out1)
  *   client_answers(c, env2, ...)
  * Parameters (SIZE, BODY, SMTPUTF8, RET, ENVID, NOTIFY, ORCPT) are said as far as the peer offered them. Timeouts: RFC 5321 4.5.3.2.
  * client_offer() without PIPELINING keeps step by reading replies ahead. With CHUNKING and BODY=BINARYMIME BDAT is used instead of DATA. */
 WAITS void client_offer(struct client *c, const struct envelope *env, uint64_t size);
-/* Hear the answers to MAIL, each RCPT and DATA. OK with *any: say the body. On an error of the line nothing but the settled
- * answers in `out` is settled. A 421 anywhere settles nothing else and is E_CLOSED with c->last. */
+/* Hear the answers to MAIL, each RCPT and DATA; `out` is zero at first. OK with *any: say the body; without: all are settled
+ * (a 354 for nobody was answered with a lone dot). On an error of the line nothing but the settled answers in `out` is
+ * settled. A 421 anywhere settles nothing else and is E_CLOSED with c->last; an answer out of place is E_SYNTAX. */
 WAITS err client_answers(struct client *c, const struct envelope *env, arena *a, struct answer *out, bool *any);
 /* Say the body and the final dot (into the buffer and beyond; not necessarily all sent). The piece callback's error ends the
  * connection without a dot: nothing was delivered. */
 WAITS err client_body(struct client *c, const struct envelope *env, const struct body *body, struct answer *out);
-/* Hear the answer to the final dot: settles every offered recipient. E_MAYBE: the line died after our dot (or the last BDAT). */
+/* Hear the answer to the final dot: settles every offered recipient. E_MAYBE: the line died after our dot (or the last BDAT)
+ * was sent, or the answer made no sense. Any other error settles nothing, but E_CLOSED by a 421: that is their answer. */
 WAITS err client_settle(struct client *c, const struct envelope *env, arena *a, struct answer *out);
 
 #endif

@@ -56,10 +56,13 @@ struct message {
     bool report;                                /* one of our own: may use the reserve, expires into nothing */
 };
 
+struct spool_move;
+struct spool_moved;                             /* a batch of moves, see spool_moved_done() */
 struct spool_setup {
     str dir;                        /* made when absent, mode 0700, locked against a second process */
     unsigned reserve;               /* ready segments kept for notes, reports and compaction; default 4 */
     unsigned ahead;                 /* ready segments made ahead of need; default 2 beyond the reserve */
+    uint32_t segment;               /* size of one; default SPOOL_SEGMENT. Tests make them small */
     uint64_t max_bytes;             /* of all segments; 0: what the file system has */
     uint64_t min_free;              /* bytes left free on the file system */
     /* A message was copied forward: its record is now at `to`. Called on the keeper's thread, in batches; then
@@ -71,7 +74,8 @@ struct spool_move { ulid id; struct spool_ref from, to; };
 void spool_moved_done(struct spool_moved *batch);
 
 /* Open: segment heads are read, a new segment is begun, the threads are started; the backlog is not loaded yet. Served at once.
- * E_EXISTS another process has it; E_DAMAGED; E_UNKNOWN a newer format; E_IO, E_NOSPACE. */
+ * A full disk is no error: what waits goes out, and intake resumes when there is room.
+ * E_EXISTS another process has it; E_UNKNOWN a newer format; E_IO. */
 WAITS err spool_open(const struct spool_setup *setup, struct spool **ret);
 /* Notes are made durable, threads ended. Every port must be closed before. */
 WAITS void spool_close(struct spool *s);
@@ -128,5 +132,9 @@ struct spool_stats spool_stats(const struct spool *s);  /* from any thread */
 
 /* Read every record of every segment and check it; a line per finding and a summary on `out`. OK when nothing acknowledged is damaged. */
 WAITS err spool_verify(str dir, struct buf *out);
+/* All that waits, as one stream for spool_import(); `n`: messages. Both are for a task. */
+WAITS err spool_export(str dir, err (*write)(void *ctx, str octets), void *ctx, uint64_t *n);
+/* `read` gives exactly n octets, or sets *end when there are none left. What came in before an error stays in. */
+WAITS err spool_import(str dir, err (*read)(void *ctx, void *p, size_t n, bool *end), void *ctx, uint64_t *n);
 
 #endif

@@ -18,6 +18,13 @@
     } \
     static void test_##name(void)
 
+/* The same, as a task of a scheduler that ends with it: for what waits. Needs task/task.h. */
+#define TASK_TEST(name) \
+    static void task_test_##name(void); \
+    static err task_run_##name(void *arg) { (void)arg; task_test_##name(); return OK; } \
+    TEST(name) { CHECK_ERR(task_main(task_run_##name, NULL), OK); } \
+    static void task_test_##name(void)
+
 #define CHECK(x, ...) kit_true((x), __FILE__, __LINE__, #x, kit_case_(__VA_ARGS__))
 #define CHECK_INT(got, want, ...) \
     kit_int((int64_t)(got), (int64_t)(want), __FILE__, __LINE__, #got, kit_case_(__VA_ARGS__))

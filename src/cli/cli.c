@@ -1,0 +1,181 @@
+/* Verbs and help. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+const struct cli_verb cli_verbs[] = {
+    { "serve", "run the relay", "waypost serve [-c FILE]\nwaypost serve --dev", .run = cli_serve,
+      .more = "  -c, --config FILE  the configuration; " CLI_CONFIG " unless given\n"
+              "  --dev              a relay to try things with, on built-in settings: nothing to configure\n"
+              "  --as-is            one process: no parent that restarts it, no change of user, no sandbox\n\n"
+              "SIGTERM and SIGINT end it after what is under way, SIGHUP reads the configuration anew, SIGUSR1 opens the log file\n"
+              "anew." },
+    { "check", "read a configuration and tell what is wrong with it", "waypost check [-c FILE] [--json]", .run = cli_check,
+      .more = "Exits with 0 when the relay would run on it (there may be warnings), else with 2." },
+    { "reload", "put the configuration in force that its file now holds", "waypost reload", .run = cli_reload,
+      .more = RELAY_AT_HELP "\nWith errors in it the old one stays in force, they are printed, and the exit code is 2." },
+    { "drain", "take no more mail, finish what is under way, end", "waypost drain", .run = cli_drain, .more = RELAY_AT_HELP },
+    { "queue", "what waits, and why; try it now, or delete it",
+      "waypost queue list [--lane LANE] [--domain DOMAIN] [--limit N] [--json]\n"
+      "waypost queue show ID [--json]\n"
+      "waypost queue retry ID ... | --lane LANE | --domain DOMAIN | --all\n"
+      "waypost queue delete ID ... [--report] [--reason TEXT]",
+      .run = cli_queue, .more = RELAY_AT_HELP "  --report           the sender gets a report of what was deleted" },
+    { "trace", "the story of a message", "waypost trace ID|ADDRESS [--json]", .run = cli_trace,
+      .more = RELAY_AT_HELP "\nAn address may be a part of one: of a sender or a recipient. What is remembered is the recent past." },
+    { "stats", "counters, times, lanes and servers", "waypost stats [--json] [--watch]", .run = cli_stats,
+      .more = RELAY_AT_HELP "  --watch            again and again, with rates, until interrupted" },
+    { "config", "show the configuration, or the manual of all settings", "waypost config show [-c FILE]\nwaypost config manual",
+      .run = cli_config,
+      .more = "show prints every setting, those that were not given too, and where each comes from.\n"
+              "manual prints waypost.conf(5) as mdoc: waypost config manual | man -l -" },
+    { "sink", "a mail server for tests: takes all mail, counts it and throws it away", "waypost sink [-l ADDR:PORT] [OPTIONS]",
+      .run = cli_sink,
+      .more = "  -l, --listen ADDR:PORT       127.0.0.1:2525 unless given; may be given again\n"
+              "  --threads N                  1 unless given\n"
+              "  --json                       figures as JSON; they are printed at the end, and on SIGUSR1\n"
+              "  --count-file FILE            and written there\n"
+              "  --unique                     count ids (X-Blast-Id) that came twice\n"
+              "  --capture DIR                keep each message in a file, below its envelope (X-Sink-From, X-Sink-To)\n"
+              "  --hash FILE                  append a JSON line for each: id, from, to, size, CRC-32C of what is behind the header\n\n"
+              "What it does wrong. A STAGE is greeting, ehlo, mail, rcpt, data or dot.\n"
+              "  --delay STAGE:TIME           wait before it answers, such as dot:200ms\n"
+              "  --reject STAGE:CODE[:TEXT][:PERCENT%]    such as rcpt:452:too many:30%\n"
+              "  --fail-rcpt PATTERN:CODE[:TEXT][:PERCENT%]   such as '*@slow.example:451'\n"
+              "  --close STAGE[:N]            end the connection there instead of answering, after N times\n"
+              "  --max-size SIZE              refuse what is larger\n"
+              "  --max-mails-per-session N    then 421\n"
+              "  --rate-limit SIZE            octets a second that a session reads of a message\n"
+              "  --seed N                     of the dice that PERCENT throws\n"
+              "  --no-ehlo --no-pipelining --no-8bitmime --no-chunking --no-dsn --no-smtputf8 --no-enhanced\n"
+              "                               what it does not offer" },
+    { "blast", "send many messages as fast as a server takes them, and measure", "waypost blast ADDR:PORT [OPTIONS]",
+      .run = cli_blast,
+      .more = "  --sessions N                 at a time; 50 unless given\n"
+              "  --mails N                    in all; 1000 unless given, or\n"
+              "  --time TIME                  for so long, such as 10s\n"
+              "  --per-session N              messages on a connection; 20 unless given\n"
+              "  --size SIZE                  of a message, header and all; 4k unless given\n"
+              "  --rcpt N                     recipients of a message; 1 unless given\n"
+              "  --to PATTERN                 user%d@example.com unless given: %d is a number that grows\n"
+              "  --from ADDRESS               blast@blast.example unless given; empty: the null sender\n"
+              "  --ehlo NAME                  blast.example unless given\n"
+              "  --rate N/s                   no more messages a second than that\n"
+              "  --pipelining on|off          on where the server offers it\n"
+              "  --bdat                       BODY=BINARYMIME and BDAT, where the server offers them\n"
+              "  --verify-log FILE            append id and time of each message that got its 250, before going on\n"
+              "  --keep-going                 connect again when a connection fails, until all is sent or the time is over\n"
+              "  --threads N                  1 unless given\n"
+              "  --json                       figures as JSON\n\n"
+              "Each message has an id of its own in X-Blast-Id; `waypost sink --unique` counts them. Exits with 1 when a message was\n"
+              "not taken, with 3 when no connection came about." },
+    { "spool", "check, move or measure a spool that no relay is using",
+      "waypost spool verify DIR\nwaypost spool export DIR > FILE\nwaypost spool import DIR < FILE\n"
+      "waypost spool bench DIR [--size SIZE] [--tasks N] [--time TIME] [--keep N] [--json]", .run = cli_spool,
+      .more = "verify reads every record and changes nothing; exits with 1 when something that was acknowledged is damaged.\n"
+              "export writes all messages that wait, with what is known of their recipients; import takes them into another spool.\n"
+              "bench accepts and ends messages as fast as the disk takes them: in an empty directory, not in one with mail.\n\n"
+              "  --size SIZE        of a message; 4k unless given\n"
+              "  --tasks N          at a time; 50 unless given\n"
+              "  --time TIME        for so long; 5s unless given\n"
+              "  --keep N           leave the first N messages waiting\n"
+              "  --json             figures as JSON" },
+    { .name = NULL },
+};
+
+static const struct cli_verb *verb_find(str name)
+{
+    for (const struct cli_verb *v = cli_verbs; v->name; v++)
+        if (str_eq(str_z(v->name), name))
+            return v;
+    return NULL;
+}
+
+/* ---- help ---- */
+
+static int help_all(void)
+{
+    printf("waypost VERB ...: a mail relay (waypost " WAYPOST_VERSION ")\n\n");
+    for (const struct cli_verb *v = cli_verbs; v->name; v++)
+        printf("  %-8s %s\n", v->name, v->help);
+    printf("\n`waypost VERB --help` tells more of one of them. Exit codes: 0 done, 1 no or failed, 2 usage or configuration,\n"
+           "3 the relay is not reachable.\n");
+    return CLI_DONE;
+}
+
+static int help_verb(const struct cli_verb *v)
+{
+    str forms = str_z(v->form), form;
+
+    printf("%s: %s\n\n", v->name, v->help);
+    while (str_cut(&forms, S("\n"), &form))
+        printf("  %.*s\n", STR(form));
+    if (v->more)
+        printf("\n%s\n", v->more);
+    return CLI_DONE;
+}
+
+static int unknown_verb(const char *name)
+{
+    const char *best = NULL;
+    size_t distance = 3;
+
+    for (const struct cli_verb *v = cli_verbs; v->name; v++) {
+        size_t d = str_starts(str_z(v->name), str_z(name)) ? 0 : str_distance(str_z(v->name), str_z(name));
+        if (d < distance) {
+            distance = d;
+            best = v->name;
+        }
+    }
+    if (best)
+        cli_say("there is no verb \"%s\"; did you mean \"%s\"?", name, best);
+    else
+        cli_say("there is no verb \"%s\"; `waypost help` lists them", name);
+    return CLI_USAGE;
+}
+
+/* ---- main ---- */
+
+static bool asks_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+    return false;
+}
+
+static int dispatch(int argc, char **argv)
+{
+    str name = argc > 1 ? str_z(argv[1]) : S("help");
+
+    if (str_eq(name, S("--version")) || str_eq(name, S("version"))) {
+        printf("waypost " WAYPOST_VERSION "\n");
+        return CLI_DONE;
+    }
+    if (str_eq(name, S("help")) || str_eq(name, S("--help")) || str_eq(name, S("-h"))) {
+        if (argc < 3)
+            return help_all();
+        const struct cli_verb *v = verb_find(str_z(argv[2]));
+        return v ? help_verb(v) : unknown_verb(argv[2]);
+    }
+    const struct cli_verb *v = verb_find(name);
+    if (!v)
+        return unknown_verb(argv[1]);
+    if (asks_help(argc - 1, argv + 1))
+        return help_verb(v);
+    return v->run(argc - 1, argv + 1);
+}
+
+int cli_main(int argc, char **argv)
+{
+    int code = dispatch(argc, argv);
+
+    /* What we were asked for and could not write was not done. */
+    if ((fflush(stdout) != 0 || ferror(stdout)) && errno != EPIPE && code == CLI_DONE) {
+        cli_say("writing the answer: %s", strerror(errno));
+        code = CLI_NO;
+    }
+    return code;
+}

@@ -1,0 +1,32 @@
+/* deliver: a mail goes out. Connections to the servers of a lane, one transaction after the other on each, and what comes of them. */
+#ifndef DELIVER_H
+#define DELIVER_H
+
+#include "receive/receive.h"
+
+struct dispatch;
+struct dispatch_setup {
+    struct snapshot *(*newest)(void *ctx);
+    void *ctx;
+    struct queue *queue;
+    struct spool_port *port;
+    struct reception *reception;        /* reports are accepted there */
+    void (*working_on)(void *ctx, ulid id);     /* told before work on what a message holds; zero: done. May be NULL */
+    bool (*set_aside)(void *ctx, ulid id);      /* a message that must not be touched: it was there at two crashes. May be NULL */
+    struct pool *pool;                  /* look-ups of host names */
+    unsigned threads, thread;           /* how many deliver, which one is this (from 0) */
+};
+/* One a thread. */
+struct dispatch *dispatch_new(const struct dispatch_setup *setup);
+void dispatch_free(struct dispatch *d);
+/* The queue's callbacks; ctx is the dispatch. */
+void dispatch_ready(void *ctx, struct lane *lane);
+void dispatch_expired(void *ctx, struct ticket *t);
+void dispatch_unroutable(void *ctx, struct ticket *t);
+/* Start no further transaction; connections end when theirs does. */
+void dispatch_drain(struct dispatch *d);
+size_t dispatch_connections(const struct dispatch *d);
+/* An operator removed a ticket (queue_remove): settle its recipients as deleted, with a report to the sender or without. */
+WAITS void dispatch_delete(struct dispatch *d, struct ticket *t, str reason, bool report);
+
+#endif

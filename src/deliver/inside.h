@@ -1,0 +1,59 @@
+#ifndef DELIVER_INSIDE_H
+#define DELIVER_INSIDE_H
+
+#include "deliver/deliver.h"
+
+struct dispatch {
+    struct dispatch_setup setup;
+    bool draining;
+    size_t connections;
+    struct link settle;         /* tickets in flight that no connection will settle: expired, unroutable */
+    struct waiters settle_wait;
+};
+
+/* One ticket on its way: its message in memory, the envelope of just its recipients, and what they were answered. */
+struct flight {
+    struct ticket *t;
+    struct mail *mail;          /* one holder */
+    arena *a;                   /* answers and texts; NULL: no flight */
+    struct snapshot *snap;
+    struct envelope env;
+    uint32_t *index;            /* of env.rcpt[i] in the message's envelope */
+    struct answer *out;         /* of env.rcpt[i] */
+    bool offered;               /* MAIL was said */
+    size_t server_at;           /* place of the server in its backend */
+    bool peer_dsn;              /* the peer offered DSN: it takes over the duty to report */
+    when began;
+    /* the body on its way out */
+    struct spool_port *port;
+    str prepend, whole;         /* what stands before the body; the body re-encoded for this hop, if it had to be */
+    arena *piece_arena;
+    struct body body;
+};
+
+/* How the recipients of a flight ended that got no answer of their own. */
+enum flight_end {
+    FLIGHT_ANSWERED,            /* each has its answer; who has none is tried again as after a 4xx */
+    FLIGHT_UNKNOWN,             /* the line died after our final dot: those offered may have it */
+    FLIGHT_BROKEN,              /* the line died before: one attempt for who has no answer */
+    FLIGHT_NOT_TRIED,           /* nothing was said about it, or it was the connection's last message: no attempt */
+    FLIGHT_EXPIRED, FLIGHT_FAILED, FLIGHT_DELETED, FLIGHT_DELETED_QUIETLY,
+};
+
+/* Get the message into memory and make the flight; the ticket is in flight already. An error: the ticket was put off. */
+WAITS err flight_load(struct dispatch *d, struct ticket *t, struct flight *f);
+void flight_free(struct flight *f);
+/* Can the message go to this peer as it is, or re-encoded? False: every recipient without a way has its 5xx answer in f->out. */
+WAITS bool flight_fit(struct flight *f, const struct client *c);
+/* Note what became of everyone, tell the log, report failures, and give the ticket back to the queue or end it. Ends the flight. `reason`
+ * says why for recipients without an answer; `remote` names the server. */
+WAITS void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, str reason, str remote);
+
+/* The task that settles what lies in d->settle. */
+WAITS err settle_run(void *dispatch);
+
+/* Report failures of `f` to its sender: out[i] for each i in failed[]. False: the report could not be stored. */
+struct report_item { uint32_t i; enum report_action action; const char *status; str diagnostic, remote, reason; };
+WAITS bool report_send(struct dispatch *d, const struct flight *f, const struct report_item *item, size_t n);
+
+#endif

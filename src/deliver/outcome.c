@@ -1,0 +1,294 @@
+/* What becomes of the recipients: noted in the spool, told to the log, reported to the sender, given back to the queue. */
+#include "deliver/inside.h"
+
+#define UNKNOWN_WAIT (15 * MINUTE)      /* the answer never came: it may be there, so not soon */
+
+enum verdict { DELIVERED, FAILED, LATER, AT_ONCE, UNKNOWN, EXPIRED, DELETED };
+
+/* RFC 3463 from what we have: the peer's own code, else one for the basic code. */
+static str status_of(arena *a, const struct reply *r, const char *fallback)
+{
+    if (r->enhanced.class)
+        return str_printf(a, "%u.%u.%u", r->enhanced.class, r->enhanced.subject, r->enhanced.detail);
+    return str_z(fallback);
+}
+
+/* The part of a reply that repeats from message to message: what waits is many, what they wait for is few. */
+static str short_reason(arena *a, const struct answer *o, str remote)
+{
+    static const char *const stage[] = { "MAIL", "RCPT", "DATA", "the message" };
+    const struct reply *r = &o->reply;
+
+    if (r->enhanced.class)
+        return str_printf(a, "%.*s answered %u %u.%u.%u to %s", STR(remote), r->code, r->enhanced.class, r->enhanced.subject,
+                          r->enhanced.detail, stage[o->stage]);
+    return str_printf(a, "%.*s answered %u to %s", STR(remote), r->code, stage[o->stage]);
+}
+
+static enum verdict verdict_of(const struct flight *f, size_t i, enum flight_end end, bool some_taken)
+{
+    const struct answer *o = &f->out[i];
+
+    switch (end) {
+    case FLIGHT_EXPIRED:
+        return EXPIRED;
+    case FLIGHT_FAILED:
+        return FAILED;
+    case FLIGHT_DELETED:
+    case FLIGHT_DELETED_QUIETLY:
+        return DELETED;
+    case FLIGHT_NOT_TRIED:
+        if (!o->settled)
+            return AT_ONCE;
+        break;
+    case FLIGHT_UNKNOWN:
+        if (o->offered && !o->settled)
+            return UNKNOWN;
+        break;
+    case FLIGHT_ANSWERED:
+    case FLIGHT_BROKEN:
+        break;
+    }
+    if (!o->settled)
+        return LATER;
+    if (reply_ok(o->reply))
+        return DELIVERED;
+    /* RFC 5321 4.5.3.1.10: too many recipients for one transaction concerns the rest, not these. */
+    if (some_taken && o->stage == STAGE_RCPT && (o->reply.code == 452 || o->reply.code == 552))
+        return AT_ONCE;
+    return reply_never(o->reply) ? FAILED : LATER;
+}
+
+struct settling {
+    enum verdict *verdict;
+    struct rcpt_state *state;
+    size_t nstate;
+    struct report_item *item;
+    size_t nitem;
+    size_t n[DELETED + 1];
+};
+
+static void tell(const struct flight *f, size_t i, enum verdict v, str remote, str reason, when due)
+{
+    static const enum event_kind kind[] = { EVENT_DELIVERED, EVENT_FAILED, EVENT_DEFERRED, EVENT_DEFERRED, EVENT_UNKNOWN, EVENT_EXPIRED,
+                                            EVENT_DELETED };
+    const struct answer *o = &f->out[i];
+    struct event e = { .kind = kind[v], .id = f->t->id, .at = wall_now(), .from = f->env.sender, .rcpt = f->env.rcpt[i].to, .remote = remote,
+                       .attempt = f->t->attempts + 1u };
+
+    e.reply = o->reply.code ? reply_print(f->a, &o->reply) : reason;
+    e.took = e.at - f->mail->m->origin.accepted;
+    if (v == LATER || v == UNKNOWN) {
+        char span[TIME_TEXT];
+        e.detail = str_printf(f->a, "again in %.*s", STR(time_span(span, due - clock_now())));
+    } else if (v == DELIVERED) {
+        histogram_add(&stats_mine()->deliver, e.took);
+        if (f->t->unknown) {
+            stats_add(COUNT_repeated, 1);
+            e.detail = S("an earlier attempt had no answer: perhaps a second copy");
+        }
+    }
+    event_emit(&e);
+}
+
+static void settling_report(struct settling *s, const struct flight *f, size_t i, enum verdict v, str remote, str reason)
+{
+    const struct answer *o = &f->out[i];
+    uint8_t notify = f->env.rcpt[i].notify;
+    struct report_item *item = &s->item[s->nitem];
+
+    *item = (struct report_item){ .i = (uint32_t)i, .remote = o->reply.code ? remote : S(""), .reason = reason };
+    if (o->reply.code)
+        item->diagnostic = reply_print(f->a, &o->reply);
+    if (v == DELIVERED) {
+        /* RFC 3461 5.2.2: a peer with DSN takes the duty over; to one without, "relayed" is the last we can say. */
+        if (!(notify & NOTIFY_SUCCESS) || f->peer_dsn)
+            return;
+        item->action = REPORT_RELAYED;
+        item->status = "2.0.0";
+    } else {
+        if (notify && !(notify & NOTIFY_FAILURE)) /* RFC 3461 4.1; not given means failure and delay */
+            return;
+        item->action = REPORT_FAILED;
+        str status = status_of(f->a, &o->reply, v == EXPIRED ? "4.4.7" : "5.0.0");
+        /* RFC 3463 4.4.7: "delivery time expired"; the last reply stands in the diagnostic. */
+        item->status = str_cz(f->a, v == EXPIRED ? S("4.4.7") : status);
+    }
+    s->nitem++;
+}
+
+static struct rcpt_set *set_with(const struct flight *f, const struct settling *s, bool (*want)(enum verdict v))
+{
+    size_t n = f->mail->m->env.nrcpt;
+    struct rcpt_set *set = arena_alloc(f->a, sizeof *set + (n + 63) / 64 * sizeof set->bits[0]);
+
+    set->n = (uint32_t)n;
+    for (size_t i = 0; i < f->env.nrcpt; i++)
+        if (want(s->verdict[i]))
+            set->bits[f->index[i] / 64] |= (uint64_t)1 << f->index[i] % 64;
+    return set;
+}
+
+static bool is_over(enum verdict v) { return v == DELIVERED || v == FAILED || v == EXPIRED || v == DELETED; }
+static bool is_at_once(enum verdict v) { return v == AT_ONCE; }
+static bool is_unknown(enum verdict v) { return v == UNKNOWN; }
+
+/* Who ends how, and what of it the sender is to be told. */
+static void settling_judge(struct settling *s, struct flight *f, enum flight_end end, str reason, str remote)
+{
+    bool some_taken = false;
+    bool too_old = f->mail->m->origin.accepted + (when)f->t->lifetime * SECOND < wall_now();
+
+    for (size_t i = 0; i < f->env.nrcpt; i++) {
+        if (!f->out[i].settled) /* a 250 to RCPT is no answer to the message: neither log nor report shall show it as one */
+            f->out[i].reply = (struct reply){ 0 };
+        some_taken |= f->out[i].settled && reply_ok(f->out[i].reply);
+    }
+    for (size_t i = 0; i < f->env.nrcpt; i++) {
+        enum verdict v = verdict_of(f, i, end, some_taken);
+        if (too_old && (v == LATER || v == UNKNOWN))
+            v = EXPIRED;
+        s->verdict[i] = v;
+        if (v == DELIVERED || v == FAILED || v == EXPIRED || (v == DELETED && end == FLIGHT_DELETED))
+            settling_report(s, f, i, v, remote, reason);
+    }
+}
+
+/* A failure nobody could be told of is none yet: it is tried again, until it succeeds or its report is safe. */
+static void settling_postpone(struct settling *s, struct flight *f)
+{
+    for (size_t i = 0; i < f->env.nrcpt; i++)
+        if (s->verdict[i] == FAILED || s->verdict[i] == EXPIRED) {
+            s->verdict[i] = LATER;
+            f->out[i].reply = (struct reply){ 0 };
+        }
+}
+
+/* The note for the spool and the line for the log of each; *why is the reason that those who wait share. */
+static void settling_note(struct settling *s, const struct flight *f, str reason, str remote, when due, when late, str *why)
+{
+    static const enum rcpt_status status[] = { RCPT_DELIVERED, RCPT_FAILED, RCPT_WAITING, RCPT_WAITING, RCPT_WAITING, RCPT_EXPIRED,
+                                               RCPT_DELETED };
+    when now = clock_now(), wall = wall_now();
+
+    *why = reason;
+    for (size_t i = 0; i < f->env.nrcpt; i++) {
+        enum verdict v = s->verdict[i];
+        const struct reply *r = &f->out[i].reply;
+        s->n[v]++;
+        if (v == AT_ONCE)
+            continue;
+        struct rcpt_state *st = &s->state[s->nstate++];
+        *st = (struct rcpt_state){ .index = f->index[i], .status = status[v], .version = f->t->version, .last = wall, .remote = remote,
+                                   .attempts = (uint16_t)(f->t->attempts + 1), .unknown = v == UNKNOWN };
+        if (st->status == RCPT_WAITING)
+            st->next = wall + ((v == UNKNOWN ? late : due) - now);
+        if (v != DELIVERED)
+            st->reply = r->code ? reply_print(f->a, r) : reason;
+        if (v == LATER && r->code)
+            *why = short_reason(f->a, &f->out[i], remote);
+        tell(f, i, v, remote, reason, v == UNKNOWN ? late : due);
+    }
+}
+
+void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, str reason, str remote)
+{
+    struct ticket *t = f->t;
+    size_t n = f->env.nrcpt;
+    struct settling s = { .verdict = NEW_ARRAY(f->a, enum verdict, n), .state = NEW_ARRAY(f->a, struct rcpt_state, n),
+                          .item = NEW_ARRAY(f->a, struct report_item, n) };
+    str why;
+
+    settling_judge(&s, f, end, reason, remote);
+    /* The report is ours before the failure is noted: a crash between the two tells the sender twice, never not at all. */
+    if (s.nitem && !report_send(d, f, s.item, s.nitem)) {
+        settling_postpone(&s, f);
+        reason = S("it failed, but the report to its sender could not be stored");
+    }
+    when now = clock_now(), due = now + retry_after(&f->snap->retry, t->attempts + 1u), late = MAX(due, now + UNKNOWN_WAIT);
+    settling_note(&s, f, reason, remote, due, late, &why);
+
+    /* From the ticket are cut: who is to be tried at once, who waits for long; what is over goes last, with the note. */
+    size_t over = s.n[DELIVERED] + s.n[FAILED] + s.n[EXPIRED] + s.n[DELETED];
+    struct ticket *rest = t;
+    bool last = over == n && ticket_last(t);
+    if (s.nstate)
+        spool_outcome(d->setup.port, t->id, t->home, s.state, s.nstate, last);
+    if (over == n) {
+        ticket_done(t);
+        rest = NULL;
+    } else if (over)
+        ticket_done(ticket_split(t, set_with(f, &s, is_over)));
+    if (rest && s.n[AT_ONCE]) {
+        struct ticket *soon = rest;
+        if (s.n[LATER] + s.n[UNKNOWN])
+            soon = ticket_split(rest, set_with(f, &s, is_at_once));
+        else
+            rest = NULL;
+        ticket_return(soon);
+    }
+    if (rest && s.n[UNKNOWN]) {
+        struct ticket *unknown = rest;
+        if (s.n[LATER])
+            unknown = ticket_split(rest, set_with(f, &s, is_unknown));
+        else
+            rest = NULL;
+        unknown->unknown = true;
+        unknown->server = (uint8_t)(f->server_at + 1); /* at most 64 */
+        ticket_defer(unknown, late, S("the answer to the message never came: it may have been delivered"));
+    }
+    if (rest)
+        ticket_defer(rest, due, why);
+    if (d->setup.working_on)
+        d->setup.working_on(d->setup.ctx, (ulid){ { 0 } });
+    flight_free(f);
+}
+
+/* ---- what no connection settles ---- */
+
+static void settle_later(struct dispatch *d, struct ticket *t, enum flight_end end)
+{
+    t->expired = end == FLIGHT_EXPIRED; /* remembers which of the two, while it lies in the list */
+    list_add(&d->settle, &t->place);
+    waiters_wake_one(&d->settle_wait);
+}
+
+void dispatch_expired(void *ctx, struct ticket *t)
+{
+    settle_later(ctx, t, FLIGHT_EXPIRED);
+}
+
+void dispatch_unroutable(void *ctx, struct ticket *t)
+{
+    settle_later(ctx, t, FLIGHT_FAILED);
+}
+
+/* One after the other: their reports are mail like any other and must not flood. */
+err settle_run(void *dispatch)
+{
+    struct dispatch *d = dispatch;
+
+    for (;;) {
+        while (list_empty(&d->settle))
+            TRY(waiters_wait(&d->settle_wait, NEVER));
+        struct ticket *t = AROUND(d->settle.next, struct ticket, place);
+        struct flight f;
+        bool expired = t->expired;
+        list_del(&t->place);
+        t->expired = false;
+        if (flight_load(d, t, &f) != OK)
+            continue;
+        if (expired)
+            flight_settle(d, &f, FLIGHT_EXPIRED, str_printf(f.a, "its lifetime is over; the last trouble was: %.*s", STR(t->lane->reason)), S(""));
+        else
+            flight_settle(d, &f, FLIGHT_FAILED, S("there is no way to this domain from here"), S(""));
+    }
+}
+
+void dispatch_delete(struct dispatch *d, struct ticket *t, str reason, bool report)
+{
+    struct flight f;
+
+    if (flight_load(d, t, &f) == OK)
+        flight_settle(d, &f, report ? FLIGHT_DELETED : FLIGHT_DELETED_QUIETLY, str_dup(f.a, reason), S(""));
+}

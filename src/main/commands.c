@@ -1,0 +1,542 @@
+/* What the control socket's verbs do: ask every worker on its own thread, never stopping it for long. */
+#include "main/relay.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- words ---- */
+
+static void add_key(struct buf *b, const char *key)
+{
+    if (b->n && b->p[b->n - 1] != '{' && b->p[b->n - 1] != '[')
+        buf_addc(b, ',');
+    if (*key)
+        buf_addf(b, "\"%s\":", key);
+}
+
+static void add_str(struct buf *b, const char *key, str s)
+{
+    add_key(b, key);
+    buf_add_json(b, s);
+}
+
+static void add_int(struct buf *b, const char *key, int64_t n)
+{
+    add_key(b, key);
+    buf_addf(b, "%lld", (long long)n);
+}
+
+static void add_time(struct buf *b, const char *key, when wall)
+{
+    char text[TIME_TEXT];
+
+    add_key(b, key);
+    if (wall)
+        buf_addf(b, "\"%.*s\"", STR(time_rfc3339(text, wall)));
+    else
+        buf_add(b, S("null"));
+}
+
+static void add_id(struct buf *b, const char *key, ulid id)
+{
+    char text[ULID_TEXT];
+
+    add_str(b, key, ulid_print(id, text));
+}
+
+/* ---- queue.list: each worker walks its tickets in pieces; lines go back in blocks ---- */
+
+#define WALK 128
+
+struct match { str lane, domain, sender; int64_t limit; };
+
+static bool matches(const struct match *m, const struct ticket *t)
+{
+    return (!m->lane.n || str_eq(m->lane, t->lane->name)) && (!m->domain.n || str_ieq(m->domain, ticket_domain(t)));
+}
+
+static struct match match_of(struct control *c)
+{
+    return (struct match){ .lane = control_arg(c, "lane"), .domain = control_arg(c, "domain"), .limit = control_int(c, "limit", INT64_MAX) };
+}
+
+static void ticket_line(const struct ticket *t, struct buf *b)
+{
+    static const char *const states[] = { "ready", "waiting", "flying" };
+    struct why w = ticket_why(t);
+
+    buf_addc(b, '{');
+    add_id(b, "id", t->id);
+    add_str(b, "domain", ticket_domain(t));
+    add_int(b, "rcpts", ticket_count(t));
+    add_str(b, "state", str_z(states[t->state]));
+    add_str(b, "lane", t->lane->name);
+    add_str(b, "reason", w.reason);
+    add_time(b, "since", w.since);
+    add_time(b, "next", w.next);
+    add_time(b, "accepted", t->accepted);
+    add_int(b, "attempts", t->attempts);
+    buf_addc(b, '}');
+}
+
+struct walk { struct match match; size_t at; struct buf lines; size_t found; };
+
+/* One piece of a worker's walk: WALK tickets, a line each. */
+static err walk_some(struct worker *w, void *arg)
+{
+    struct walk *k = arg;
+    struct ticket *t[WALK];
+    size_t n = queue_walk(w->queue, &k->at, t, WALK);
+
+    for (size_t i = 0; i < n; i++)
+        if (matches(&k->match, t[i]) && (int64_t)k->found < k->match.limit) {
+            ticket_line(t[i], &k->lines);
+            buf_addc(&k->lines, '\n');
+            k->found++;
+        }
+    if (n < WALK)
+        k->at = SIZE_MAX;
+    return OK;
+}
+
+static void queue_list(struct control *c, void *relay)
+{
+    struct relay *r = relay;
+    struct walk k = { .match = match_of(c) };
+
+    for (unsigned i = 0; i < r->nworker; i++) {
+        k.at = 0;
+        while (k.at != SIZE_MAX && (int64_t)k.found < k.match.limit) {
+            buf_clear(&k.lines);
+            if (worker_call(&r->worker[i], walk_some, &k) != OK)
+                break;
+            str rest = buf_str(&k.lines), line;
+            while (str_cut(&rest, S("\n"), &line))
+                if (line.n && !control_line(c, line)) {
+                    buf_free(&k.lines);
+                    return;
+                }
+        }
+    }
+    buf_free(&k.lines);
+}
+
+/* ---- queue.show ---- */
+
+struct show { ulid id; struct buf line; bool found; };
+
+static void rcpt_line(const struct ticket *t, const struct rcpt *rcpt, const struct rcpt_state *s, uint32_t i, struct buf *b)
+{
+    static const char *const status[] = { "waiting", "delivered", "failed", "expired", "deleted" };
+    struct why w = { 0 };
+
+    buf_add(b, b->p[b->n - 1] == '[' ? S("{") : S(",{"));
+    add_str(b, "to", rcpt->to);
+    add_str(b, "given", rcpt->given);
+    add_str(b, "status", str_z(status[s->status]));
+    add_int(b, "attempts", s->attempts);
+    add_str(b, "reply", s->reply);
+    add_str(b, "remote", s->remote);
+    add_time(b, "last", s->last);
+    for (const struct ticket *at = t; at; at = at->sibling == t ? NULL : at->sibling)
+        if (ticket_has(at, i))
+            w = ticket_why(at);
+    add_str(b, "reason", w.reason);
+    add_time(b, "since", w.since);
+    add_time(b, "next", w.next);
+    buf_addc(b, '}');
+}
+
+static err show_one(struct worker *w, void *arg)
+{
+    struct show *s = arg;
+    struct ticket *t = queue_find(w->queue, s->id);
+    AUTO_ARENA a = arena_new();
+    struct message *m;
+    struct rcpt_state *state;
+    size_t n;
+
+    if (!t)
+        return OK;
+    struct spool_ref home = t->home;
+    TRY(spool_read(w->port, home, a, &m));
+    TRY(spool_read_states(w->port, s->id, home, a, &state, &n));
+    t = queue_find(w->queue, s->id); /* it may have gone meanwhile */
+    s->found = true;
+    buf_addc(&s->line, '{');
+    add_id(&s->line, "id", m->id);
+    add_str(&s->line, "from", m->env.sender);
+    add_int(&s->line, "size", (int64_t)m->scan.size);
+    add_time(&s->line, "accepted", m->origin.accepted);
+    add_str(&s->line, "client", m->origin.client);
+    add_str(&s->line, "listener", m->origin.listener);
+    add_str(&s->line, "helo", m->origin.ehlo);
+    add_key(&s->line, "rcpt");
+    buf_addc(&s->line, '[');
+    for (uint32_t i = 0; i < n && i < m->env.nrcpt; i++)
+        rcpt_line(t, &m->env.rcpt[i], &state[i], i, &s->line);
+    buf_add(&s->line, S("]}"));
+    return OK;
+}
+
+static bool show_message(struct control *c, struct relay *r, ulid id)
+{
+    struct show s = { .id = id };
+
+    for (unsigned i = 0; i < r->nworker && !s.found; i++)
+        if (worker_call(&r->worker[i], show_one, &s) != OK)
+            control_fail(c, "unreadable", "%.*s", STR(err_text()));
+    if (s.found)
+        control_line(c, buf_str(&s.line));
+    buf_free(&s.line);
+    return s.found;
+}
+
+static bool id_arg(struct control *c, ulid *id)
+{
+    str text = control_arg(c, "id");
+
+    if (ulid_parse(text, id))
+        return true;
+    control_fail(c, "usage", "\"%.*s\" is no message id", STR(text));
+    return false;
+}
+
+static void queue_show(struct control *c, void *relay)
+{
+    ulid id;
+
+    if (id_arg(c, &id) && !show_message(c, relay, id))
+        control_fail(c, "notfound", "no message of that id waits here; waypost trace may know what became of it");
+}
+
+/* ---- queue.retry, queue.delete ---- */
+
+struct change { struct match match; ulid id; bool by_id, remove, report; size_t at, count; str reason; };
+
+static void change_ticket(struct worker *w, struct change *k, struct ticket *t)
+{
+    if (!k->remove)
+        k->count += ticket_retry(t);
+    else if (ticket_remove(t)) {
+        k->count++;
+        dispatch_delete(w->dispatch, t, k->reason, k->report);
+    }
+}
+
+/* By id: all tickets of the message. Else a piece of the walk, oldest blocks first. */
+static err change_some(struct worker *w, void *arg)
+{
+    struct change *k = arg;
+    struct ticket *t[WALK];
+
+    if (k->by_id) {
+        struct ticket *first = queue_find(w->queue, k->id);
+        size_t n = 0;
+        for (struct ticket *i = first; i && n < WALK; i = i->sibling == first ? NULL : i->sibling)
+            t[n++] = i;
+        k->at = SIZE_MAX;
+        for (size_t i = 0; i < n; i++)
+            change_ticket(w, k, t[i]);
+        return OK;
+    }
+    size_t n = queue_walk(w->queue, &k->at, t, WALK);
+    for (size_t i = 0; i < n; i++)
+        if (matches(&k->match, t[i])) {
+            change_ticket(w, k, t[i]);
+            if (k->remove)
+                break; /* that waited: the others may have changed */
+        }
+    if (n == 0)
+        k->at = SIZE_MAX;
+    return OK;
+}
+
+static void queue_change(struct control *c, struct relay *r, bool remove)
+{
+    struct change k = { .match = match_of(c), .remove = remove, .report = control_flag(c, "report"), .reason = control_arg(c, "reason") };
+    char line[64];
+
+    k.by_id = control_arg(c, "id").n != 0;
+    if (k.by_id && !id_arg(c, &k.id))
+        return;
+    if (!k.by_id && !k.match.lane.n && !k.match.domain.n && !control_flag(c, "all")) {
+        control_fail(c, "usage", "say which: an id, a lane, a domain, or all");
+        return;
+    }
+    if (!k.reason.n)
+        k.reason = S("deleted by an operator");
+    for (unsigned i = 0; i < r->nworker; i++)
+        for (k.at = 0; k.at != SIZE_MAX;) {
+            size_t was = k.at, count = k.count;
+            if (worker_call(&r->worker[i], change_some, &k) != OK)
+                break;
+            if (remove && !k.by_id && k.count > count)
+                k.at = was; /* walk the same piece again until nothing in it matches */
+        }
+    snprintf(line, sizeof line, "{\"count\":%zu}", k.count);
+    if (k.by_id && k.count == 0)
+        control_fail(c, "notfound", "no message of that id waits here, or it is in delivery just now");
+    else
+        control_line(c, str_z(line));
+}
+
+static void queue_retry(struct control *c, void *relay) { queue_change(c, relay, false); }
+static void queue_delete(struct control *c, void *relay) { queue_change(c, relay, true); }
+
+/* ---- trace ---- */
+
+struct story { struct control *c; ulid last; size_t n; };
+
+static void story_line(void *ctx, const struct event *e)
+{
+    struct story *s = ctx;
+    AUTO_BUF b = { 0 };
+
+    buf_addc(&b, '{');
+    add_time(&b, "at", e->at);
+    add_str(&b, "event", str_z(event_name[e->kind]));
+    add_id(&b, "id", e->id);
+    add_str(&b, "from", e->from);
+    add_str(&b, "rcpt", e->rcpt);
+    add_str(&b, "remote", e->remote);
+    add_str(&b, "reply", e->reply);
+    add_str(&b, "detail", e->detail);
+    add_int(&b, "attempt", e->attempt);
+    add_int(&b, "size", (int64_t)e->size);
+    add_int(&b, "took_us", e->took);
+    buf_addc(&b, '}');
+    s->last = e->id;
+    s->n++;
+    control_line(s->c, buf_str(&b));
+}
+
+static void trace(struct control *c, void *relay)
+{
+    AUTO_ARENA a = arena_new();
+    struct story s = { .c = c };
+    str who = control_arg(c, "id");
+    ulid id = { { 0 } };
+    bool by_id = ulid_parse(who, &id);
+
+    if (!by_id && !who.n)
+        who = control_arg(c, "address");
+    if (!by_id && who.n < 3) {
+        control_fail(c, "usage", "trace needs an id or at least three letters of an address");
+        return;
+    }
+    event_find(a, id, by_id ? S("") : who, story_line, &s);
+    if (by_id)
+        s.n += show_message(c, relay, id);
+    if (s.n == 0)
+        control_fail(c, "notfound", "nothing is known of \"%.*s\": the story of mail is kept in memory, newest first, %u MiB a thread", STR(who),
+                     STATS_RING >> 20);
+}
+
+/* ---- stats ---- */
+
+struct worker_stats { struct queue_totals q; size_t sessions, connections; struct lane_stats *lane; size_t nlane; arena *a; };
+struct lane_stats { str name, reason; size_t ready, waiting, flying, connections; bool down; when retry_at; };
+
+static err stats_one(struct worker *w, void *arg)
+{
+    struct worker_stats *s = arg;
+    struct queue_totals q = queue_totals(w->queue);
+    struct lane *lane;
+
+    s->q.messages += q.messages;
+    s->q.tickets += q.tickets;
+    s->q.ready += q.ready;
+    s->q.waiting += q.waiting;
+    s->q.flying += q.flying;
+    s->q.body_bytes += q.body_bytes;
+    s->q.oldest = s->q.oldest && q.oldest ? MIN(s->q.oldest, q.oldest) : MAX(s->q.oldest, q.oldest);
+    s->sessions += reception_sessions(w->reception);
+    s->connections += dispatch_connections(w->dispatch);
+    for (size_t i = 0; (lane = queue_lane(w->queue, i)); i++) {
+        struct lane_stats *l = NULL;
+        for (size_t k = 0; k < s->nlane && !l; k++)
+            if (str_eq(s->lane[k].name, lane->name))
+                l = &s->lane[k];
+        if (!l) {
+            s->lane = mem_grow(s->lane, (s->nlane + 1) * sizeof *l);
+            l = &s->lane[s->nlane++];
+            *l = (struct lane_stats){ .name = str_dup(s->a, lane->name) };
+        }
+        l->ready += lane->nready;
+        l->waiting += lane->nwaiting;
+        l->flying += lane->nflying;
+        l->connections += lane->connections;
+        if (lane->state == LANE_DOWN) {
+            l->down = true;
+            l->reason = str_dup(s->a, lane->reason);
+            l->retry_at = lane->retry_at;
+        }
+    }
+    return OK;
+}
+
+static void add_times(struct buf *b, const char *key, const struct histogram *h)
+{
+    add_key(b, key);
+    buf_addc(b, '{');
+    add_int(b, "p50", histogram_at(h, 0.5));
+    add_int(b, "p95", histogram_at(h, 0.95));
+    add_int(b, "p99", histogram_at(h, 0.99));
+    add_int(b, "n", (int64_t)h->n);
+    buf_addc(b, '}');
+}
+
+static void add_servers(struct buf *b, const struct settings *s, str lane)
+{
+    when now = clock_now();
+
+    add_key(b, "servers");
+    buf_addc(b, '[');
+    for (size_t i = 0; i < s->snapshot.routes.nbackend; i++) {
+        const struct backend *be = s->snapshot.routes.backend[i];
+        for (size_t k = 0; str_eq(be->name, lane) && k < be->nserver; k++) {
+            struct server_state *st = be->server[k].state;
+            when out = atomic_load(&st->out_until);
+            add_key(b, "");
+            buf_addc(b, '{');
+            add_str(b, "host", str_z(st->key + be->name.n + 1));
+            add_str(b, "state", !out ? S("in") : out > now ? S("out") : S("to be tried"));
+            add_int(b, "priority", be->server[k].priority);
+            add_int(b, "connections", atomic_load(&st->connections));
+            add_int(b, "latency_us", atomic_load(&st->latency_us));
+            add_int(b, "failures", atomic_load(&st->failures));
+            add_int(b, "delivered", (int64_t)atomic_load(&st->delivered));
+            buf_addc(b, '}');
+        }
+    }
+    buf_addc(b, ']');
+}
+
+static void add_lanes(struct buf *b, const struct worker_stats *w, const struct settings *s)
+{
+    add_key(b, "lanes");
+    buf_addc(b, '[');
+    for (size_t i = 0; i < w->nlane; i++) {
+        const struct lane_stats *l = &w->lane[i];
+        add_key(b, "");
+        buf_addc(b, '{');
+        add_str(b, "name", l->name);
+        add_str(b, "state", l->down ? S("down") : S("open"));
+        add_int(b, "ready", (int64_t)l->ready);
+        add_int(b, "waiting", (int64_t)l->waiting);
+        add_int(b, "flying", (int64_t)l->flying);
+        add_int(b, "connections", (int64_t)l->connections);
+        add_str(b, "reason", l->reason);
+        add_time(b, "retry_at", l->down ? wall_now() + l->retry_at - clock_now() : 0);
+        add_servers(b, s, l->name);
+        buf_addc(b, '}');
+    }
+    buf_addc(b, ']');
+}
+
+static void add_spool(struct buf *b, const struct relay *r)
+{
+    struct spool_stats s = spool_stats(r->spool);
+
+    add_key(b, "spool");
+    buf_addc(b, '{');
+    add_int(b, "commits", (int64_t)s.commits);
+    add_int(b, "syncs", (int64_t)s.syncs);
+    add_int(b, "sync_us_total", (int64_t)s.sync_us_total);
+    add_int(b, "sync_us_max", (int64_t)s.sync_us_max);
+    add_int(b, "bytes", (int64_t)s.bytes);
+    add_int(b, "messages", (int64_t)s.messages);
+    add_int(b, "chunks", (int64_t)s.chunks);
+    add_int(b, "notes", (int64_t)s.notes);
+    add_int(b, "segments", (int64_t)s.segments);
+    add_int(b, "ready", (int64_t)s.ready);
+    add_int(b, "condemned", (int64_t)s.condemned);
+    add_int(b, "compacted", (int64_t)s.compacted);
+    add_int(b, "intake_stopped", s.intake_stopped);
+    buf_addc(b, '}');
+}
+
+static void stats(struct control *c, void *relay)
+{
+    struct relay *r = relay;
+    AUTO_ARENA a = arena_new();
+    AUTO_BUF b = { 0 };
+    struct worker_stats w = { .a = a };
+    struct settings *s = relay_newest(r);
+    struct stats sum;
+
+    for (unsigned i = 0; i < r->nworker; i++)
+        worker_call(&r->worker[i], stats_one, &w);
+    stats_sum(&sum);
+    buf_addc(&b, '{');
+    add_key(&b, "counters");
+    buf_addc(&b, '{');
+    for (size_t i = 0; i < COUNTERS; i++)
+        add_int(&b, counter_name[i], (int64_t)sum.counter[i]);
+    buf_addc(&b, '}');
+    add_times(&b, "accept_us", &sum.accept);
+    add_times(&b, "deliver_us", &sum.deliver);
+    add_key(&b, "queue");
+    buf_addc(&b, '{');
+    add_int(&b, "messages", (int64_t)w.q.messages);
+    add_int(&b, "tickets", (int64_t)w.q.tickets);
+    add_int(&b, "ready", (int64_t)w.q.ready);
+    add_int(&b, "waiting", (int64_t)w.q.waiting);
+    add_int(&b, "flying", (int64_t)w.q.flying);
+    add_int(&b, "memory_bytes", (int64_t)w.q.body_bytes);
+    add_time(&b, "oldest", w.q.oldest);
+    add_int(&b, "loading", r->loading);
+    buf_addc(&b, '}');
+    add_int(&b, "sessions", (int64_t)w.sessions);
+    add_int(&b, "connections", (int64_t)w.connections);
+    add_spool(&b, r);
+    add_lanes(&b, &w, s);
+    add_int(&b, "uptime_s", (clock_now() - r->started) / SECOND);
+    add_int(&b, "epoch", (int64_t)s->snapshot.epoch);
+    buf_addc(&b, '}');
+    control_line(c, buf_str(&b));
+    mem_free(w.lane);
+    snapshot_drop(&s->snapshot);
+}
+
+/* ---- reload, drain ---- */
+
+static void reload(struct control *c, void *relay)
+{
+    struct relay *r = relay;
+    AUTO_BUF text = { 0 }, line = { 0 };
+
+    err e = relay_reload(r, &text);
+    buf_addc(&line, '{');
+    if (text.n)
+        add_str(&line, "text", buf_str(&text));
+    struct settings *s = relay_newest(r);
+    add_int(&line, "epoch", (int64_t)s->snapshot.epoch);
+    snapshot_drop(&s->snapshot);
+    buf_addc(&line, '}');
+    control_line(c, buf_str(&line));
+    if (e != OK)
+        control_fail(c, "configuration", "the configuration in force stays");
+}
+
+static void drain(struct control *c, void *relay)
+{
+    struct relay *r = relay;
+
+    control_line(c, S("{\"draining\":true}"));
+    r->quit_asked = true;
+    waiters_wake_all(&r->quit);
+}
+
+const struct control_verb control_verbs[] = {
+    { "queue.list", queue_list, false },
+    { "queue.show", queue_show, false },
+    { "queue.retry", queue_retry, true },
+    { "queue.delete", queue_delete, true },
+    { "trace", trace, false },
+    { "stats", stats, false },
+    { "reload", reload, true },
+    { "drain", drain, true },
+    { NULL, NULL, false },
+};

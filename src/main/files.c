@@ -1,0 +1,195 @@
+/* What the parent does with paths while it still may: directories made and given away, the log opened. And who it gives them to. */
+#include "main/inside.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DEFAULT_USER "waypost"
+
+/* ---- who the worker becomes ---- */
+
+err identity_find(const struct settings *s, struct identity *ret)
+{
+    struct passwd pw, *found = NULL;
+    char room[2048];
+
+    *ret = (struct identity){ .uid = geteuid(), .gid = getegid() };
+    if (ret->uid != 0)
+        return OK;
+    str name = s->user.n ? s->user : S(DEFAULT_USER);
+    if (name.n >= sizeof ret->name)
+        return fail(E_NOTFOUND, "there is no user \"%.*s\"", STR(name));
+    snprintf(ret->name, sizeof ret->name, "%.*s", STR(name));
+    int number = getpwnam_r(ret->name, &pw, room, sizeof room, &found);
+    if (number)
+        return fail_errno(number, "looking up user \"%s\"", ret->name);
+    if (!found && !s->user.n)
+        return OK; /* then it stays root, and says so */
+    if (!found)
+        return fail(E_NOTFOUND, "there is no user \"%s\"; `adduser --system --group %s` makes one", ret->name, ret->name);
+    ret->uid = pw.pw_uid;
+    ret->gid = pw.pw_gid;
+    ret->change = pw.pw_uid != 0;
+    return OK;
+}
+
+/* ---- directories ---- */
+
+/* A spool that root wrote in (a relay that ran without "user") becomes the user's, file by file. Only in a directory that
+ * nobody but root could have put anything into. */
+static err adopt(int dir, const struct identity *who)
+{
+    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    struct dirent *e;
+    struct stat st;
+    int number = 0;
+
+    if (!d)
+        return fail_errno(errno, "reading the directory");
+    while (!number && (e = readdir(d)))
+        if (fstatat(dir, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1 && st.st_uid == 0 &&
+            fchownat(dir, e->d_name, who->uid, who->gid, AT_SYMLINK_NOFOLLOW) < 0)
+            number = errno;
+    closedir(d);
+    return number ? fail_errno(number, "giving its files to %s", who->name) : OK;
+}
+
+static err give_away(int dir, const struct identity *who)
+{
+    struct stat st;
+
+    if (fstat(dir, &st) < 0)
+        return fail_errno(errno, "looking at it");
+    if (st.st_uid != 0 || st.st_mode & (S_IWGRP | S_IWOTH))
+        return OK; /* somebody's already, or everybody's */
+    TRY(adopt(dir, who));
+    return fchown(dir, who->uid, who->gid) < 0 ? fail_errno(errno, "giving it to %s", who->name) : OK;
+}
+
+/* Make `path` and what is missing above it. */
+static err make_dir(arena *a, str path, mode_t mode)
+{
+    for (size_t i = 1; i <= path.n; i++) {
+        const char *part = str_cz(a, str_head(path, i));
+        if ((i == path.n || path.p[i] == '/') && mkdir(part, i == path.n ? mode : 0755) < 0 && errno != EEXIST)
+            return fail_errno(errno, "making %s", part);
+    }
+    return OK;
+}
+
+/* Where the user may rename, a name that we follow as root may lead anywhere: what is a link is left as it is. */
+static err give_dir(arena *a, str path, const struct identity *who)
+{
+    int fd = open(str_cz(a, path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ELOOP || errno == ENOTDIR ? OK : fail_errno(errno, "opening it");
+    err e = give_away(fd, who);
+    close(fd);
+    return e;
+}
+
+static str dir_of(str path)
+{
+    size_t n = path.n;
+
+    while (n && path.p[n - 1] != '/')
+        n--;
+    return n > 1 ? str_head(path, n - 1) : n ? S("/") : S(".");
+}
+
+/* The directory of the control socket stays ours: only who cannot rename in there may be chmod()ed and chown()ed after. */
+err files_prepare(const struct settings *s, const struct identity *who)
+{
+    AUTO_ARENA a = arena_new();
+
+    TRY(make_dir(a, s->spool.dir, 0700));
+    if (who->change)
+        TRY(during(give_dir(a, s->spool.dir, who), "%.*s", STR(s->spool.dir)));
+    return s->control.n ? make_dir(a, dir_of(s->control), 0755) : OK;
+}
+
+/* ---- the log ---- */
+
+static char log_path[4096]; /* "": stderr */
+static int log_fd = STDERR_FILENO;
+static struct log_setup log_how;
+
+static struct identity log_owner;
+
+/* Opened by the parent, as root it may be, in a directory that may be the user's: so neither through a link, nor given away when
+ * it has another name too. The worker finds it there when it opens it in turn. */
+static int log_file(void)
+{
+    struct stat st;
+
+    int fd = open(log_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW, 0640);
+    if (fd >= 0 && log_owner.change && geteuid() == 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == 0 && st.st_nlink == 1 &&
+        fchown(fd, log_owner.uid, log_owner.gid) < 0) {
+        int number = errno;
+        close(fd);
+        errno = number;
+        return -1;
+    }
+    return fd;
+}
+
+err log_open(const struct settings *s, const struct identity *who)
+{
+    log_how = (struct log_setup){ .form = (enum log_form)s->log.form, .least = (enum log_level)s->log.level };
+    log_owner = *who;
+    if (str_eq(s->log.file, str_z(log_path)))
+        return OK;
+    if (s->log.file.n >= sizeof log_path)
+        return fail(E_SYNTAX, "the log file's name is too long");
+    snprintf(log_path, sizeof log_path, "%.*s", STR(s->log.file));
+    int fd = log_path[0] ? log_file() : STDERR_FILENO;
+    if (fd < 0)
+        return fail_errno(errno, "opening %s", log_path);
+    if (log_fd != STDERR_FILENO)
+        close(log_fd);
+    log_fd = fd;
+    return OK;
+}
+
+void log_reopen(void)
+{
+    int fd = log_path[0] ? log_file() : -1;
+
+    if (fd >= 0) {
+        dup3(fd, log_fd, O_CLOEXEC); /* at once, for whoever is writing to it */
+        close(fd);
+    } else if (log_path[0]) {
+        log_error("log_not_reopened", LOG_Z("file", log_path), LOG_Z("why", strerrordesc_np(errno)));
+    }
+}
+
+/* The parent may have no thread, so its few lines are written by who says them. */
+static void write_now(void *ctx, enum log_level level, str line)
+{
+    (void)ctx, (void)level;
+    ssize_t ignored = write(log_fd, line.p, line.n);
+    (void)ignored;
+}
+
+void log_parent(void)
+{
+    struct log_setup how = log_how;
+
+    log_stop();
+    how.tap = write_now;
+    log_start(&how);
+}
+
+void log_worker(void)
+{
+    log_stop();
+    log_how.fd = log_fd;
+    log_start(&log_how);
+}

@@ -1,0 +1,447 @@
+/* The worker process: spool, threads, configuration, signals, from start to drain. */
+#include "main/relay.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* ---- configuration ---- */
+
+struct settings *relay_newest(struct relay *r)
+{
+    pthread_mutex_lock(&r->lock);
+    struct settings *s = r->newest;
+    snapshot_hold(&s->snapshot);
+    pthread_mutex_unlock(&r->lock);
+    return s;
+}
+
+static err add_listener(struct worker *w, void *listener)
+{
+    worker_listen(w, listener);
+    return OK;
+}
+
+static err drop_listener(struct worker *w, void *addr)
+{
+    worker_unlisten(w, addr);
+    return OK;
+}
+
+static bool setting_has(const struct receive_settings *s, const struct addr *addr)
+{
+    for (size_t i = 0; i < s->nlistener; i++)
+        for (size_t k = 0; k < s->listener[i].naddr; k++)
+            if (addr_eq(&s->listener[i].addr[k], addr))
+                return true;
+    return false;
+}
+
+static bool listens_at(const struct relay *r, const struct addr *addr)
+{
+    for (size_t i = 0; i < r->nlistener; i++)
+        if (addr_eq(&r->listener[i].addr, addr))
+            return true;
+    return false;
+}
+
+/* New addresses are bound before anything changes: when one cannot be had the old configuration stays. Their names live as long
+ * as the process, since sessions hold them. */
+static err bind_new(struct relay *r, const struct receive_settings *s, struct relay_listener **ret, size_t *n)
+{
+    for (size_t i = 0; i < s->nlistener; i++)
+        for (size_t k = 0; k < s->listener[i].naddr; k++) {
+            const struct addr *addr = &s->listener[i].addr[k];
+            if (listens_at(r, addr))
+                continue;
+            struct relay_listener l = { .addr = *addr };
+            char text[ADDR_TEXT];
+            str name = addr_print(addr, text);
+            TRY(during(parent_listen(r->setup.parent_fd, addr, &l.fd), "%.*s", STR(name)));
+            char *copy = mem_new(name.n + 1);
+            memcpy(copy, name.p, name.n);
+            l.name = str_of(copy, name.n);
+            *ret = mem_grow(*ret, (*n + 1) * sizeof **ret);
+            (*ret)[(*n)++] = l;
+        }
+    return OK;
+}
+
+static void listeners_change(struct relay *r, const struct receive_settings *s, struct relay_listener *fresh, size_t nfresh)
+{
+    for (size_t i = 0; i < r->nlistener;) {
+        struct relay_listener *l = &r->listener[i];
+        if (setting_has(s, &l->addr)) {
+            i++;
+            continue;
+        }
+        for (unsigned w = 0; w < r->nworker; w++)
+            worker_call(&r->worker[w], drop_listener, &l->addr);
+        parent_unlisten(r->setup.parent_fd, &l->addr);
+        machine->close(l->fd);
+        *l = r->listener[--r->nlistener];
+    }
+    if (nfresh)
+        r->listener = mem_grow(r->listener, (r->nlistener + nfresh) * sizeof *r->listener);
+    for (size_t i = 0; i < nfresh; i++) {
+        r->listener[r->nlistener++] = fresh[i];
+        for (unsigned w = 0; w < r->nworker; w++)
+            worker_call(&r->worker[w], add_listener, &fresh[i]);
+    }
+}
+
+err relay_reload(struct relay *r, struct buf *text)
+{
+    struct diags d = { .a = arena_new() };
+    struct settings *old = relay_newest(r);
+    struct relay_listener *fresh = NULL;
+    size_t nfresh = 0;
+
+    if (!r->setup.reread) {
+        buf_add(text, S("this relay runs on embedded defaults: there is nothing to read again\n"));
+        arena_free(d.a);
+        snapshot_drop(&old->snapshot);
+        return fail(E_PERM, "embedded defaults");
+    }
+    notify_service("RELOADING=1");
+    struct settings *s = settings_load(old->path, NULL, &d);
+    diags_print(&d, text);
+    err e = s ? bind_new(r, &s->snapshot.receive, &fresh, &nfresh) : fail(E_SYNTAX, "%zu errors", d.errors);
+    if (e != OK) {
+        buf_addf(text, "the configuration in force stays: %.*s\n", STR(err_text()));
+        log_error("reload_failed", LOG_STR("path", old->path), LOG_STR("reason", err_text()));
+        for (size_t i = 0; i < nfresh; i++)
+            machine->close(fresh[i].fd);
+        if (s)
+            snapshot_drop(&s->snapshot);
+        else
+            arena_free(d.a);
+        mem_free(fresh);
+        snapshot_drop(&old->snapshot);
+        notify_service("READY=1\nSTATUS=the last reload failed; the configuration before it is in force");
+        return e;
+    }
+    s->snapshot.epoch = old->snapshot.epoch + 1;
+    pthread_mutex_lock(&r->lock);
+    r->newest = s;
+    pthread_mutex_unlock(&r->lock);
+    for (unsigned i = 0; i < r->nworker; i++)
+        worker_call(&r->worker[i], worker_configure, snapshot_hold(&s->snapshot));
+    listeners_change(r, &s->snapshot.receive, fresh, nfresh);
+    mem_free(fresh);
+    log_info("reloaded", LOG_STR("path", s->path), LOG_INT("epoch", s->snapshot.epoch));
+    snapshot_drop(&old->snapshot); /* ours */
+    snapshot_drop(&old->snapshot); /* the relay's */
+    notify_service("READY=1\nSTATUS=relaying");
+    return OK;
+}
+
+/* ---- the backlog ---- */
+
+#define BATCH 256           /* messages handed to a worker at a time */
+#define BATCHES_MOST 64     /* under way */
+
+struct batch {
+    struct post post;
+    struct loader *loader;
+    struct worker *w;
+    arena *a;
+    size_t n;
+    struct message *m[BATCH];
+    struct rcpt_state *state[BATCH];
+};
+struct loader {
+    struct relay *relay;
+    struct settings *settings;
+    struct batch **open;        /* a worker's unfinished batch */
+    _Atomic unsigned under_way;
+    struct thread *thread;
+    struct waiters room;
+};
+
+static void batch_freed(struct post *p)
+{
+    struct batch *b = AROUND(p, struct batch, post);
+
+    b->loader->under_way--;
+    waiters_wake_all(&b->loader->room);
+    mem_free(b);
+}
+
+static void batch_arrived(struct post *p)
+{
+    struct batch *b = AROUND(p, struct batch, post);
+
+    for (size_t i = 0; i < b->n; i++)
+        queue_load(b->w->queue, b->m[i], b->state[i]);
+    arena_free(b->a);
+    b->post.run = batch_freed;
+    thread_post(b->loader->thread, &b->post);
+}
+
+static err batch_send(struct loader *l, unsigned worker)
+{
+    struct batch *b = l->open[worker];
+
+    l->open[worker] = NULL;
+    if (!b)
+        return OK;
+    l->under_way++;
+    b->post.run = batch_arrived;
+    thread_post(b->w->thread, &b->post);
+    while (l->under_way > BATCHES_MOST)
+        TRY(waiters_wait(&l->room, NEVER));
+    return OK;
+}
+
+static bool goes_narrow(struct loader *l, const struct message *m)
+{
+    when expire;
+
+    for (size_t i = 0; i < m->env.nrcpt; i++) {
+        str to = m->env.rcpt[i].to;
+        size_t at = to.n;
+        while (at && to.p[at - 1] != '@')
+            at--;
+        const struct backend *b = route_for(&l->settings->snapshot.routes, str_from(to, at), &expire);
+        if (b && b->max_connections < l->relay->nworker)
+            return true;
+    }
+    return false;
+}
+
+/* Copy what a queue needs of it: the rest is read when it is due. */
+static err load_one(void *ctx, const struct message *m, const struct rcpt_state *state)
+{
+    struct loader *l = ctx;
+    unsigned worker = goes_narrow(l, m) ? 0 : (unsigned)(ulid_hash(m->id) % l->relay->nworker);
+    struct batch *b = l->open[worker];
+
+    if (!b) {
+        b = l->open[worker] = mem_new(sizeof *b);
+        b->loader = l;
+        b->w = &l->relay->worker[worker];
+        b->a = arena_new();
+    }
+    struct message *copy = NEW(b->a, struct message);
+    struct rcpt_state *states = NEW_ARRAY(b->a, struct rcpt_state, m->env.nrcpt);
+    struct rcpt *rcpt = NEW_ARRAY(b->a, struct rcpt, m->env.nrcpt);
+    *copy = (struct message){ .id = m->id, .at = m->at, .report = m->report, .origin.accepted = m->origin.accepted };
+    copy->env.rcpt = rcpt;
+    copy->env.nrcpt = m->env.nrcpt;
+    for (size_t i = 0; i < m->env.nrcpt; i++) {
+        states[i] = state[i];
+        states[i].reply = state[i].status == RCPT_WAITING ? str_dup(b->a, state[i].reply) : S("");
+        states[i].remote = S("");
+        rcpt[i].to = str_dup(b->a, m->env.rcpt[i].to);
+    }
+    b->m[b->n] = copy;
+    b->state[b->n++] = states;
+    return b->n == BATCH ? batch_send(l, worker) : OK;
+}
+
+static err load_backlog(void *relay)
+{
+    struct relay *r = relay;
+    struct loader l = { .relay = r, .settings = relay_newest(r), .thread = thread_self() };
+    when start = clock_now();
+
+    l.open = mem_new(r->nworker * sizeof *l.open);
+    err e = spool_load(r->spool, load_one, &l, &r->loaded);
+    for (unsigned i = 0; i < r->nworker; i++)
+        batch_send(&l, i);
+    while (l.under_way)
+        if (waiters_wait(&l.room, NEVER) != OK && l.under_way)
+            task_sleep(clock_now() + MILLISECOND);
+    mem_free(l.open);
+    snapshot_drop(&l.settings->snapshot);
+    r->loading = false;
+    if (e != OK && e != E_CANCELED)
+        log_error("backlog_not_loaded", LOG_STR("reason", err_text()));
+    else
+        log_info("backlog_loaded", LOG_INT("messages", r->loaded.messages), LOG_INT("ended", r->loaded.ended),
+                 LOG_INT("damaged", r->loaded.damaged), LOG_INT("took_us", clock_now() - start));
+    return e;
+}
+
+/* ---- messages that compaction moved: every worker looks whether they are its own ---- */
+
+struct moving { struct relay *relay; struct spool_moved *batch; struct spool_move *move; size_t n; _Atomic unsigned left; };
+struct moving_post { struct post post; struct moving *moving; struct worker *w; };
+
+static void moves_arrived(struct post *p)
+{
+    struct moving_post *mp = AROUND(p, struct moving_post, post);
+    struct moving *m = mp->moving;
+
+    for (size_t i = 0; i < m->n; i++)
+        queue_moved(mp->w->queue, m->move[i].id, m->move[i].from, m->move[i].to);
+    mem_free(mp);
+    if (atomic_fetch_sub(&m->left, 1) == 1) {
+        spool_moved_done(m->batch);
+        mem_free(m->move);
+        mem_free(m);
+    }
+}
+
+static void moved(void *ctx, const struct spool_move *moves, size_t n, struct spool_moved *batch)
+{
+    struct relay *r = ctx;
+    struct moving *m = mem_new(sizeof *m);
+
+    *m = (struct moving){ .relay = r, .batch = batch, .n = n, .left = r->nworker };
+    m->move = mem_new(n * sizeof *moves);
+    memcpy(m->move, moves, n * sizeof *moves);
+    for (unsigned i = 0; i < r->nworker; i++) {
+        struct moving_post *mp = mem_new(sizeof *mp);
+        *mp = (struct moving_post){ .post.run = moves_arrived, .moving = m, .w = &r->worker[i] };
+        thread_post(r->worker[i].thread, &mp->post);
+    }
+}
+
+/* ---- start and end ---- */
+
+/* A name for this installation that no other has, in the spool's directory: how a message that comes round is known. */
+static err instance_load(struct relay *r, str dir)
+{
+    AUTO_ARENA a = arena_new();
+    int d = machine->file_open(AT_FDCWD, str_cz(a, dir), O_RDONLY | O_DIRECTORY, 0);
+    uint64_t id = 0;
+
+    if (d < 0)
+        return fail_errno(-d, "%.*s", STR(dir));
+    int fd = machine->file_open(d, "instance", O_RDWR | O_CREAT, 0600);
+    if (fd >= 0) {
+        if (machine->file_read(fd, &id, sizeof id, 0) != sizeof id || id == 0) {
+            id = random_u64() | 1;
+            machine->file_write(fd, &(struct iovec){ &id, sizeof id }, 1, 0);
+            machine->file_sync(fd);
+            machine->file_sync_all(d);
+        }
+        machine->close(fd);
+    }
+    machine->close(d);
+    if (fd < 0)
+        return fail_errno(-fd, "%.*s/instance", STR(dir));
+    r->instance = id;
+    return OK;
+}
+
+static err serve_control(void *relay)
+{
+    struct relay *r = relay;
+
+    return control_serve(r->setup.control_fd, r);
+}
+
+/* A reload asked for by a signal; its diagnostics go to the log. */
+static void reload_by_signal(struct relay *r)
+{
+    AUTO_BUF text = { 0 };
+
+    relay_reload(r, &text);
+    str rest = buf_str(&text), line;
+    while (str_cut(&rest, S("\n"), &line))
+        if (line.n)
+            log_warn("configuration", LOG_STR("text", line));
+}
+
+static err stop_worker(struct worker *w, void *arg)
+{
+    (void)arg;
+    w->stopping = true;
+    waiters_wake_all(&w->stop);
+    return OK;
+}
+
+static err watch_quit(void *relay)
+{
+    struct relay *r = relay;
+
+    while (!r->quit_asked)
+        TRY(waiters_wait(&r->quit, NEVER));
+    kill(getpid(), SIGTERM); /* one way down for all who ask */
+    return OK;
+}
+
+static err watchdog(void *arg)
+{
+    (void)arg;
+    for (when every = notify_watchdog(); every;) {
+        notify_service("WATCHDOG=1");
+        TRY(task_sleep(clock_now() + every));
+    }
+    return OK;
+}
+
+static err run_until_told(struct relay *r)
+{
+    static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
+
+    for (;;) {
+        int number;
+        TRY(signals_wait(signals, COUNT(signals), NEVER, &number));
+        if (number == SIGHUP)
+            reload_by_signal(r);
+        else if (number == SIGUSR1)
+            log_reopen();
+        else
+            return OK;
+    }
+}
+
+err relay_run(void *relay_setup)
+{
+    struct relay r = { .setup = *(struct relay_setup *)relay_setup, .started = clock_now(), .lock = PTHREAD_MUTEX_INITIALIZER };
+    struct settings *s = r.newest = r.setup.settings;
+
+    s->snapshot.epoch = 1;
+    s->spool.moved = moved;
+    s->spool.ctx = &r;
+    r.nworker = s->threads ? (unsigned)s->threads : (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
+    r.worker = mem_new(r.nworker * sizeof *r.worker);
+    TRY(during(spool_open(&s->spool, &r.spool), "opening the spool"));
+    TRY(instance_load(&r, s->spool.dir));
+    r.pool = pool_start("lookup", 4);
+    for (unsigned i = 0; i < r.nworker; i++) {
+        struct worker *w = &r.worker[i];
+        char name[16];
+        *w = (struct worker){ .relay = &r, .number = i, .snap = snapshot_hold(&s->snapshot) };
+        snprintf(name, sizeof name, "worker-%u", i);
+        w->thread = thread_start(name, worker_main, w);
+    }
+    r.listener = mem_new(MAX(r.setup.nlistening, 1) * sizeof *r.listener);
+    for (size_t i = 0; i < r.setup.nlistening; i++) {
+        r.listener[r.nlistener++] = (struct relay_listener){ r.setup.listening[i].addr, r.setup.listening[i].name, r.setup.listening[i].fd };
+        for (unsigned w = 0; w < r.nworker; w++)
+            worker_call(&r.worker[w], add_listener, &r.listener[i]);
+    }
+    log_info("started", LOG_STR("hostname", s->snapshot.receive.hostname), LOG_INT("threads", r.nworker), LOG_STR("spool", s->spool.dir));
+    {
+        AUTO_GROUP g = group_open(NEVER);
+        r.loading = true;
+        group_spawn(&g, "backlog", load_backlog, &r);
+        group_spawn(&g, "watchdog", watchdog, &r);
+        group_spawn(&g, "quit", watch_quit, &r);
+        if (r.setup.control_fd >= 0)
+            group_spawn(&g, "control", serve_control, &r);
+        notify_service("READY=1\nSTATUS=relaying");
+        run_until_told(&r);
+        notify_service("STOPPING=1\nSTATUS=finishing what is under way");
+        log_info("draining");
+        r.draining = true;
+    }
+    for (unsigned i = 0; i < r.nworker; i++)
+        worker_call(&r.worker[i], stop_worker, NULL);
+    for (unsigned i = 0; i < r.nworker; i++)
+        thread_join(r.worker[i].thread);
+    pool_stop(r.pool);
+    spool_close(r.spool);
+    log_info("stopped");
+    mem_free(r.worker);
+    mem_free(r.listener);
+    snapshot_drop(&r.newest->snapshot);
+    return OK;
+}

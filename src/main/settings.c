@@ -1,0 +1,127 @@
+/* All settings together: the tables of the folders joined, the checks that look across them. */
+#include "main/main.h"
+
+/* ---- sections of main's own ---- */
+
+static const char *const log_levels[] = { "debug", "info", "warn", "error", NULL };
+static const char *const log_forms[] = { "text", "json", NULL };
+
+static const struct setting log_settings[] = {
+    { .name = "level", .type = CONF_ENUM, .offset = offsetof(struct settings, log.level), .preset = "info", .words = log_levels,
+      .form = "debug | info | warn | error", .help = "The least level that is written." },
+    { .name = "form", .type = CONF_ENUM, .offset = offsetof(struct settings, log.form), .preset = "json", .words = log_forms,
+      .form = "text | json", .help = "JSON lines, or text for people." },
+    { .name = "file", .type = CONF_PATH, .offset = offsetof(struct settings, log.file), .form = "PATH",
+      .help = "Where lines go instead of standard error. Opened again by a reload." },
+    { .name = NULL },
+};
+
+#define SPOOL(field) .offset = offsetof(struct settings, spool.field)
+static void take_reserve(struct binder *b, const struct node *node, void *into)
+{
+    uint64_t n;
+
+    if (conf_args(b, node, 1, 1) && conf_int(b, &node->arg[0], 2, 64, &n))
+        ((struct settings *)into)->spool.reserve = (unsigned)n;
+}
+
+static const struct setting spool_settings[] = {
+    { .name = "dir", .type = CONF_PATH, SPOOL(dir), .required = true, .form = "PATH", .help = "Where mail lies. Made when it is not there." },
+    { .name = "max_bytes", .type = CONF_BYTES, SPOOL(max_bytes), .preset = "0", .help = "Most that the spool may take; 0: what the file system has." },
+    { .name = "min_free", .type = CONF_BYTES, SPOOL(min_free), .preset = "256MiB", .help = "Space left free on the file system: new mail is put off with 452 before." },
+    { .name = "reserve", .type = CONF_OWN, .take = take_reserve, .preset = "4", .form = "N",
+      .help = "Segments of 64 MiB kept for outcomes and reports, so that a full disk drains by itself." },
+    { .name = NULL },
+};
+
+static const struct setting own_settings[] = {
+    { .name = "spool", .type = CONF_BLOCK, .sub = spool_settings, .required = true, .form = "", .help = "Where accepted mail lies safely." },
+    { .name = "log", .type = CONF_BLOCK, .sub = log_settings, .form = "", .help = "What happened, an event a line." },
+    { .name = "control", .type = CONF_PATH, .offset = offsetof(struct settings, control), .form = "PATH",
+      .help = "Unix socket for waypost(8)'s other verbs. Default: control.sock beside the spool's directory." },
+    { .name = "user", .type = CONF_STR, .offset = offsetof(struct settings, user), .form = "NAME",
+      .help = "Whom the worker becomes when started as root. Default: waypost, when there is such a user." },
+    { .name = "threads", .type = CONF_INT, .offset = offsetof(struct settings, threads), .preset = "0", .most = 256,
+      .help = "Worker threads; 0: one a processor." },
+    { .name = NULL },
+};
+
+/* ---- joined ---- */
+
+#define SETTINGS_MOST 64
+static struct setting joined[SETTINGS_MOST];
+
+static size_t join(size_t n, const struct setting *table, size_t base)
+{
+    for (const struct setting *s = table; s->name; s++) {
+        must(n + 1 < SETTINGS_MOST);
+        joined[n] = *s;
+        joined[n++].base += base;
+    }
+    return n;
+}
+
+const struct setting *settings_table(void)
+{
+    if (!joined[0].name) {
+        size_t n = join(0, receive_settings, offsetof(struct settings, snapshot.receive));
+        n = join(n, route_settings, offsetof(struct settings, snapshot.routes));
+        const struct setting retry[] = { retry_setting, { .name = NULL } };
+        n = join(n, retry, offsetof(struct settings, snapshot.retry));
+        join(n, own_settings, 0);
+    }
+    return joined;
+}
+
+const char settings_dev[] =
+    "waypost 1\n"
+    "hostname localhost.localdomain\n"
+    "postmaster postmaster@example.com\n"
+    "listen smtp 127.0.0.1:2525\n"
+    "spool { dir ${WAYPOST_DEV_DIR:-/tmp/waypost-dev}/spool; min_free 16MiB }\n"
+    "control ${WAYPOST_DEV_DIR:-/tmp/waypost-dev}/control.sock\n"
+    "log { form text }\n"
+    "backend dev {\n"
+    "    server 127.0.0.1:2526\n"
+    "    server 127.0.0.1:2527\n"
+    "}\n"
+    "relay_domain example.com { backend dev; recipients any }\n"
+    "network here 127.0.0.0/8 { relay_from example.com }\n"
+    "route default { via dev }\n"
+    "retry [ 5s 30s 5m ] for 1d\n";
+
+static void settings_end(struct snapshot *snap)
+{
+    struct settings *s = (struct settings *)(void *)snap;
+
+    routes_free(&s->snapshot.routes);
+    arena_free(s->a);
+}
+
+struct settings *settings_load(str path, const str *text, struct diags *d)
+{
+    arena *a = d->a;
+    struct settings *s = NEW(a, struct settings);
+    struct binder b = { .a = a, .diags = d };
+    size_t errors = d->errors;
+
+    s->a = a;
+    s->path = str_dup(a, path);
+    s->snapshot.end = settings_end;
+    atomic_store(&s->snapshot.holders, 1);
+    if (conf_parse(a, s->path, text, &s->tree, d) != OK)
+        diag_add(d, CONF_ERROR, CONF_E_UNREADABLE, &(struct place){ .file = str_dup(d->a, path) }, S(""), "%.*s", STR(err_text()));
+    else {
+        bool understood = conf_bind(&b, settings_table(), &s->tree, s);
+        if (s->control.n == 0 && s->spool.dir.n)
+            s->control = str_printf(a, "%.*s/../control.sock", STR(s->spool.dir));
+        routes_finish(&b, &s->snapshot.routes);
+        if (understood) /* else what is missing may only have been misspelt */
+            receive_settings_finish(&b, &s->snapshot.receive, &s->snapshot.routes);
+    }
+    if (d->errors != errors) {
+        routes_free(&s->snapshot.routes); /* the rest is the diagnostics' arena, which the caller still reads */
+        return NULL;
+    }
+    return s;
+}

@@ -1,0 +1,95 @@
+#include "kit/kit.h"
+#include "main/main.h"
+
+/* ---- what the configuration may say ---- */
+
+#define HEAD "waypost 1\nhostname mx.example\npostmaster pm@a.example\nlisten smtp 127.0.0.1:2599\nspool { dir /nowhere }\n"
+#define BACKEND "backend b { server 127.0.0.1:2600 }\n"
+#define DOMAIN "relay_domain a.example { backend b; recipients any }\n"
+
+/* The number of the first error, 0 when it loads. */
+static int load_error(str text, struct settings **ret)
+{
+    struct diags d = { .a = arena_new() };
+    struct settings *s = settings_load(S("test.conf"), &text, &d);
+    int number = 0;
+
+    for (size_t i = 0; i < d.n && !number; i++)
+        if (d.p[i].severity == CONF_ERROR)
+            number = d.p[i].number;
+    CHECK_INT(s == NULL, number != 0);
+    if (ret)
+        *ret = s;
+    else if (s)
+        snapshot_drop(&s->snapshot);
+    if (!s)
+        arena_free(d.a);
+    return number;
+}
+
+TEST(settings_refuse_what_would_be_wrong)
+{
+    static const struct { str text; int want; } cases[] = {
+        { S(HEAD BACKEND DOMAIN), 0 },
+        { S(HEAD BACKEND "relay_domain a.example { backend b }\n"), CONF_E_RECIPIENTS },
+        { S(HEAD BACKEND "relay_domain a.example { backend bb; recipients any }\n"), CONF_E_NO_BACKEND },
+        { S(HEAD "backend b { }\n" DOMAIN), CONF_E_NO_SERVER },
+        { S(HEAD BACKEND BACKEND DOMAIN), CONF_E_DUPLICATE },
+        { S(HEAD BACKEND DOMAIN DOMAIN), CONF_E_DUPLICATE },
+        { S(HEAD BACKEND DOMAIN "route default { via b }\nnetwork all 0.0.0.0/0 { relay_from a.example }\n"), CONF_E_OPEN_RELAY },
+        { S(HEAD BACKEND DOMAIN "route default { via b }\nnetwork all ::/0 { relay_from a.example }\n"), CONF_E_OPEN_RELAY },
+        { S(HEAD BACKEND DOMAIN "route default { via b }\nnetwork n 10.0.0.0/8 { relay_from * }\n"), CONF_E_OPEN_RELAY },
+        { S(HEAD BACKEND DOMAIN "network n 10.0.0.0/8 { }\n"), CONF_E_MISSING },
+        { S(HEAD BACKEND DOMAIN "hostname other.example\n"), CONF_E_TWICE },
+        { S(HEAD BACKEND "relay_domain b.example { backend b; recipients any }\n"), CONF_E_POSTMASTER },
+        { S(HEAD BACKEND DOMAIN "retry [ 1m ]\n"), CONF_E_BAD_RETRY },
+        { S(HEAD "backend b { server 127.0.0.1:99999 }\n" DOMAIN), CONF_E_BAD_ADDRESS },
+        { S(HEAD BACKEND DOMAIN "relay_domain c.example { backend b; recipients { file /does/not/exist } }\n"), CONF_E_BAD_LIST },
+        { S("waypost 1\nhostname mx.example\nlisten smtp 127.0.0.1:2599\nspool { dir /nowhere }\n" BACKEND DOMAIN), CONF_E_MISSING },
+        { S("waypost 1\nhostname mx.example\npostmaster pm@a.example\nspool { dir /nowhere }\n" BACKEND DOMAIN), CONF_E_LISTENER },
+    };
+    EACH(cases, c)
+        CHECK_INT(load_error(c->text, NULL), c->want, c->text);
+}
+
+TEST(routes_find_domains_networks_and_the_way)
+{
+    struct settings *s;
+    when expire;
+    struct addr client;
+
+    CHECK_INT(load_error(S(HEAD BACKEND DOMAIN "backend out { server 127.0.0.1:2601 }\nroute default { via out }\n"
+                           "relay_domain *.a.example { backend b; recipients any; expire 2d }\n"
+                           "network wide 10.0.0.0/8 { relay_from a.example }\nnetwork narrow 10.1.0.0/16 { relay_from *.a.example }\n"), &s), 0);
+    if (!s)
+        return;
+    const struct routes *r = &s->snapshot.routes;
+    CHECK_STR(route_for(r, S("A.Example"), &expire)->name, S("b"));
+    CHECK_INT(expire, 0);
+    CHECK_STR(route_for(r, S("x.y.a.example"), &expire)->name, S("b"));
+    CHECK_INT(expire, 2 * DAY);
+    CHECK_STR(route_for(r, S("elsewhere.example"), &expire)->name, S("out"));
+    CHECK(route_domain(r, S("example")) == NULL);
+    CHECK(route_domain(r, S("ba.example")) == NULL);
+    CHECK_ERR(addr_parse(S("10.1.2.3:5"), 0, &client), OK);
+    const struct network *n = route_network(r, &client);
+    CHECK(n && str_eq(n->name, S("narrow")));
+    CHECK(network_may_send(n, S("b.a.example")) && !network_may_send(n, S("a.example")));
+    CHECK_ERR(addr_parse(S("192.0.2.1:5"), 0, &client), OK);
+    CHECK(route_network(r, &client) == NULL);
+    snapshot_drop(&s->snapshot);
+}
+
+TEST(settings_dev_loads_with_all_its_defaults)
+{
+    struct settings *s;
+
+    CHECK_INT(load_error(str_z(settings_dev), &s), 0);
+    if (!s)
+        return;
+    CHECK_INT((int64_t)s->snapshot.receive.limits.message_size, 50 << 20);
+    CHECK_INT(s->snapshot.receive.timeouts.command, 5 * MINUTE);
+    CHECK_INT((int64_t)s->snapshot.routes.backend[0]->max_connections, 16);
+    CHECK_INT(s->spool.reserve, 4);
+    snapshot_drop(&s->snapshot);
+}

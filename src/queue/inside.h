@@ -1,0 +1,51 @@
+#ifndef QUEUE_INSIDE_H
+#define QUEUE_INSIDE_H
+
+#include "queue/queue.h"
+
+/* ---- intern: strings that many tickets share, counted. Number 0 is the empty string. ---- */
+
+struct intern {
+    struct interned { char *p; size_t n; uint32_t refs, next_free; } *item;
+    uint32_t n, cap, free;
+    struct map by_text;
+};
+uint32_t intern_get(struct intern *in, str s);  /* one reference more */
+void intern_put(struct intern *in, uint32_t number); /* one less */
+str intern_str(const struct intern *in, uint32_t number);
+void intern_free(struct intern *in);
+
+/* ---- calendar: what is due when, to the second, in buckets. ---- */
+
+#define CALENDAR_BUCKETS 16384  /* 4.5 hours; what is due later goes round */
+
+struct calendar { struct link bucket[CALENDAR_BUCKETS]; uint32_t at; /* seconds: all before are done */ size_t n; };
+
+/* ---- ticket blocks ---- */
+
+#define BLOCK_TICKETS 512
+
+struct queue {
+    struct queue_setup setup;
+    struct ticket **block; size_t nblock, block_cap;
+    struct ticket *free;                /* by hash_next */
+    size_t ntickets, nmessages, body_bytes;
+    struct ticket **hash; size_t hash_size;
+    struct intern words;
+    struct calendar calendar;
+    struct lane **lane; size_t nlane;
+    struct waiters calendar_wait;
+};
+
+uint32_t seconds_now(void);             /* of clock_now() */
+struct ticket *ticket_new(struct queue *q, ulid id);
+void ticket_free(struct queue *q, struct ticket *t);
+void ticket_link(struct queue *q, struct ticket *t);    /* by id, and to its siblings */
+bool ticket_unlink(struct queue *q, struct ticket *t);  /* true: it was the last of its message */
+void ticket_forget_mail(struct ticket *t);
+void calendar_put(struct queue *q, struct ticket *t);
+void calendar_del(struct queue *q, struct ticket *t);
+void lane_put(struct lane *lane, struct ticket *t, bool front);
+struct lane *lane_for(struct queue *q, str backend_name);
+
+#endif

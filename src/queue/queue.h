@@ -1,0 +1,162 @@
+/* queue: what waits, why, since when, until when. One queue a thread; nothing here is shared.
+ *
+ * What waits is a *ticket*: the recipients of one message that go the same way at the same time. It lies in a lane (ready, in order),
+ * in the calendar (put off until a moment), or is in flight (a connection has it). Envelope and body are read back from the
+ * spool when it is due, unless the message is still in memory.
+ *
+ * A message belongs to one thread: all its tickets lie in that thread's queue, and when the last is gone its end is noted. */
+#ifndef QUEUE_H
+#define QUEUE_H
+
+#include "route/route.h"
+#include "spool/spool.h"
+#include "stats/stats.h"
+
+/* ---- retry: when to try again ----------------------------------------------------------------------------------------------- */
+
+struct retry {
+    struct times step;                  /* the last one repeats */
+    when lifetime;
+};
+extern const struct setting retry_setting;      /* "retry [ 1m 5m ... ] for 5d", bound into a struct retry */
+/* How long to wait after the n-th attempt (from 1), spread by an eighth either way. */
+when retry_after(const struct retry *r, unsigned attempts);
+
+/* ---- limiter: a rate shared by all threads, in one atomic word (the moment at which it is even again). --------------------------- */
+
+/* Take one; false when the rate is used up. A whole `rate.n` may come at once. */
+bool limiter_take(_Atomic int64_t *clock, struct rate rate, when now);
+
+/* ---- mail: a message in memory ----------------------------------------------------------------------------------------------- */
+
+struct mail {
+    arena *a;                           /* everything of it but the slab lives here */
+    struct message *m;
+    struct spool_slab *slab;            /* its body, when it has one piece and is in memory; else NULL */
+    uint32_t holders;                   /* tickets and flights */
+    size_t bytes, *counted;             /* its share of a queue's body_bytes; NULL: of none */
+    struct post post;                   /* to hand it to another thread */
+    void *to;                           /* inside: that thread's queue */
+};
+/* Takes over the arena, which holds m, and the slab. One holder. */
+struct mail *mail_new(arena *a, struct message *m, struct spool_slab *slab);
+void mail_drop(struct mail *m);         /* one holder less */
+
+/* ---- ticket -------------------------------------------------------------------------------------------------------------------- */
+
+enum ticket_state { TICKET_READY, TICKET_WAITING, TICKET_FLYING };
+
+struct ticket {
+    ulid id;
+    struct spool_ref home;
+    struct lane *lane;
+    struct mail *mail;                  /* NULL: to be read back */
+    struct ticket *sibling;             /* ring of the tickets of one message */
+    struct ticket *hash_next;
+    struct link place;                  /* in the lane, or in a day of the calendar */
+    uint64_t rcpts;                     /* a bit a recipient, or with `many` a pointer to a struct rcpt_set */
+    when accepted;                      /* wall clock */
+    uint32_t due;                       /* seconds of clock_now(): next attempt, while waiting */
+    uint32_t since;                     /* seconds of clock_now(): waits for this reason since */
+    uint32_t lifetime;                  /* seconds */
+    uint32_t domain, reason;            /* interned */
+    uint32_t version;                   /* of the next note about its recipients */
+    uint16_t attempts;
+    uint8_t state;                      /* enum ticket_state */
+    uint8_t server;                     /* unknown: 1 + place in its backend of the server that may have it already; 0: any */
+    bool many : 1, unknown : 1, report : 1, expired : 1;
+};
+_Static_assert(sizeof(struct ticket) <= 128, "ten million of them are a normal state");
+
+struct rcpt_set { uint32_t n; uint64_t bits[]; };
+bool ticket_has(const struct ticket *t, uint32_t rcpt);
+uint32_t ticket_count(const struct ticket *t);          /* recipients */
+
+/* ---- lane: a destination, as this thread sees it --------------------------------------------------------------------------------- */
+
+enum lane_state { LANE_OPEN, LANE_DOWN /* every server is out */ };
+
+struct lane {
+    struct queue *queue;
+    str name;                           /* the backend's; heap */
+    struct backend *backend;            /* of the newest configuration; NULL: it is gone */
+    struct link ready;                  /* tickets, the next first */
+    size_t nready, nwaiting, nflying;
+    enum lane_state state;
+    str reason;                         /* why it is down; heap */
+    when since, retry_at;               /* moments of clock_now() */
+    when swept;                         /* its expired tickets were looked for then */
+    /* deliver/ keeps its own here */
+    uint32_t connections, idle;
+    struct waiters takers;              /* idle connections */
+    uint8_t *per_server;                /* connections of this thread to each server */
+    size_t nper_server;
+    bool waking;                        /* a timer for retry_at runs */
+};
+
+/* ---- queue ------------------------------------------------------------------------------------------------------------------------ */
+
+struct queue;
+struct queue_setup {
+    struct spool_port *port;
+    const struct retry *retry;          /* of the newest configuration */
+    struct routes *routes;
+    size_t body_budget;                 /* octets of mail kept in memory for delivery; above, it is read back */
+    void (*ready)(void *ctx, struct lane *lane);        /* a ticket came into an open lane */
+    /* The lifetime of this ticket has ended after an attempt: report and settle it. It is in flight. */
+    void (*expired)(void *ctx, struct ticket *t);
+    /* Mail without any way to go: in flight; fail it. */
+    void (*unroutable)(void *ctx, struct ticket *t);
+    void *ctx;
+};
+struct queue *queue_new(const struct queue_setup *setup);
+void queue_free(struct queue *q);       /* tickets and lanes; the spool has the mail */
+/* The calendar's task: run it in the thread's group. */
+WAITS err queue_run(void *queue);
+/* A new configuration: lanes find their backends again, ready and waiting tickets their lanes. */
+void queue_configure(struct queue *q, const struct retry *retry, struct routes *routes);
+
+/* Take a message in: tickets for all its recipients. Takes over one holder of `mail`. */
+void queue_add(struct queue *q, struct mail *mail);
+/* The same for a message found in the spool, which is not kept in memory: only recipients that wait, each as its state says. */
+void queue_load(struct queue *q, const struct message *m, const struct rcpt_state *state);
+
+/* The next ticket of the lane goes into flight, with its message in memory or not; NULL when none is ready. */
+struct ticket *lane_take(struct lane *lane);
+/* A ticket in flight goes back to the front of its lane: no attempt was made. */
+void ticket_return(struct ticket *t);
+/* Some of a flying ticket's recipients (those with bit set in `part`, at least one, not all) become a ticket of their own, in flight too. */
+struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part);
+/* Put off until `due` for `reason`; one more attempt was made. Its message is dropped from memory. */
+void ticket_defer(struct ticket *t, when due, str reason);
+/* All its recipients are settled. True: it was the message's last ticket, so the caller notes the end. */
+bool ticket_done(struct ticket *t);
+/* Is the flying ticket the last of its message? Then ticket_done() will return true. */
+bool ticket_last(const struct ticket *t);
+
+/* Every server of the lane's backend is out: its mail waits until `retry_at`, no attempt burnt. Memory is given back. */
+void lane_down(struct lane *lane, str reason, when retry_at);
+void lane_open(struct lane *lane);
+
+/* ---- for people ---------------------------------------------------------------------------------------------------------------------- */
+
+struct queue_totals { size_t messages, tickets, ready, waiting, flying, body_bytes; when oldest; /* wall clock; 0: empty */ };
+struct queue_totals queue_totals(const struct queue *q);
+/* O(1): the first ticket of that message, or NULL; the others by ->sibling, a ring. */
+struct ticket *queue_find(const struct queue *q, ulid id);
+/* Walk through all tickets in pieces: fills up to `n`, from *at on (0 at first; updated; SIZE_MAX after the last). A ticket may come
+ * or go between two calls. */
+size_t queue_walk(const struct queue *q, size_t *at, struct ticket **out, size_t n);
+struct lane *queue_lane(struct queue *q, size_t i);     /* NULL behind the last */
+str ticket_domain(const struct ticket *t);
+/* Why it waits, since and until when (wall clock; next 0: in flight or at its turn). */
+struct why { str reason; when since, next; };
+struct why ticket_why(const struct ticket *t);
+/* Make it due now: also opens a lane that is down, for one try. False while in flight. */
+bool ticket_retry(struct ticket *t);
+/* Take it out for good, into flight; the caller settles its recipients. False while in flight. */
+bool ticket_remove(struct ticket *t);
+/* The message's record moved in the spool. */
+void queue_moved(struct queue *q, ulid id, struct spool_ref from, struct spool_ref to);
+
+#endif

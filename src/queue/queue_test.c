@@ -1,0 +1,258 @@
+#include "kit/kit.h"
+#include "queue/inside.h"
+
+TEST(retry_steps_and_their_spread)
+{
+    when steps[] = { MINUTE, HOUR };
+    struct retry r = { .step = { steps, 2 }, .lifetime = 5 * DAY };
+
+    for (int i = 0; i < 1000; i++) {
+        when first = retry_after(&r, 1), later = retry_after(&r, 99);
+        CHECK(first >= MINUTE - MINUTE / 8 && first <= MINUTE + MINUTE / 8 + 1);
+        CHECK(later >= HOUR - HOUR / 8 && later <= HOUR + HOUR / 8 + 1);
+    }
+}
+
+TEST(limiter_grants_its_rate_and_no_more)
+{
+    _Atomic int64_t clock = 0;
+    struct rate rate = { .n = 10, .per = MINUTE };
+    int granted = 0;
+
+    for (int i = 0; i < 100; i++)
+        granted += limiter_take(&clock, rate, HOUR);
+    CHECK_INT(granted, 10);
+    for (int i = 0; i < 100; i++)
+        granted += limiter_take(&clock, rate, HOUR + 30 * SECOND);
+    CHECK_INT(granted, 15);
+    CHECK(!limiter_take(&clock, (struct rate){ 0 }, HOUR));
+}
+
+TEST(interned_words_are_shared_and_given_back)
+{
+    struct intern in = { 0 };
+    uint32_t a = intern_get(&in, S("connection refused")), b = intern_get(&in, S("connection refused"));
+
+    CHECK_INT(a, b);
+    CHECK_INT(intern_get(&in, S("")), 0);
+    CHECK_STR(intern_str(&in, a), S("connection refused"));
+    intern_put(&in, a);
+    CHECK_STR(intern_str(&in, b), S("connection refused"));
+    intern_put(&in, b);
+    CHECK_INT(intern_get(&in, S("another")), a);
+    CHECK_INT((int64_t)in.by_text.n, 1);
+    intern_free(&in);
+}
+
+/* ---- a queue of two backends, without threads or spool ---- */
+
+struct scene {
+    struct backend one, two;
+    struct backend *backends[2];
+    struct relay_domain d1, d2;
+    str n1[1], n2[1];
+    when steps[1];
+    struct retry retry;
+    struct routes routes;
+    struct queue *q;
+    unsigned ready, expired, unroutable;
+};
+
+static void scene_ready(void *ctx, struct lane *lane) { (void)lane; ((struct scene *)ctx)->ready++; }
+static void scene_expired(void *ctx, struct ticket *t) { ((struct scene *)ctx)->expired++; ticket_done(t); }
+static void scene_unroutable(void *ctx, struct ticket *t) { ((struct scene *)ctx)->unroutable++; ticket_done(t); }
+
+static void scene_open(struct scene *s)
+{
+    *s = (struct scene){ .one = { .name = S("one") }, .two = { .name = S("two"), .mix_domains = true }, .steps = { MINUTE } };
+    s->backends[0] = &s->one;
+    s->backends[1] = &s->two;
+    s->retry = (struct retry){ .step = { s->steps, 1 }, .lifetime = HOUR };
+    s->d1.backend = &s->one;
+    s->d2.backend = &s->two;
+    s->routes = (struct routes){ .backend = s->backends, .nbackend = 2 };
+    s->routes.exact.fold = s->routes.below.fold = true;
+    map_put(&s->routes.exact, S("a.example"), &s->d1);
+    map_put(&s->routes.exact, S("b.example"), &s->d1);
+    map_put(&s->routes.below, S("two.example"), &s->d2);
+    s->q = queue_new(&(struct queue_setup){ .retry = &s->retry, .routes = &s->routes, .body_budget = 1 << 20, .ready = scene_ready,
+                                            .expired = scene_expired, .unroutable = scene_unroutable, .ctx = s });
+}
+
+static void scene_close(struct scene *s)
+{
+    queue_free(s->q);
+    map_free(&s->routes.exact);
+    map_free(&s->routes.below);
+}
+
+static struct mail *scene_mail(const str *rcpt, size_t n)
+{
+    arena *a = arena_new();
+    struct message *m = NEW(a, struct message);
+
+    m->id = ulid_new();
+    m->at = (struct spool_ref){ 7, 4096 };
+    m->origin.accepted = wall_now();
+    m->env.rcpt = NEW_ARRAY(a, struct rcpt, n);
+    m->env.nrcpt = n;
+    for (size_t i = 0; i < n; i++)
+        m->env.rcpt[i].to = rcpt[i];
+    return mail_new(a, m, NULL);
+}
+
+static struct lane *scene_lane(struct scene *s, str name)
+{
+    struct lane *lane;
+
+    for (size_t i = 0; (lane = queue_lane(s->q, i)); i++)
+        if (str_eq(lane->name, name))
+            return lane;
+    return NULL;
+}
+
+TEST(a_message_becomes_a_ticket_a_domain_unless_the_backend_mixes_them)
+{
+    struct scene s;
+    str rcpt[] = { S("x@a.example"), S("y@b.example"), S("z@A.example"), S("x@u.two.example"), S("y@v.two.example") };
+
+    scene_open(&s);
+    struct mail *mail = scene_mail(rcpt, COUNT(rcpt));
+    ulid id = mail->m->id;
+    queue_add(s.q, mail);
+    CHECK_INT((int64_t)queue_totals(s.q).tickets, 3);
+    CHECK_INT((int64_t)queue_totals(s.q).messages, 1);
+    CHECK_INT(s.ready, 3);
+    struct lane *one = scene_lane(&s, S("one")), *two = scene_lane(&s, S("two"));
+    struct ticket *t = lane_take(one);
+    CHECK_INT(ticket_count(t), 2);
+    CHECK(ticket_has(t, 0) && ticket_has(t, 2) && !ticket_has(t, 1));
+    CHECK(!ticket_last(t));
+    CHECK(!ticket_done(t));
+    struct ticket *u = lane_take(two);
+    CHECK_INT(ticket_count(u), 2);
+    CHECK(!ticket_done(u));
+    CHECK(lane_take(two) == NULL);
+    t = lane_take(one);
+    CHECK(ticket_last(t));
+    CHECK(queue_find(s.q, id) == t);
+    CHECK(ticket_done(t));
+    CHECK(queue_find(s.q, id) == NULL);
+    scene_close(&s);
+}
+
+TEST(a_ticket_of_many_recipients_splits)
+{
+    struct scene s;
+    AUTO_ARENA a = arena_new();
+    size_t n = 200;
+    str *rcpt = NEW_ARRAY(a, str, n);
+
+    scene_open(&s);
+    for (size_t i = 0; i < n; i++)
+        rcpt[i] = str_printf(a, "u%zu@a.example", i);
+    queue_add(s.q, scene_mail(rcpt, n));
+    struct ticket *t = lane_take(scene_lane(&s, S("one")));
+    CHECK_INT(ticket_count(t), 200);
+    struct rcpt_set *set = arena_alloc(a, sizeof *set + 4 * sizeof set->bits[0]);
+    set->n = 200;
+    set->bits[0] = 1;
+    set->bits[3] = 1 << 5;
+    struct ticket *u = ticket_split(t, set);
+    CHECK_INT(ticket_count(t), 198);
+    CHECK_INT(ticket_count(u), 2);
+    CHECK(ticket_has(u, 0) && ticket_has(u, 197) && !ticket_has(t, 197));
+    ticket_defer(t, clock_now() + MINUTE, S("busy"));
+    CHECK_STR(ticket_why(t).reason, S("busy"));
+    CHECK(ticket_why(t).next > wall_now() + 50 * SECOND);
+    CHECK(!ticket_done(u));
+    CHECK(ticket_remove(t));
+    CHECK(ticket_done(t));
+    CHECK_INT((int64_t)queue_totals(s.q).tickets, 0);
+    scene_close(&s);
+}
+
+TEST(what_was_put_off_comes_back_as_it_was)
+{
+    struct scene s;
+    str rcpt[] = { S("x@a.example"), S("y@a.example"), S("z@b.example") };
+    struct rcpt_state state[] = {
+        { .index = 0, .status = RCPT_DELIVERED, .version = 1 },
+        { .index = 1, .status = RCPT_WAITING, .version = 4, .attempts = 4, .next = wall_now() + HOUR, .reply = S("451 4.3.0 later") },
+        { .index = 2, .status = RCPT_WAITING },
+    };
+
+    scene_open(&s);
+    struct mail *found = scene_mail(rcpt, COUNT(rcpt));
+    queue_load(s.q, found->m, state);
+    mail_drop(found);
+    CHECK_INT((int64_t)queue_totals(s.q).waiting, 1);
+    CHECK_INT((int64_t)queue_totals(s.q).ready, 1);
+    struct ticket *t[4];
+    size_t at = 0;
+    CHECK_INT((int64_t)queue_walk(s.q, &at, t, 4), 2);
+    struct ticket *w = t[0]->state == TICKET_WAITING ? t[0] : t[1];
+    CHECK_INT(w->attempts, 4);
+    CHECK_INT(w->version, 5);
+    CHECK(ticket_has(w, 1) && !ticket_has(w, 0));
+    CHECK(ticket_retry(w));
+    CHECK_INT((int64_t)queue_totals(s.q).ready, 2);
+    scene_close(&s);
+}
+
+TEST(a_lane_that_is_down_keeps_its_mail_and_lets_the_too_old_go)
+{
+    struct scene s;
+    str rcpt[] = { S("x@a.example") };
+
+    scene_open(&s);
+    queue_add(s.q, scene_mail(rcpt, 1));
+    struct mail *old = scene_mail(rcpt, 1);
+    old->m->origin.accepted -= 2 * HOUR;
+    queue_add(s.q, old);
+    struct lane *one = scene_lane(&s, S("one"));
+    lane_down(one, S("connection refused"), clock_now() + SECOND);
+    CHECK_INT(s.expired, 1);
+    struct ticket *t[2];
+    size_t at = 0;
+    CHECK_INT((int64_t)queue_walk(s.q, &at, t, 2), 1);
+    CHECK_STR(ticket_why(t[0]).reason, S("connection refused"));
+    CHECK(t[0]->mail == NULL);
+    unsigned before = s.ready;
+    queue_add(s.q, scene_mail(rcpt, 1));
+    CHECK_INT(s.ready, before);
+    lane_open(one);
+    CHECK_INT(s.ready, before + 1);
+    scene_close(&s);
+}
+
+TEST(mail_to_nowhere_is_handed_out_to_fail)
+{
+    struct scene s;
+    str rcpt[] = { S("x@nowhere.example"), S("y@a.example") };
+
+    scene_open(&s);
+    queue_add(s.q, scene_mail(rcpt, 2));
+    CHECK_INT(s.unroutable, 1);
+    CHECK_INT((int64_t)queue_totals(s.q).tickets, 1);
+    scene_close(&s);
+}
+
+TEST(a_new_configuration_moves_what_waits)
+{
+    struct scene s;
+    str rcpt[] = { S("x@a.example") };
+
+    scene_open(&s);
+    queue_add(s.q, scene_mail(rcpt, 1));
+    struct routes now = { .backend = s.backends, .nbackend = 2 };
+    now.exact.fold = true;
+    map_put(&now.exact, S("a.example"), &s.d2);
+    queue_configure(s.q, &s.retry, &now);
+    CHECK(lane_take(scene_lane(&s, S("one"))) == NULL);
+    struct ticket *t = lane_take(scene_lane(&s, S("two")));
+    CHECK(t != NULL);
+    ticket_done(t);
+    map_free(&now.exact);
+    scene_close(&s);
+}

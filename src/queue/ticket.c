@@ -1,0 +1,411 @@
+/* Tickets: their memory, how they are found by message, and the sets of recipients they stand for. */
+#include "queue/inside.h"
+
+struct mail *mail_new(arena *a, struct message *m, struct spool_slab *slab)
+{
+    struct mail *mail = NEW(a, struct mail);
+
+    *mail = (struct mail){ .a = a, .m = m, .slab = slab, .holders = 1 };
+    return mail;
+}
+
+void mail_drop(struct mail *m)
+{
+    if (!m || --m->holders)
+        return;
+    if (m->counted)
+        *m->counted -= m->bytes;
+    spool_slab_free(m->slab);
+    arena_free(m->a);
+}
+
+uint32_t seconds_now(void)
+{
+    return (uint32_t)(clock_now() / SECOND);
+}
+
+/* ---- recipients ---- */
+
+static struct rcpt_set *set_of(const struct ticket *t)
+{
+    return (struct rcpt_set *)(uintptr_t)t->rcpts;
+}
+
+bool ticket_has(const struct ticket *t, uint32_t rcpt)
+{
+    if (!t->many)
+        return rcpt < 64 && (t->rcpts >> rcpt & 1);
+    return rcpt < set_of(t)->n && (set_of(t)->bits[rcpt / 64] >> rcpt % 64 & 1);
+}
+
+uint32_t ticket_count(const struct ticket *t)
+{
+    if (!t->many)
+        return (uint32_t)__builtin_popcountll(t->rcpts);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < (set_of(t)->n + 63) / 64; i++)
+        n += (uint32_t)__builtin_popcountll(set_of(t)->bits[i]);
+    return n;
+}
+
+static void ticket_add_rcpt(struct ticket *t, uint32_t rcpt, uint32_t of)
+{
+    if (of > 64 && !t->many) {
+        struct rcpt_set *s = mem_new(sizeof *s + (of + 63) / 64 * sizeof s->bits[0]);
+        s->n = of;
+        t->many = true;
+        t->rcpts = (uint64_t)(uintptr_t)s;
+    }
+    if (t->many)
+        set_of(t)->bits[rcpt / 64] |= (uint64_t)1 << rcpt % 64;
+    else
+        t->rcpts |= (uint64_t)1 << rcpt;
+}
+
+/* ---- memory ---- */
+
+struct ticket *ticket_new(struct queue *q, ulid id)
+{
+    if (!q->free) {
+        struct ticket *block = mem_new(BLOCK_TICKETS * sizeof *block);
+        if (q->nblock == q->block_cap) {
+            q->block_cap = q->block_cap ? q->block_cap * 2 : 64;
+            q->block = mem_grow(q->block, q->block_cap * sizeof *q->block);
+        }
+        q->block[q->nblock++] = block;
+        for (size_t i = BLOCK_TICKETS; i-- > 0;) {
+            block[i].hash_next = q->free;
+            q->free = &block[i];
+        }
+    }
+    struct ticket *t = q->free;
+    q->free = t->hash_next;
+    *t = (struct ticket){ .id = id, .state = TICKET_FLYING };
+    q->ntickets++;
+    return t;
+}
+
+void ticket_forget_mail(struct ticket *t)
+{
+    mail_drop(take(t->mail));
+}
+
+void ticket_free(struct queue *q, struct ticket *t)
+{
+    ticket_forget_mail(t);
+    intern_put(&q->words, t->domain);
+    intern_put(&q->words, t->reason);
+    if (t->many)
+        mem_free(set_of(t));
+    *t = (struct ticket){ .hash_next = q->free };
+    q->free = t;
+    q->ntickets--;
+}
+
+/* ---- by message ---- */
+
+static void hash_grow(struct queue *q)
+{
+    size_t size = q->hash_size ? q->hash_size * 2 : 1024;
+    struct ticket **hash = mem_new(size * sizeof *hash);
+
+    for (size_t i = 0; i < q->hash_size; i++)
+        for (struct ticket *t = q->hash[i], *next; t; t = next) {
+            size_t to = ulid_hash(t->id) & (size - 1);
+            next = t->hash_next;
+            t->hash_next = hash[to];
+            hash[to] = t;
+        }
+    mem_free(q->hash);
+    q->hash = hash;
+    q->hash_size = size;
+}
+
+struct ticket *queue_find(const struct queue *q, ulid id)
+{
+    if (!q->hash_size)
+        return NULL;
+    for (struct ticket *t = q->hash[ulid_hash(id) & (q->hash_size - 1)]; t; t = t->hash_next)
+        if (ulid_eq(t->id, id))
+            return t;
+    return NULL;
+}
+
+/* The first ticket of a message stands in the hash; its siblings are a ring through it. */
+void ticket_link(struct queue *q, struct ticket *t)
+{
+    struct ticket *first = queue_find(q, t->id);
+
+    if (first) {
+        t->sibling = first->sibling;
+        first->sibling = t;
+        return;
+    }
+    if (q->nmessages >= q->hash_size)
+        hash_grow(q);
+    size_t at = ulid_hash(t->id) & (q->hash_size - 1);
+    t->sibling = t;
+    t->hash_next = q->hash[at];
+    q->hash[at] = t;
+    q->nmessages++;
+}
+
+bool ticket_unlink(struct queue *q, struct ticket *t)
+{
+    struct ticket **at = &q->hash[ulid_hash(t->id) & (q->hash_size - 1)], *other = t->sibling;
+
+    while (*at && *at != t)
+        at = &(*at)->hash_next;
+    if (other == t) {
+        must(*at == t);
+        *at = t->hash_next;
+        q->nmessages--;
+        return true;
+    }
+    if (*at) { /* another stands in for it */
+        other->hash_next = t->hash_next;
+        *at = other;
+    }
+    while (other->sibling != t)
+        other = other->sibling;
+    other->sibling = t->sibling;
+    return false;
+}
+
+bool ticket_last(const struct ticket *t)
+{
+    return t->sibling == t;
+}
+
+/* ---- from a message ---- */
+
+/* The ticket for recipients of `m` that wait, go to `lane` and (unless the backend mixes domains) to `domain`, as of `due`. */
+static struct ticket *ticket_for(struct queue *q, const struct message *m, struct lane *lane, str domain, uint32_t due)
+{
+    struct ticket *first = queue_find(q, m->id), *t = first;
+
+    for (; t; t = t->sibling == first ? NULL : t->sibling)
+        if (t->lane == lane && t->due == due && ((lane->backend && lane->backend->mix_domains) || str_ieq(ticket_domain(t), domain)))
+            return t;
+    t = ticket_new(q, m->id);
+    t->lane = lane;
+    t->due = due;
+    t->domain = intern_get(&q->words, domain);
+    t->home = m->at;
+    t->accepted = m->origin.accepted;
+    t->report = m->report;
+    t->version = 1;
+    t->since = seconds_now();
+    ticket_link(q, t);
+    return t;
+}
+
+/* To its lane or into the calendar; with its message in memory only where that helps. */
+static void ticket_start(struct queue *q, struct ticket *t, struct mail *mail)
+{
+    if (t->lane->backend == NULL) {
+        t->state = TICKET_FLYING;
+        t->lane->nflying++;
+        q->setup.unroutable(q->setup.ctx, t);
+        return;
+    }
+    if (t->due > seconds_now()) {
+        calendar_put(q, t);
+        return;
+    }
+    if (mail && t->lane->state == LANE_OPEN && q->body_bytes <= q->setup.body_budget) {
+        t->mail = mail;
+        mail->holders++;
+    }
+    lane_put(t->lane, t, false);
+}
+
+/* The words of a stored reply that repeat from message to message: its codes. */
+static str reply_codes(str reply)
+{
+    str rest = reply, code, enhanced;
+
+    if (!str_word(&rest, &code) || code.n != 3 || !ascii_digit(code.p[0]))
+        return str_head(reply, 80);
+    if (!str_word(&rest, &enhanced) || !ascii_digit(enhanced.p[0]))
+        return code;
+    return str_of(code.p, (size_t)(enhanced.p + enhanced.n - code.p));
+}
+
+static str domain_of(str address)
+{
+    size_t at = address.n;
+
+    while (at > 0 && address.p[at - 1] != '@')
+        at--;
+    return at ? str_from(address, at) : S("");
+}
+
+/* What a recipient's state says of the ticket it is on. */
+static void ticket_resume(struct queue *q, struct ticket *t, const struct rcpt_state *state)
+{
+    t->attempts = MAX(t->attempts, state->attempts);
+    t->version = MAX(t->version, state->version + 1);
+    t->unknown |= state->unknown;
+    if (!t->reason)
+        t->reason = intern_get(&q->words, reply_codes(state->reply));
+}
+
+static void queue_take(struct queue *q, const struct message *m, const struct rcpt_state *state, struct mail *mail)
+{
+    const struct envelope *env = &m->env;
+    when now = wall_now();
+    struct ticket *some[16], **fresh = some;
+    size_t n = 0, cap = COUNT(some);
+
+    for (uint32_t i = 0; i < env->nrcpt; i++) {
+        if (state && state[i].status != RCPT_WAITING)
+            continue;
+        str domain = domain_of(env->rcpt[i].to);
+        when expire, wait = state && state[i].next > now ? state[i].next - now : 0;
+        const struct backend *b = route_for(q->setup.routes, domain, &expire);
+        struct ticket *t = ticket_for(q, m, lane_for(q, b ? b->name : S("")), domain,
+                                      wait ? seconds_now() + (uint32_t)(wait / SECOND) : 0);
+        if (ticket_count(t) == 0) {
+            if (n == cap) {
+                struct ticket **more = mem_new(4 * cap * sizeof(struct ticket *));
+                memcpy(more, fresh, n * sizeof *fresh);
+                if (fresh != some)
+                    mem_free(fresh);
+                fresh = more;
+                cap *= 4;
+            }
+            fresh[n++] = t;
+        }
+        ticket_add_rcpt(t, i, (uint32_t)env->nrcpt);
+        t->lifetime = (uint32_t)((expire ? expire : q->setup.retry->lifetime) / SECOND);
+        if (state)
+            ticket_resume(q, t, &state[i]);
+    }
+    for (size_t i = 0; i < n; i++)
+        ticket_start(q, fresh[i], mail);
+    if (fresh != some)
+        mem_free(fresh);
+}
+
+void queue_add(struct queue *q, struct mail *mail)
+{
+    mail->bytes = arena_size(mail->a) + (mail->slab ? mail->slab->cap : 0);
+    mail->counted = &q->body_bytes;
+    q->body_bytes += mail->bytes;
+    queue_take(q, mail->m, NULL, mail);
+    mail_drop(mail);
+}
+
+void queue_load(struct queue *q, const struct message *m, const struct rcpt_state *state)
+{
+    queue_take(q, m, state, NULL);
+}
+
+struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part)
+{
+    struct queue *q = t->lane->queue;
+    struct ticket *other = ticket_new(q, t->id);
+
+    *other = *t;
+    other->hash_next = NULL;
+    other->sibling = NULL;
+    other->place = (struct link){ 0 };
+    other->rcpts = 0;
+    other->many = false;
+    intern_get(&q->words, intern_str(&q->words, t->domain));
+    intern_get(&q->words, intern_str(&q->words, t->reason));
+    if (other->mail)
+        other->mail->holders++;
+    for (uint32_t i = 0; i < part->n; i++)
+        if ((part->bits[i / 64] >> i % 64 & 1) && ticket_has(t, i)) {
+            ticket_add_rcpt(other, i, part->n);
+            if (t->many)
+                set_of(t)->bits[i / 64] &= ~((uint64_t)1 << i % 64);
+            else
+                t->rcpts &= ~((uint64_t)1 << i);
+        }
+    must(ticket_count(t) && ticket_count(other));
+    ticket_link(q, other);
+    t->lane->nflying++;
+    return other;
+}
+
+void ticket_return(struct ticket *t)
+{
+    must(t->state == TICKET_FLYING);
+    t->lane->nflying--;
+    lane_put(t->lane, t, true);
+}
+
+void ticket_defer(struct ticket *t, when due, str reason)
+{
+    struct queue *q = t->lane->queue;
+
+    must(t->state == TICKET_FLYING);
+    t->lane->nflying--;
+    t->attempts++;
+    t->version++;
+    uint32_t was = t->reason;
+    t->reason = intern_get(&q->words, reason);
+    if (t->reason != was)
+        t->since = seconds_now();
+    intern_put(&q->words, was);
+    t->due = (uint32_t)((due + SECOND - 1) / SECOND);
+    ticket_forget_mail(t);
+    calendar_put(q, t);
+}
+
+bool ticket_done(struct ticket *t)
+{
+    struct queue *q = t->lane->queue;
+
+    must(t->state == TICKET_FLYING);
+    t->lane->nflying--;
+    bool last = ticket_unlink(q, t);
+    ticket_free(q, t);
+    return last;
+}
+
+void queue_moved(struct queue *q, ulid id, struct spool_ref from, struct spool_ref to)
+{
+    struct ticket *first = queue_find(q, id);
+
+    for (struct ticket *t = first; t; t = t->sibling == first ? NULL : t->sibling)
+        if (t->home.segment == from.segment && t->home.offset == from.offset) {
+            t->home = to;
+            if (t->mail)
+                t->mail->m->at = to;
+        }
+}
+
+/* ---- for people ---- */
+
+str ticket_domain(const struct ticket *t)
+{
+    return intern_str(&t->lane->queue->words, t->domain);
+}
+
+struct why ticket_why(const struct ticket *t)
+{
+    when wall = wall_now(), now = clock_now();
+    struct why w = { .reason = intern_str(&t->lane->queue->words, t->reason), .since = wall - (now - (when)t->since * SECOND) };
+
+    switch ((enum ticket_state)t->state) {
+    case TICKET_FLYING:
+        w.reason = S("in delivery");
+        break;
+    case TICKET_WAITING:
+        w.next = wall + ((when)t->due * SECOND - now);
+        break;
+    case TICKET_READY:
+        if (t->lane->state == LANE_DOWN) {
+            w.reason = t->lane->reason;
+            w.since = wall - (now - t->lane->since);
+            w.next = wall + (t->lane->retry_at - now);
+        } else
+            w.reason = S("its turn comes next");
+        break;
+    }
+    return w;
+}

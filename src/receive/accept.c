@@ -1,0 +1,84 @@
+/* The moment a message becomes ours: trace field, commit, queue. */
+#include "receive/inside.h"
+
+/* A message may rightly pass us more than once (in through the gateway, out through the smart host), but not often. */
+#define OWN_PASSES 4
+
+/* "Received:" as RFC 5321 4.4 has it. The name a client gave is data: it is printable already, and header_add() folds and guards. */
+static str received_field(const struct reception *r, const struct snapshot *snap, arena *a, const struct message *m, str with)
+{
+    char date[TIME_TEXT], id[ULID_TEXT];
+    struct buf value = buf_in(a, 256), field = buf_in(a, 320);
+    const struct origin *o = &m->origin;
+
+    buf_addf(&value, "from %.*s", STR(o->ehlo.n ? o->ehlo : S("unknown")));
+    if (o->client.n)
+        buf_addf(&value, str_findc(o->client, ':') != STR_NONE ? " ([IPv6:%.*s])" : " ([%.*s])", STR(o->client)); /* RFC 5321 4.1.3 */
+    buf_addf(&value, " by %.*s (waypost %016llx) with %.*s id %.*s", STR(snap->receive.hostname), (unsigned long long)r->setup.instance,
+             STR(with), STR(ulid_print(m->id, id)));
+    if (m->env.nrcpt == 1) /* several would tell each about the others, RFC 5321 7.6 */
+        buf_addf(&value, " for <%.*s>", STR(m->env.rcpt[0].given));
+    buf_addf(&value, "; %.*s", STR(time_rfc5322(date, o->accepted)));
+    header_add(&field, S("Received"), buf_str(&value));
+    return buf_str(&field);
+}
+
+bool accept_loops(const struct reception *r, str header, const struct scan *scan, uint64_t hops)
+{
+    AUTO_BUF text = { 0 };
+    unsigned seen = 0;
+
+    if (scan->received > hops)
+        return true;
+    if (scan->received < OWN_PASSES)
+        return false;
+    buf_addf(&text, "(waypost %016llx)", (unsigned long long)r->setup.instance);
+    AUTO_ARENA a = arena_new();
+    struct field f;
+    for (str rest = header; header_next(&rest, &f);)
+        if (str_ieq(f.name, S("Received")) && str_has(header_unfold(a, f.value), buf_str(&text)))
+            seen++;
+    return seen >= OWN_PASSES;
+}
+
+/* Does any of its recipients go to a backend with fewer connections than there are threads? Such a lane lives on one thread. */
+static bool mail_is_narrow(const struct snapshot *snap, const struct message *m, unsigned threads)
+{
+    when expire;
+    struct path p;
+
+    for (size_t i = 0; i < m->env.nrcpt; i++) {
+        if (address_parse(m->env.rcpt[i].to, &p) != OK)
+            continue;
+        const struct backend *b = route_for(&snap->routes, p.domain, &expire);
+        if (b && b->max_connections < threads)
+            return true;
+    }
+    return false;
+}
+
+err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with)
+{
+    err e;
+
+    if (!m->report) {
+        struct edit *edit = NEW(a, struct edit);
+        *edit = (struct edit){ .kind = EDIT_PREPEND, .text = received_field(r, snap, a, m, with) };
+        m->edit = edit;
+        m->nedit = 1;
+    }
+    e = spool_accept(r->setup.port, a, m, slab);
+    if (e != OK) {
+        if (!slab)
+            spool_abort(r->setup.port, m->id, m->piece, m->npiece);
+        spool_slab_free(slab);
+        arena_free(a);
+        return e;
+    }
+    struct mail *mail = mail_new(a, m, slab);
+    if (r->setup.narrow && mail_is_narrow(snap, m, r->setup.threads))
+        r->setup.narrow(r->setup.ctx, mail);
+    else
+        queue_add(r->setup.queue, mail);
+    return OK;
+}

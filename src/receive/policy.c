@@ -1,0 +1,85 @@
+/* What a client is answered: the decisions of a session, without the dialogue. Each refusal names the condition that was missing. */
+#include "receive/inside.h"
+
+#include <stdio.h>
+
+static struct reply refuse(arena *a, int code, struct enhanced e, const char *fmt, ...) PRINTF(4, 5);
+static struct reply refuse(arena *a, int code, struct enhanced e, const char *fmt, ...)
+{
+    AUTO_BUF text = { 0 };
+    char line[512];
+    va_list args;
+
+    va_start(args, fmt);
+    int n = vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    buf_add(&text, str_of(line, MIN((size_t)MAX(n, 0), sizeof line - 1)));
+    return (struct reply){ .code = (uint16_t)code, .enhanced = e, .text = str_dup(a, buf_str(&text)) };
+}
+
+struct reply policy_mail(const struct snapshot *snap, const struct client_info *client, const struct command *cmd)
+{
+    const struct limits *l = &snap->receive.limits;
+    (void)client;
+
+    if (cmd->has_size && cmd->size > l->message_size) /* RFC 1870 6.1 */
+        return (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("message too large for this relay") };
+    if (cmd->path.utf8 && !cmd->smtputf8) /* RFC 6531 3.5 */
+        return (struct reply){ .code = 553, .enhanced = ENH(5, 6, 7), .text = S("a sender beyond ASCII needs the SMTPUTF8 parameter") };
+    if (cmd->path.text.n && cmd->path.domain.n == 0)
+        return (struct reply){ .code = 553, .enhanced = ENH(5, 1, 8), .text = S("the sender address needs a domain") };
+    return (struct reply){ 0 };
+}
+
+/* A recipient of no relay domain: only for clients of a network, and only for its own sender domains. */
+static struct reply relay_elsewhere(const struct snapshot *snap, const struct client_info *client, const struct message *m,
+                                    const struct path *rcpt, arena *a)
+{
+    const struct network *net = client->network;
+    struct path sender;
+
+    if (!net)
+        return refuse(a, 550, ENH(5, 7, 1), "relaying denied: %.*s is no relay domain here; %s is in no network that may relay; not logged in",
+                      STR(rcpt->domain), client->ip);
+    if (m->env.sender.n == 0) {
+        if (!limiter_take(net->null_clock, net->null_rate, clock_now()))
+            return refuse(a, 450, ENH(4, 7, 1), "too many messages with the null sender from network %.*s just now", STR(net->name));
+    } else if (address_parse(m->env.sender, &sender) != OK || !network_may_send(net, sender.domain))
+        return refuse(a, 550, ENH(5, 7, 1), "relaying denied: network %.*s may not send from %.*s; %.*s is no relay domain here", STR(net->name),
+                      STR(m->env.sender), STR(rcpt->domain));
+    if (!snap->routes.fallback)
+        return refuse(a, 550, ENH(5, 4, 4), "%.*s is no relay domain here and there is no default route", STR(rcpt->domain));
+    return (struct reply){ 0 };
+}
+
+struct reply policy_rcpt(const struct snapshot *snap, const struct client_info *client, const struct message *m, const struct path *rcpt,
+                         arena *a, str *to)
+{
+    const struct relay_domain *d;
+
+    *to = rcpt->text;
+    if (rcpt->utf8 && !m->env.smtputf8) /* RFC 6531 3.5 */
+        return refuse(a, 553, ENH(5, 6, 7), "a recipient beyond ASCII needs the SMTPUTF8 parameter");
+    if (rcpt->domain.n == 0) { /* <postmaster>, RFC 5321 4.5.1 */
+        *to = snap->receive.postmaster;
+        return (struct reply){ 0 };
+    }
+    if (!snap->receive.tricky_local_parts && path_tricky(rcpt))
+        return refuse(a, 550, ENH(5, 1, 3), "%%, !, =? and a quoted @ are not taken in a local part here");
+    d = rcpt->literal ? NULL : route_domain(&snap->routes, rcpt->domain);
+    if (!d)
+        return relay_elsewhere(snap, client, m, rcpt, a);
+    switch (recipients_find(&d->recipients, rcpt)) {
+    case FOUND:
+        return (struct reply){ 0 };
+    case UNDECIDED:
+        return refuse(a, 451, ENH(4, 3, 0), "whether <%.*s> exists cannot be told just now", STR(rcpt->text));
+    case ABSENT:
+        break;
+    }
+    if (str_ieq(rcpt->local, S("postmaster"))) { /* always there, RFC 5321 4.5.1 */
+        *to = snap->receive.postmaster;
+        return (struct reply){ 0 };
+    }
+    return refuse(a, 550, ENH(5, 1, 1), "<%.*s> is no recipient here: it stands in no list of %.*s", STR(rcpt->text), STR(rcpt->domain));
+}

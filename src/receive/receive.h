@@ -1,0 +1,86 @@
+/* receive: a mail comes in. The session, the policy that answers it, and the acceptance that makes it ours. */
+#ifndef RECEIVE_H
+#define RECEIVE_H
+
+#include "queue/queue.h"
+
+/* ---- settings ---------------------------------------------------------------------------------------------------------------- */
+
+struct listener_setting { str kind; struct addr *addr; size_t naddr; struct place at; };
+
+struct receive_settings {
+    str hostname;                       /* ours: greeting, Received, reports */
+    str postmaster;                     /* an address */
+    struct listener_setting *listener; size_t nlistener;
+    struct limits {
+        uint64_t message_size;          /* octets */
+        uint64_t recipients;            /* of one message */
+        uint64_t header_size;           /* octets */
+        uint64_t hops;                  /* Received fields */
+        uint64_t sessions;              /* of the whole relay */
+        uint64_t sessions_per_client;   /* an IPv4 address or IPv6 /64 */
+        uint64_t nonsense;              /* commands that are none, before the line is closed */
+        uint64_t refused_rcpts;         /* refused recipients of one session before it is closed */
+        uint64_t body_memory;           /* octets of mail in memory: arriving, and waiting for delivery, each */
+    } limits;
+    struct timeouts {
+        when command;                   /* RFC 5321 4.5.3.2.7: 5 minutes */
+        when data_block;                /* RFC 5321 4.5.3.2.5: 3 minutes */
+        when message;                   /* the whole of one body */
+        when greeting;                  /* a client that says nothing at all */
+    } timeouts;
+    bool tricky_local_parts;            /* % and ! and quoted @ in local parts */
+};
+extern const struct setting receive_settings[]; /* bound into a struct receive_settings */
+void receive_settings_finish(struct binder *b, struct receive_settings *s, const struct routes *routes);
+
+/* ---- one configuration, as sessions hold it -------------------------------------------------------------------------------------- */
+
+struct snapshot {
+    struct receive_settings receive;
+    struct routes routes;
+    struct retry retry;
+    uint64_t epoch;                     /* 1, and one more each reload */
+    _Atomic uint32_t holders;
+    void (*end)(struct snapshot *s);    /* frees it, called by the last holder */
+};
+static inline struct snapshot *snapshot_hold(struct snapshot *s) { atomic_fetch_add(&s->holders, 1); return s; }
+static inline void snapshot_drop(struct snapshot *s)
+{
+    if (s && atomic_fetch_sub(&s->holders, 1) == 1)
+        s->end(s);
+}
+
+/* ---- reception: one a thread ------------------------------------------------------------------------------------------------------- */
+
+struct reception;
+struct reception_setup {
+    struct snapshot *(*newest)(void *ctx);      /* held for the caller; any thread */
+    void *ctx;
+    struct queue *queue;
+    struct spool *spool;
+    struct spool_port *port;
+    void (*working_on)(void *ctx, ulid id);     /* told before work on what a message holds; zero: done. May be NULL */
+    uint64_t instance;                  /* of this installation, for loops: see accept.c */
+    unsigned threads;                           /* that receive and deliver */
+    /* A message that must live on one certain thread: hand it over. NULL: this is that thread. */
+    void (*narrow)(void *ctx, struct mail *mail);
+};
+struct reception *reception_new(const struct reception_setup *setup);
+void reception_free(struct reception *r);
+/* Serve one connected client until it ends; for group_spawn. */
+struct session_start { struct reception *reception; int fd; struct addr peer; str listener; /* literal or long-lived */ };
+WAITS err session_run(void *session_start);     /* takes over and frees the heap-allocated argument */
+/* From now on every session is told 421 4.3.2 at its next command boundary. */
+void reception_drain(struct reception *r);
+size_t reception_sessions(const struct reception *r);
+
+/* ---- accept ------------------------------------------------------------------------------------------------------------------------- */
+
+/* Make a message ours: adds Received (unless a report), commits, queues. Takes over `a` (holding m) and `slab` in every case. On OK the
+ * mail is queued and its id in m->id was answered for. E_NOSPACE: 452 4.3.1; else 451 4.3.0. `with`: "ESMTP", "SMTP", "UTF8SMTP", "LOCAL". */
+WAITS err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with);
+/* Does the header block hold our own instance id in a Received field, or more of them than `hops`? */
+bool accept_loops(const struct reception *r, str header, const struct scan *scan, uint64_t hops);
+
+#endif

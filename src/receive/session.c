@@ -1,0 +1,669 @@
+/* One client's dialogue, in the order it happens on the wire. Decisions are policy.c's, octets are smtp/'s, safety is accept.c's. */
+#include "receive/inside.h"
+
+#define SLAB_FIRST (16u << 10)
+#define IDLE_TRIM (2 * SECOND)  /* a session silent for so long gives its buffers and stack back */
+
+struct session {
+    struct reception *r;
+    struct link place;
+    struct snapshot *snap;
+    struct stream *s;
+    struct server v;
+    struct client_info client;
+    str listener;
+    bool admitted, counted;
+    bool esmtp, greeted, at_boundary, quit, said_bye;
+    str helo;                           /* in `keep` */
+    arena *keep;                        /* the session's */
+    arena *scratch;                     /* one command's */
+    unsigned refused;
+    /* the transaction: from MAIL until its end */
+    arena *a;                           /* NULL: none */
+    struct message *m;
+    size_t rcpt_cap;
+    uint64_t expected;                  /* octets, as SIZE said; 0: not said */
+    /* the body on its way in */
+    struct spool_slab *slab;
+    size_t slab_cap;
+    struct spool_piece *piece;
+    size_t npiece, piece_cap;
+    size_t scanned;                     /* octets of the slab that the scan has seen */
+    bool bdat;                          /* BDAT has begun: only BDAT, RSET, NOOP, QUIT from here */
+    bool bdat_failed;
+    struct reply bad;                   /* why the body will be refused at its end; code 0: it will not */
+};
+
+/* ---- the transaction ---- */
+
+static void slab_set(struct session *s, struct spool_slab *slab, size_t cap)
+{
+    arriving_add((int64_t)cap - (int64_t)s->slab_cap);
+    s->slab = slab;
+    s->slab_cap = cap;
+}
+
+/* Forget the body; chunks already written are given up. */
+static void body_reset(struct session *s)
+{
+    if (s->npiece)
+        spool_abort(s->r->setup.port, s->m->id, s->piece, s->npiece);
+    spool_slab_free(s->slab);
+    slab_set(s, NULL, 0);
+    s->piece = NULL;
+    s->npiece = s->piece_cap = s->scanned = 0;
+    s->bdat = s->bdat_failed = false;
+    s->bad = (struct reply){ 0 };
+}
+
+/* The one way back to "no transaction", from every state (attack class 9). */
+static void transaction_reset(struct session *s)
+{
+    body_reset(s);
+    arena_free(s->a);
+    s->a = NULL;
+    s->m = NULL;
+    s->rcpt_cap = 0;
+}
+
+static void say(struct session *s, int code, struct enhanced e, const char *text)
+{
+    server_reply(&s->v, code, e, "%s", text);
+}
+
+static void say_reply(struct session *s, const struct reply *r)
+{
+    server_reply(&s->v, r->code, r->enhanced, "%.*s", STR(r->text));
+}
+
+/* Refuse with a reference that `waypost trace` finds. */
+static void say_refusal(struct session *s, const struct reply *r, str rcpt)
+{
+    ulid ref = ulid_new();
+    char text[ULID_TEXT];
+    struct event e = { .kind = EVENT_REFUSED, .id = ref, .at = wall_now(), .from = s->m ? s->m->env.sender : S(""), .rcpt = rcpt,
+                       .remote = str_z(s->client.ip), .reply = reply_print(s->scratch, r) };
+
+    event_emit(&e);
+    server_reply(&s->v, r->code, r->enhanced, "%.*s [ref %.*s]", STR(r->text), STR(ulid_print(ref, text)));
+}
+
+static bool newest_snapshot(struct session *s)
+{
+    struct snapshot *now = s->r->setup.newest(s->r->setup.ctx);
+
+    if (now == s->snap) {
+        snapshot_drop(now);
+        return false;
+    }
+    snapshot_drop(s->snap);
+    s->snap = now;
+    s->client.network = route_network(&now->routes, &s->client.addr);
+    return true;
+}
+
+/* ---- commands ---- */
+
+static void do_hello(struct session *s, const struct command *c)
+{
+    const struct limits *l = &s->snap->receive.limits;
+
+    transaction_reset(s); /* RFC 5321 4.1.4: EHLO ends a transaction */
+    s->greeted = true;
+    s->helo = str_head(str_printable(s->keep, str_head(c->argument, 255)), 255);
+    if (arena_size(s->keep) > 65536) { /* thousands of EHLOs: start over with the newest name */
+        arena *fresh = arena_new();
+        s->helo = str_dup(fresh, s->helo);
+        arena_free(s->keep);
+        s->keep = fresh;
+    } else
+        s->helo = str_dup(s->keep, s->helo);
+    s->esmtp = s->v.enhanced = c->verb == VERB_EHLO;
+    if (!s->esmtp) {
+        server_reply(&s->v, 250, (struct enhanced){ 0 }, "%.*s", STR(s->snap->receive.hostname));
+        return;
+    }
+    str line[] = {
+        str_printf(s->scratch, "%.*s greets %s", STR(s->snap->receive.hostname), s->client.ip),
+        S("PIPELINING"),
+        str_printf(s->scratch, "SIZE %llu", (unsigned long long)l->message_size),
+        S("8BITMIME"), S("SMTPUTF8"), S("CHUNKING"), S("BINARYMIME"), S("DSN"), S("ENHANCEDSTATUSCODES"),
+        str_printf(s->scratch, "LIMITS RCPTMAX=%llu", (unsigned long long)l->recipients), /* RFC 9422 */
+    };
+    server_reply_lines(&s->v, 250, (struct enhanced){ 0 }, line, COUNT(line));
+}
+
+static void do_mail(struct session *s, const struct command *c)
+{
+    struct reply no;
+
+    if (!s->greeted) {
+        say(s, 503, ENH(5, 5, 1), "say EHLO or HELO first");
+        return;
+    }
+    if (s->a) {
+        say(s, 503, ENH(5, 5, 1), "a transaction is under way already");
+        return;
+    }
+    newest_snapshot(s);
+    if (s->r->draining) {
+        say(s, 421, ENH(4, 3, 2), "this relay is going down for a moment; try again");
+        s->quit = true;
+        return;
+    }
+    if (spool_room(s->r->setup.spool) != OK) {
+        server_reply(&s->v, 452, ENH(4, 3, 1), "no room for mail just now: %.*s", STR(err_text()));
+        return;
+    }
+    if (arriving_full(&s->snap->receive.limits)) {
+        say(s, 452, ENH(4, 3, 1), "too much mail on its way in just now (body_memory)");
+        return;
+    }
+    no = policy_mail(s->snap, &s->client, c);
+    if (no.code) {
+        say_refusal(s, &no, S(""));
+        return;
+    }
+    s->a = arena_new();
+    s->m = NEW(s->a, struct message);
+    s->expected = c->has_size ? c->size : 0;
+    s->m->id = ulid_new();
+    s->m->env = (struct envelope){ .sender = str_dup(s->a, c->path.text), .envid = str_dup(s->a, c->envid), .ret = c->ret, .body = c->body,
+                                   .smtputf8 = c->smtputf8 };
+    server_reply(&s->v, 250, ENH(2, 1, 0), "sender ok");
+}
+
+static bool already_there(const struct message *m, str rcpt)
+{
+    for (size_t i = 0; i < m->env.nrcpt; i++)
+        if (str_eq(m->env.rcpt[i].given, rcpt))
+            return true;
+    return false;
+}
+
+static void do_rcpt(struct session *s, const struct command *c)
+{
+    const struct limits *l = &s->snap->receive.limits;
+    struct reply no;
+    str to;
+
+    if (!s->a || s->bdat) {
+        say(s, 503, ENH(5, 5, 1), s->a ? "the message has begun" : "say MAIL first");
+        return;
+    }
+    if (s->m->env.nrcpt >= l->recipients) { /* RFC 5321 4.5.3.1.10 */
+        say(s, 452, ENH(4, 5, 3), "too many recipients: send the message to the rest on its own");
+        return;
+    }
+    no = policy_rcpt(s->snap, &s->client, s->m, &c->path, s->scratch, &to);
+    if (no.code) {
+        say_refusal(s, &no, c->path.text);
+        if (++s->refused >= l->refused_rcpts) {
+            say(s, 421, ENH(4, 7, 1), "too many refused recipients in one session");
+            s->quit = true;
+        }
+        return;
+    }
+    if (!already_there(s->m, c->path.text)) {
+        if (s->m->env.nrcpt == s->rcpt_cap) {
+            struct rcpt *more = NEW_ARRAY(s->a, struct rcpt, s->rcpt_cap ? s->rcpt_cap * 2 : 1);
+            if (s->rcpt_cap)
+                memcpy(more, s->m->env.rcpt, s->rcpt_cap * sizeof *more);
+            s->m->env.rcpt = more;
+            s->rcpt_cap = s->rcpt_cap ? s->rcpt_cap * 2 : 1;
+        }
+        struct rcpt *r = &s->m->env.rcpt[s->m->env.nrcpt++];
+        r->given = str_dup(s->a, c->path.text);
+        r->to = to.p == c->path.text.p ? r->given : str_dup(s->a, to);
+        r->orcpt = str_dup(s->a, c->orcpt);
+        r->notify = c->notify;
+    }
+    say(s, 250, ENH(2, 1, 5), "recipient ok");
+}
+
+/* ---- the body ---- */
+
+static void body_begin(struct session *s, uint64_t expected)
+{
+    size_t cap = expected ? MIN((size_t)expected + 64, (size_t)SPOOL_CHUNK) : SLAB_FIRST;
+
+    slab_set(s, spool_slab_new(cap), cap);
+    scan_init(&s->m->scan);
+    s->scanned = 0;
+}
+
+/* The scan runs behind the octets; what it finds may settle the body's fate long before its end. */
+static void body_scan(struct session *s)
+{
+    const struct limits *l = &s->snap->receive.limits;
+    struct scan *scan = &s->m->scan;
+
+    scan_feed(scan, str_from(buf_str(&s->slab->body), s->scanned));
+    s->scanned = s->slab->body.n;
+    if (s->bad.code)
+        return;
+    if (scan->size > l->message_size)
+        s->bad = (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("message too large for this relay") };
+    else if ((scan->header_open ? scan->size : scan->header_end) > l->header_size)
+        s->bad = (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("header of the message too large") };
+    else if (s->m->env.body != BODY_BINARY && (scan->bare_cr || scan->bare_lf))
+        s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a CR or LF on its own in the message: lines end in CR LF") };
+    else if (s->m->env.body != BODY_BINARY && scan->nul)
+        s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a NUL octet in the message") };
+}
+
+/* Put what the slab holds into the spool as one chunk. */
+static void body_chunk(struct session *s)
+{
+    if (s->npiece == s->piece_cap) {
+        struct spool_piece *more = NEW_ARRAY(s->a, struct spool_piece, s->piece_cap ? s->piece_cap * 2 : 16);
+        if (s->piece_cap)
+            memcpy(more, s->piece, s->piece_cap * sizeof *more);
+        s->piece = more;
+        s->piece_cap = s->piece_cap ? s->piece_cap * 2 : 16;
+    }
+    switch (spool_chunk(s->r->setup.port, s->m->id, buf_str(&s->slab->body), &s->piece[s->npiece])) {
+    case OK:
+        s->npiece++;
+        break;
+    case E_NOSPACE:
+        s->bad = (struct reply){ .code = 452, .enhanced = ENH(4, 3, 1), .text = S("no room for this message just now") };
+        break;
+    default:
+        s->bad = (struct reply){ .code = 451, .enhanced = ENH(4, 3, 0), .text = S("the message could not be stored just now") };
+        break;
+    }
+    buf_clear(&s->slab->body);
+    s->scanned = 0;
+}
+
+/* Make room: grow the slab, or put a full one into the spool as a chunk. A refused body is read on, and forgotten. */
+static void body_room(struct session *s)
+{
+    if (s->bad.code) {
+        buf_clear(&s->slab->body);
+        s->scanned = 0;
+        return;
+    }
+    if (s->slab->body.n < s->slab->cap)
+        return;
+    /* The header stays in one piece, so that who reads it later finds it whole. */
+    if (s->slab->cap < SPOOL_CHUNK) {
+        size_t cap = MIN(s->slab->cap * 4, (size_t)SPOOL_CHUNK);
+        struct spool_slab *bigger = spool_slab_new(cap);
+        buf_add(&bigger->body, buf_str(&s->slab->body));
+        spool_slab_free(s->slab);
+        slab_set(s, bigger, cap);
+        return;
+    }
+    body_chunk(s);
+}
+
+/* The first piece of the body holds the header: still in the slab, or in the spool already. */
+static str body_header(struct session *s)
+{
+    str head = { 0 };
+
+    if (s->npiece == 0)
+        head = buf_str(&s->slab->body);
+    else if (spool_read_piece(s->r->setup.port, s->piece[0], s->scratch, &head) != OK)
+        head = (str){ 0 };
+    return str_head(head, s->m->scan.header_end);
+}
+
+/* All octets are here: judge, commit, answer. Ends the transaction. */
+static void body_end(struct session *s)
+{
+    const struct limits *l = &s->snap->receive.limits;
+    struct message *m = s->m;
+    char id[ULID_TEXT];
+    when start = clock_now();
+
+    if (s->r->setup.working_on)
+        s->r->setup.working_on(s->r->setup.ctx, m->id);
+    scan_end(&m->scan);
+    body_scan(s);
+    if (!s->bad.code && m->env.body != BODY_BINARY && (m->scan.bare_cr || m->scan.bare_lf))
+        s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a CR or LF on its own in the message: lines end in CR LF") };
+    if (!s->bad.code && accept_loops(s->r, body_header(s), &m->scan, l->hops)) {
+        stats_add(COUNT_loops, 1);
+        s->bad = (struct reply){ .code = 554, .enhanced = ENH(5, 4, 6), .text = S("this message loops: it came through here or through too many relays before") };
+    }
+    if (!s->bad.code && s->npiece && s->slab->body.n)
+        body_chunk(s);
+    if (s->bad.code) {
+        if (s->bad.code / 100 == 5)
+            stats_add(COUNT_refused_messages, 1);
+        say_refusal(s, &s->bad, S(""));
+        transaction_reset(s);
+        return;
+    }
+    m->origin = (struct origin){ .listener = s->listener, .client = str_dup(s->a, str_z(s->client.ip)), .ehlo = str_dup(s->a, s->helo),
+                                 .accepted = wall_now() };
+    m->piece = s->piece;
+    m->npiece = s->npiece;
+
+    /* From here the arena and the slab are the message's own. */
+    arena *a = s->a;
+    struct spool_slab *slab = s->npiece ? NULL : s->slab;
+    if (!slab)
+        spool_slab_free(s->slab);
+    slab_set(s, NULL, 0);
+    ulid mid = m->id;
+    struct event e = { .kind = EVENT_ACCEPTED, .id = mid, .at = m->origin.accepted, .from = m->env.sender, .rcpt = m->env.rcpt[0].given,
+                       .remote = str_z(s->client.ip), .size = m->scan.size };
+    uint64_t nrcpt = m->env.nrcpt;
+    if (nrcpt > 1)
+        e.detail = str_printf(s->scratch, "and %llu more recipients", (unsigned long long)(nrcpt - 1));
+    e.from = str_dup(s->scratch, e.from);
+    e.rcpt = str_dup(s->scratch, e.rcpt);
+    str with = m->env.smtputf8 ? S("UTF8SMTP") : s->esmtp ? S("ESMTP") : S("SMTP"); /* RFC 6531 4.3 */
+    s->a = NULL;
+    s->m = NULL;
+    s->npiece = 0;
+    err stored = accept_mail(s->r, s->snap, a, m, slab, with);
+    transaction_reset(s);
+    if (stored == OK) {
+        e.took = clock_now() - start;
+        histogram_add(&stats_mine()->accept, e.took);
+        stats_add(COUNT_accepted_bytes, e.size);
+        stats_add(COUNT_accepted_rcpts, nrcpt);
+        event_emit(&e);
+        server_reply(&s->v, 250, ENH(2, 0, 0), "queued as %.*s", STR(ulid_print(mid, id)));
+    } else if (stored == E_NOSPACE) {
+        server_reply(&s->v, 452, ENH(4, 3, 1), "no room for this message just now");
+    } else {
+        log_error("not_stored", LOG_ID("id", mid), LOG_STR("reason", err_text()));
+        server_reply(&s->v, 451, ENH(4, 3, 0), "the message could not be stored just now [ref %.*s]", STR(ulid_print(mid, id)));
+    }
+}
+
+static bool body_may_begin(struct session *s)
+{
+    if (!s->a) {
+        say(s, 503, ENH(5, 5, 1), "say MAIL first");
+        return false;
+    }
+    if (s->m->env.nrcpt == 0) { /* RFC 5321 3.3: 503 or 554 */
+        say(s, 554, ENH(5, 5, 1), "no valid recipients");
+        return false;
+    }
+    return true;
+}
+
+static err do_data(struct session *s)
+{
+    struct data d = { 0 };
+    when end = clock_now() + s->snap->receive.timeouts.message;
+
+    if (s->a && s->bdat) {
+        say(s, 503, ENH(5, 5, 1), "BDAT has begun: DATA cannot follow (RFC 3030 3)");
+        return OK;
+    }
+    if (!body_may_begin(s))
+        return OK;
+    if (s->m->env.body == BODY_BINARY) { /* RFC 3030 3 */
+        say(s, 503, ENH(5, 5, 1), "BODY=BINARYMIME needs BDAT");
+        return OK;
+    }
+    say(s, 354, (struct enhanced){ 0 }, "send the message, end it with a dot alone on a line");
+    body_begin(s, s->expected);
+    while (!d.ended) {
+        body_room(s);
+        when until = MIN(end, clock_now() + s->snap->receive.timeouts.data_block);
+        TRY(data_hear(&d, s->s, &s->slab->body, s->slab->cap - s->slab->body.n, until));
+        body_scan(s);
+        if (d.bare_cr || d.bare_lf) /* also where the dots were looked for */
+            s->m->scan.bare_cr |= d.bare_cr, s->m->scan.bare_lf |= d.bare_lf;
+    }
+    body_end(s);
+    return OK;
+}
+
+/* RFC 3030 2. The octets of a refused chunk are read and thrown away (attack class 6). */
+static err do_bdat(struct session *s, const struct command *c)
+{
+    uint64_t left = c->chunk;
+    when end = clock_now() + s->snap->receive.timeouts.message;
+    bool usable = s->a && s->m->env.nrcpt && !s->bdat_failed;
+
+    if (usable && !s->bdat) {
+        body_begin(s, c->last ? c->chunk : 0);
+        s->bdat = true;
+    }
+    while (left) {
+        when until = MIN(end, clock_now() + s->snap->receive.timeouts.data_block);
+        if (usable)
+            body_room(s);
+        str in = stream_pending(s->s);
+        if (in.n == 0) {
+            TRY(stream_fill(s->s, (size_t)MIN(left, 65536), until));
+            continue;
+        }
+        in = str_head(in, left);
+        if (usable) {
+            in = str_head(in, s->slab->cap - s->slab->body.n);
+            buf_add(&s->slab->body, in);
+            body_scan(s);
+        }
+        stream_consume(s->s, in.n);
+        left -= in.n;
+    }
+    if (!usable) {
+        if (s->bdat_failed)
+            say(s, 503, ENH(5, 5, 1), "an earlier chunk of this message was refused: say RSET");
+        else
+            body_may_begin(s);
+        s->bdat_failed |= s->a != NULL;
+        s->bdat |= s->a != NULL;
+    } else if (c->last) {
+        body_end(s);
+    } else if (s->bad.code) {
+        struct reply bad = s->bad;
+        say_refusal(s, &bad, S(""));
+        body_reset(s);
+        s->bdat = s->bdat_failed = true;
+    } else
+        server_reply(&s->v, 250, ENH(2, 0, 0), "%llu octets received", (unsigned long long)c->chunk);
+    return OK;
+}
+
+/* ---- the dialogue ---- */
+
+static err session_do(struct session *s, const struct command *c)
+{
+    if (c->refuse.code && c->verb != VERB_HTTP) {
+        say_reply(s, &c->refuse);
+        if (c->verb == VERB_BDAT) { /* where its octets end nobody knows, and what they say is no command (attack class 6) */
+            say(s, 421, ENH(4, 7, 0), "the size of a chunk must be known");
+            s->quit = true;
+            return OK;
+        }
+        if (s->v.nonsense >= s->snap->receive.limits.nonsense) {
+            say(s, 421, ENH(4, 7, 0), "too many lines that are no command");
+            s->quit = true;
+        }
+        return OK;
+    }
+    switch (c->verb) {
+    case VERB_HELO:
+    case VERB_EHLO:
+        do_hello(s, c);
+        break;
+    case VERB_MAIL:
+        do_mail(s, c);
+        break;
+    case VERB_RCPT:
+        do_rcpt(s, c);
+        break;
+    case VERB_DATA:
+        return do_data(s);
+    case VERB_BDAT:
+        return do_bdat(s, c);
+    case VERB_RSET:
+        transaction_reset(s);
+        say(s, 250, ENH(2, 0, 0), "ok");
+        break;
+    case VERB_NOOP:
+        say(s, 250, ENH(2, 0, 0), "ok");
+        break;
+    case VERB_VRFY: /* RFC 5321 3.5.3 */
+        say(s, 252, ENH(2, 5, 0), "cannot tell; send mail and see");
+        break;
+    case VERB_HELP:
+        say(s, 214, ENH(2, 0, 0), "commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT");
+        break;
+    case VERB_QUIT:
+        say(s, 221, ENH(2, 0, 0), "goodbye");
+        s->quit = s->said_bye = true;
+        break;
+    case VERB_HTTP: /* attack class 11 */
+        say(s, 421, ENH(4, 7, 0), "this is SMTP");
+        s->quit = true;
+        break;
+    case VERB_EXPN:
+    case VERB_STARTTLS:
+    case VERB_AUTH:
+    case VERB_ETRN:
+    case VERB_XCLIENT:
+    case VERB_XFORWARD:
+        say(s, 502, ENH(5, 5, 1), "not offered here");
+        break;
+    case VERB_UNKNOWN:
+        must(c->refuse.code);
+    }
+    return OK;
+}
+
+/* Wait for the next command. A session that stays silent gives back what it does not need meanwhile. */
+static err session_idle(struct session *s, when deadline)
+{
+    err e;
+
+    if (server_has_more(&s->v))
+        return OK;
+    stream_flush(s->s);
+    s->at_boundary = true;
+    e = stream_wait(s->s, MIN(deadline, clock_now() + IDLE_TRIM));
+    if (e == E_TIMEOUT && clock_now() < deadline) {
+        if (stream_pending(s->s).n == 0)
+            stream_release(s->s);
+        arena_free(s->scratch);
+        s->scratch = NULL;
+        task_trim();
+        e = stream_wait(s->s, deadline);
+        s->scratch = arena_new();
+    }
+    s->at_boundary = false;
+    return e;
+}
+
+static bool session_leaves(const struct session *s) { return s->r->draining && !s->a; }
+
+static err session_talk(struct session *s)
+{
+    const struct timeouts *t = &s->snap->receive.timeouts;
+    when wait = t->greeting;
+
+    server_reply(&s->v, 220, (struct enhanced){ 0 }, "%.*s ESMTP waypost", STR(s->snap->receive.hostname));
+    while (!s->quit) {
+        struct command c;
+        when deadline = clock_now() + wait;
+        err e = session_leaves(s) ? OK : session_idle(s, deadline);
+        if (session_leaves(s)) {
+            say(s, 421, ENH(4, 3, 2), "this relay is going down for a moment; try again");
+            break;
+        }
+        arena_reset(s->scratch);
+        if (e == OK)
+            e = server_hear(&s->v, s->scratch, deadline, &c);
+        if (e == OK)
+            e = session_do(s, &c);
+        if (e == E_TIMEOUT)
+            say(s, 421, ENH(4, 4, 2), "you were silent for too long");
+        else if (e == E_CANCELED)
+            say(s, 421, ENH(4, 3, 2), "this relay is going down for a moment; try again");
+        if (e != OK)
+            return e;
+        wait = s->snap->receive.timeouts.command;
+    }
+    return OK;
+}
+
+err session_run(void *session_start)
+{
+    struct session_start *start = session_start;
+    struct reception *r = start->reception;
+    struct session s = { .r = r, .listener = start->listener, .client.addr = start->peer };
+
+    s.s = stream_new(start->fd, &start->peer);
+    mem_free(start);
+    s.v.s = s.s;
+    s.keep = arena_new();
+    s.scratch = arena_new();
+    addr_print_ip(&s.client.addr, s.client.ip);
+    newest_snapshot(&s);
+    s.counted = !s.client.network;
+    list_add(&r->sessions, &s.place);
+    r->nsessions++;
+    stats_add(COUNT_sessions, 1);
+    switch (admit(&s.snap->receive.limits, &s.client.addr, s.counted)) {
+    case ADMITTED:
+        session_talk(&s);
+        admit_end(&s.client.addr, s.counted);
+        break;
+    case TOO_MANY:
+        stats_add(COUNT_sessions_refused, 1);
+        say(&s, 421, ENH(4, 3, 2), "too many sessions just now (limits: sessions)");
+        break;
+    case TOO_MANY_OF_YOURS:
+        stats_add(COUNT_sessions_refused, 1);
+        say(&s, 421, ENH(4, 7, 0), "too many sessions from your address just now (limits: sessions_per_client)");
+        break;
+    }
+    s.s->write_wait = 5 * SECOND; /* last words do not wait for a reader that has gone */
+    if (s.said_bye)
+        stream_flush(s.s);
+    else
+        stream_end(s.s, clock_now() + 2 * SECOND);
+    transaction_reset(&s);
+    list_del(&s.place);
+    r->nsessions--;
+    stream_free(s.s);
+    arena_free(s.keep);
+    arena_free(s.scratch);
+    snapshot_drop(s.snap);
+    return OK;
+}
+
+/* ---- reception ---- */
+
+struct reception *reception_new(const struct reception_setup *setup)
+{
+    struct reception *r = mem_new(sizeof *r);
+
+    r->setup = *setup;
+    list_init(&r->sessions);
+    return r;
+}
+
+void reception_free(struct reception *r)
+{
+    must(r->nsessions == 0);
+    mem_free(r);
+}
+
+void reception_drain(struct reception *r)
+{
+    r->draining = true;
+    for (struct link *l = r->sessions.next; l != &r->sessions; l = l->next) {
+        struct session *s = AROUND(l, struct session, place);
+        if (s->at_boundary && !s->a)
+            machine->sock_shutdown(s->s->io.fd, SHUT_RD); /* wakes its wait; what it says next still goes out */
+    }
+}
+
+size_t reception_sessions(const struct reception *r)
+{
+    return r->nsessions;
+}

@@ -1,0 +1,97 @@
+/* What waypost.conf says about listeners, names, limits and timeouts. */
+#include "receive/receive.h"
+
+static void take_listen(struct binder *b, const struct node *node, void *into)
+{
+    struct receive_settings *s = into;
+    struct listener_setting l = { .at = node->name.at };
+
+    if (!conf_args(b, node, 2, 64))
+        return;
+    l.kind = node->arg[0].text;
+    if (!str_eq(l.kind, S("smtp")) && !str_eq(l.kind, S("mx"))) {
+        conf_error(b, &node->arg[0].at, CONF_E_LISTENER, "unknown kind of listener \"%.*s\": this release knows smtp (also written mx)", STR(l.kind));
+        return;
+    }
+    l.addr = NEW_ARRAY(b->a, struct addr, node->narg);
+    for (size_t i = 1; i < node->narg; i++)
+        if (addr_parse(node->arg[i].text, 25, &l.addr[l.naddr]) != OK)
+            conf_error(b, &node->arg[i].at, CONF_E_LISTENER, "\"%.*s\" is no ADDRESS:PORT, [V6]:PORT or unix:PATH", STR(node->arg[i].text));
+        else
+            l.naddr++;
+    struct listener_setting *all = NEW_ARRAY(b->a, struct listener_setting, s->nlistener + 1);
+    if (s->nlistener)
+        memcpy(all, s->listener, s->nlistener * sizeof *all);
+    all[s->nlistener++] = l;
+    s->listener = all;
+}
+
+#define LIMIT(field) .offset = offsetof(struct receive_settings, limits.field)
+static const struct setting limit_settings[] = {
+    { .name = "message_size", .type = CONF_BYTES, LIMIT(message_size), .preset = "50MiB", .least = 65536, .most = 4e9,
+      .help = "Largest message; offered by SIZE." },
+    { .name = "recipients", .type = CONF_INT, LIMIT(recipients), .preset = "1000", .least = 100, .most = 100000,
+      .help = "Recipients of one message. RFC 5321 4.5.3.1.8 asks for at least 100." },
+    { .name = "header_size", .type = CONF_BYTES, LIMIT(header_size), .preset = "200KiB", .least = 4096, .most = 262144,
+      .help = "Largest header of a message." },
+    { .name = "hops", .type = CONF_INT, LIMIT(hops), .preset = "50", .least = 10, .most = 100,
+      .help = "Received fields a message may have: more is a loop." },
+    { .name = "sessions", .type = CONF_INT, LIMIT(sessions), .preset = "20000", .least = 1, .most = 1e6,
+      .help = "SMTP sessions at a time." },
+    { .name = "sessions_per_client", .type = CONF_INT, LIMIT(sessions_per_client), .preset = "200", .least = 1, .most = 1e6,
+      .help = "SMTP sessions at a time of one IPv4 address or IPv6 /64; clients of a \"network\" block are not counted." },
+    { .name = "nonsense", .type = CONF_INT, LIMIT(nonsense), .preset = "10", .least = 1, .most = 1000,
+      .help = "Lines that are no command before a session is closed." },
+    { .name = "refused_recipients", .type = CONF_INT, LIMIT(refused_rcpts), .preset = "100", .least = 1, .most = 100000,
+      .help = "Refused recipients before a session is closed." },
+    { .name = "body_memory", .type = CONF_BYTES, LIMIT(body_memory), .preset = "256MiB", .least = 16777216, .most = 1e12,
+      .help = "Memory for bodies on their way in, and as much for bodies waiting for a connection; above it new mail is put off with "
+              "452, and waiting mail is read back from the spool." },
+    { .name = NULL },
+};
+
+#define TIMEOUT(field) .offset = offsetof(struct receive_settings, timeouts.field)
+static const struct setting timeout_settings[] = {
+    { .name = "command", .type = CONF_TIME, TIMEOUT(command), .preset = "5m", .least = 1, .most = 3600,
+      .help = "How long a client may take for its next command (RFC 5321 4.5.3.2.7)." },
+    { .name = "data_block", .type = CONF_TIME, TIMEOUT(data_block), .preset = "3m", .least = 1, .most = 3600,
+      .help = "How long a client may pause within a message." },
+    { .name = "message", .type = CONF_TIME, TIMEOUT(message), .preset = "1h", .least = 10, .most = 86400,
+      .help = "How long one message may take in all." },
+    { .name = "greeting", .type = CONF_TIME, TIMEOUT(greeting), .preset = "1m", .least = 1, .most = 3600,
+      .help = "How long a client may stay silent after our greeting." },
+    { .name = NULL },
+};
+
+const struct setting receive_settings[] = {
+    { .name = "hostname", .type = CONF_STR, .offset = offsetof(struct receive_settings, hostname), .required = true, .form = "NAME",
+      .help = "The relay's own name, as its DNS says: in the greeting, in Received fields, in reports." },
+    { .name = "postmaster", .type = CONF_STR, .offset = offsetof(struct receive_settings, postmaster), .required = true, .form = "ADDRESS",
+      .help = "Who reads mail to postmaster (RFC 5321 4.5.1), bare or at a relay domain that has none of its own." },
+    { .name = "listen", .type = CONF_OWN, .take = take_listen, .repeats = true, .form = "smtp ADDRESS:PORT ...",
+      .help = "Where clients connect: addresses with ports, or unix:PATH." },
+    { .name = "limits", .type = CONF_BLOCK, .sub = limit_settings, .form = "", .help = "What one client, message or moment may use." },
+    { .name = "timeouts", .type = CONF_BLOCK, .sub = timeout_settings, .form = "", .help = "How long clients are waited for." },
+    { .name = "tricky_local_parts", .type = CONF_BOOL, .offset = offsetof(struct receive_settings, tricky_local_parts), .preset = "off",
+      .help = "Take recipients whose local part has %, ! or a quoted @, which old relays read as another address." },
+    { .name = NULL },
+};
+
+void receive_settings_finish(struct binder *b, struct receive_settings *s, const struct routes *routes)
+{
+    struct path p;
+    when expire;
+    struct place none = { .file = S("configuration") };
+
+    if (s->hostname.n && !domain_valid(s->hostname))
+        conf_error(b, &none, CONF_E_HOSTNAME, "hostname \"%.*s\" is no domain name", STR(s->hostname));
+    if (s->nlistener == 0)
+        conf_error(b, &none, CONF_E_LISTENER, "there is no \"listen\": nobody could reach this relay");
+    if (s->postmaster.n == 0)
+        return;
+    if (address_parse(s->postmaster, &p) != OK || p.domain.n == 0)
+        conf_error(b, &none, CONF_E_POSTMASTER, "postmaster \"%.*s\" is no address", STR(s->postmaster));
+    else if (!route_for(routes, p.domain, &expire))
+        conf_error(b, &none, CONF_E_POSTMASTER, "mail to postmaster %.*s has no way to go: make its domain a relay_domain or add \"route default\"",
+                   STR(s->postmaster));
+}

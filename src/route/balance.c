@@ -1,0 +1,134 @@
+/* Which server of a backend: state shared by all threads, no locks, no exactness asked. */
+#include "route/route.h"
+
+#include <pthread.h>
+#include <stdio.h>
+
+#define EJECT_FIRST SECOND
+#define EJECT_MOST MINUTE
+#define RAMP (10 * SECOND)
+
+static pthread_mutex_t states_lock = PTHREAD_MUTEX_INITIALIZER; /* taken when a configuration is bound */
+static struct server_state *states;
+
+struct server_state *server_state(str backend, str host, uint16_t port)
+{
+    AUTO_BUF key = { 0 };
+    struct server_state *s;
+
+    buf_addf(&key, "%.*s/%.*s:%u", STR(backend), STR(host), port);
+    buf_addc(&key, '\0');
+    pthread_mutex_lock(&states_lock);
+    for (s = states; s && strcmp(s->key, key.p) != 0; s = s->next)
+        ;
+    if (!s) {
+        s = mem_new(sizeof *s);
+        s->key = mem_new(key.n);
+        memcpy(s->key, key.p, key.n);
+        s->next = states;
+        states = s;
+    }
+    pthread_mutex_unlock(&states_lock);
+    return s;
+}
+
+/* How busy a server is, for comparing two. A returning server's share grows from a tenth to the whole over its ramp. */
+static uint64_t server_load(const struct server_state *s, when now)
+{
+    uint64_t busy = 1 + atomic_load_explicit(&s->busy, memory_order_relaxed);
+    uint64_t latency = 100 + atomic_load_explicit(&s->latency_us, memory_order_relaxed);
+    when since = now - atomic_load_explicit(&s->ramp_from, memory_order_relaxed);
+    uint64_t load = busy * latency;
+
+    if (since < RAMP)
+        load = load * 10 / (1 + 9 * (uint64_t)MAX(since, 0) / RAMP);
+    return load;
+}
+
+enum usable { IN, OUT, TRY_IT };
+
+static enum usable server_usable(struct server_state *s, when now)
+{
+    when until = atomic_load_explicit(&s->out_until, memory_order_relaxed);
+
+    if (until == 0)
+        return IN;
+    if (until > now)
+        return OUT;
+    bool no = false;
+    return atomic_compare_exchange_strong(&s->probing, &no, true) ? TRY_IT : OUT;
+}
+
+struct next_hop *backend_pick(const struct backend *be, const bool *avoid, when now, when *retry_at)
+{
+    *retry_at = now + EJECT_FIRST;
+    when first = NEVER;
+
+    for (size_t i = 0; i < be->nserver;) {
+        size_t end = i, n = 0;
+        struct next_hop *one = NULL, *two = NULL;
+        for (; end < be->nserver && be->server[end].priority == be->server[i].priority; end++) {
+            struct next_hop *s = &be->server[end];
+            if (avoid[end])
+                continue;
+            switch (server_usable(s->state, now)) {
+            case TRY_IT:
+                return s;
+            case OUT:
+                first = MIN(first, MAX(now + EJECT_FIRST / 4, atomic_load(&s->state->out_until)));
+                break;
+            case IN:
+                /* Two even choices out of n without counting first: each newcomer takes a place by chance. */
+                n++;
+                if (n == 1)
+                    one = s;
+                else if (n == 2)
+                    two = s;
+                else if (random_below(n) < 2)
+                    *(random_below(2) ? &one : &two) = s;
+                break;
+            }
+        }
+        if (one && two) {
+            uint64_t a = server_load(one->state, now), b = server_load(two->state, now);
+            return a == b ? (random_below(2) ? one : two) : a < b ? one : two;
+        }
+        if (one)
+            return one;
+        i = end;
+    }
+    if (first != NEVER)
+        *retry_at = first;
+    return NULL;
+}
+
+void server_failed(struct server_state *s, when now)
+{
+    unsigned n = atomic_fetch_add(&s->failures, 1);
+    when out = MIN(EJECT_FIRST << MIN(n, 10u), EJECT_MOST);
+
+    out += (when)random_below((uint64_t)out / 4); /* so that many senders do not come back at once */
+    atomic_store(&s->out_until, now + out);
+    atomic_fetch_add(&s->failed, 1);
+    atomic_store(&s->probing, false);
+}
+
+void server_works(struct server_state *s, when now)
+{
+    if (atomic_load_explicit(&s->out_until, memory_order_relaxed)) {
+        atomic_store(&s->ramp_from, now);
+        atomic_store(&s->out_until, 0);
+    }
+    if (atomic_load_explicit(&s->failures, memory_order_relaxed))
+        atomic_store(&s->failures, 0);
+    if (atomic_load_explicit(&s->probing, memory_order_relaxed))
+        atomic_store(&s->probing, false);
+}
+
+void server_answered(struct server_state *s, when took)
+{
+    uint32_t old = atomic_load_explicit(&s->latency_us, memory_order_relaxed);
+    uint32_t now = (uint32_t)MIN(took, HOUR);
+
+    atomic_store_explicit(&s->latency_us, old ? old - old / 8 + now / 8 : now, memory_order_relaxed);
+}

@@ -1,0 +1,93 @@
+#include "kit/kit.h"
+#include "route/route.h"
+
+/* ---- which server ---- */
+
+struct four { struct next_hop server[4]; struct backend b; bool avoid[4]; when retry_at; };
+
+static void four_open(struct four *f, str name)
+{
+    *f = (struct four){ .b = { .name = name, .server = f->server, .nserver = 4 } };
+    for (uint16_t i = 0; i < 4; i++) {
+        f->server[i] = (struct next_hop){ .host = S("x"), .port = i, .priority = i < 2 ? 10 : i == 2 ? 20 : 30 };
+        f->server[i].state = server_state(name, S("x"), i);
+    }
+}
+
+static struct next_hop *four_pick(struct four *f, when now)
+{
+    return backend_pick(&f->b, f->avoid, now, &f->retry_at);
+}
+
+TEST(balance_shares_among_equals_and_keeps_the_others_in_reserve)
+{
+    struct four f;
+    int first = 0;
+
+    four_open(&f, S("share"));
+    for (int i = 0; i < 1000; i++) {
+        struct next_hop *s = four_pick(&f, HOUR);
+        CHECK(s && s->priority == 10);
+        first += s == &f.server[0];
+    }
+    CHECK(first > 300 && first < 700);
+    atomic_store(&f.server[0].state->busy, 50);
+    for (int i = 0; i < 100; i++)
+        CHECK(four_pick(&f, HOUR) == &f.server[1]); /* the less busy of two */
+}
+
+TEST(balance_goes_down_the_priorities_and_back_up_by_one_probe)
+{
+    struct four f;
+
+    four_open(&f, S("fail"));
+    server_failed(f.server[0].state, HOUR);
+    CHECK(four_pick(&f, HOUR) == &f.server[1]);
+    server_failed(f.server[1].state, HOUR);
+    CHECK(four_pick(&f, HOUR) == &f.server[2]);
+    server_failed(f.server[2].state, HOUR);
+    CHECK(four_pick(&f, HOUR) == &f.server[3]);
+    server_failed(f.server[3].state, HOUR);
+    CHECK(four_pick(&f, HOUR) == NULL);
+    CHECK(f.retry_at > HOUR && f.retry_at <= HOUR + 2 * SECOND);
+
+    /* After its time one caller tries a server; the others do not wait for what it finds. */
+    struct next_hop *probe = four_pick(&f, HOUR + 2 * SECOND);
+    CHECK(probe == &f.server[0]);
+    CHECK(four_pick(&f, HOUR + 2 * SECOND) == &f.server[1]);
+    server_works(probe->state, HOUR + 2 * SECOND);
+    CHECK(four_pick(&f, HOUR + 2 * SECOND) == &f.server[0]);
+    CHECK_INT(atomic_load(&f.server[0].state->failures), 0);
+}
+
+TEST(balance_ejects_for_longer_each_time_up_to_a_minute)
+{
+    struct four f;
+    when last = 0;
+
+    four_open(&f, S("eject"));
+    for (int i = 0; i < 12; i++) {
+        server_failed(f.server[0].state, HOUR);
+        when out = atomic_load(&f.server[0].state->out_until) - HOUR;
+        CHECK(out >= MIN(SECOND << i, MINUTE) && out <= MINUTE + MINUTE / 4);
+        CHECK(out >= last || out >= MINUTE);
+        last = out;
+    }
+}
+
+TEST(balance_gives_a_returning_server_little_at_first)
+{
+    struct four f;
+    int first = 0;
+
+    four_open(&f, S("ramp"));
+    server_failed(f.server[0].state, HOUR);
+    server_works(f.server[0].state, HOUR + MINUTE);
+    atomic_store(&f.server[1].state->busy, 3); /* busier, but long in */
+    for (int i = 0; i < 100; i++)
+        first += four_pick(&f, HOUR + MINUTE) == &f.server[0];
+    CHECK_INT(first, 0);
+    for (int i = 0; i < 100; i++)
+        first += four_pick(&f, HOUR + 2 * MINUTE) == &f.server[0];
+    CHECK_INT(first, 100);
+}

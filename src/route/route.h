@@ -1,0 +1,108 @@
+/* route: where a recipient's mail goes, and which server of a backend takes it.
+ *
+ * `struct routes` is one configuration's answer: immutable, shared by all threads. What is learnt of a server (up or not, how
+ * busy) lives in `struct server_state`, kept by name over reloads, and is read and written by all threads without locks. */
+#ifndef ROUTE_H
+#define ROUTE_H
+
+#include "conf/conf.h"
+#include "net/net.h"
+#include "table/table.h"
+
+#include <stdatomic.h>
+
+/* ---- servers ------------------------------------------------------------------------------------------------------------- */
+
+struct server_state {
+    char *key;                          /* "backend/host:port"; heap */
+    struct server_state *next;
+    _Atomic uint32_t connections;       /* open or opening, all threads */
+    _Atomic uint32_t busy;              /* of them with a transaction under way */
+    _Atomic uint32_t latency_us;        /* smoothed: final dot to its answer */
+    _Atomic uint32_t failures;          /* in a row, before any message could be offered */
+    _Atomic int64_t out_until;          /* ejected until this moment of clock_now(); 0: in */
+    _Atomic int64_t ramp_from;          /* came back then: slow start */
+    _Atomic bool probing;               /* somebody is trying an ejected server */
+    _Atomic uint64_t delivered, failed; /* since start */
+};
+/* The state of that name, made on first use, never freed: servers are few and come back. */
+struct server_state *server_state(str backend, str host, uint16_t port);
+
+struct next_hop {
+    str host;                           /* name or address as configured */
+    uint16_t port;
+    struct addr addr;                   /* when host is an address or a Unix socket; n 0: look it up */
+    unsigned priority;                  /* lower first */
+    struct server_state *state;
+};
+
+struct backend {
+    str name;
+    struct next_hop *server; size_t nserver;      /* sorted by priority */
+    uint64_t max_connections;           /* to each server, all threads together */
+    uint64_t messages_per_connection;   /* 0: no limit */
+    bool mix_domains;                   /* recipients of several domains in one transaction */
+    when connect_timeout;
+    when idle_timeout;                  /* how long a connection waits for the next message */
+};
+
+/* A server worth trying now, or NULL: all are out, *retry_at says when the first may be tried. Among the servers of the best priority that
+ * is not wholly out: two random ones, of them the one less busy (transactions under way, then smoothed latency; a server that came
+ * back counts as busier for its first 10 s). An ejected server of a better priority whose time has passed is tried by one caller
+ * at a time. `avoid[i]` set: not server i again. */
+struct next_hop *backend_pick(const struct backend *be, const bool *avoid, when now, when *retry_at);
+/* What became of a connection that backend_pick() led to, before any message was offered. A failure ejects for 1 s, doubling to
+ * 60 s with each further one in a row, spread by a quarter. */
+void server_failed(struct server_state *s, when now);
+void server_works(struct server_state *s, when now);
+void server_answered(struct server_state *s, when took);    /* smooths the latency */
+
+/* ---- relay domains and networks -------------------------------------------------------------------------------------------- */
+
+struct recipients {
+    bool any;
+    struct table **table; size_t ntable;
+    str *path;                          /* of each table */
+};
+struct relay_domain {
+    struct strs name;                   /* "example.com", "*.example.com" */
+    const struct token *backend_name;
+    struct backend *backend;
+    struct recipients recipients;
+    when expire;                        /* lifetime of its mail; 0: the schedule's */
+    struct place at;
+};
+/* Who may relay without being a recipient: clients by address, for senders of named domains. */
+struct network {
+    str name;
+    struct cidr *cidr; size_t ncidr;
+    struct strs relay_from;             /* domain patterns; the null sender is always among them, at null_rate */
+    struct rate null_rate;
+    _Atomic int64_t *null_clock;        /* the limiter's state; heap */
+    struct place at;
+};
+
+struct routes {
+    struct backend **backend; size_t nbackend;
+    struct relay_domain **domain; size_t ndomain;
+    struct network **network; size_t nnetwork;
+    const struct token *fallback_name;
+    struct backend *fallback;           /* `route default { via BACKEND }`; NULL: nowhere else */
+    struct map exact, below;            /* domain -> relay_domain; "*." cut off in `below` */
+};
+
+/* The settings of this folder: blocks backend, relay_domain, network, route; bound into a struct routes. */
+extern const struct setting route_settings[];
+/* After binding: cross checks (E044: no recipients, unknown backend, ...), tables opened, maps made. */
+void routes_finish(struct binder *b, struct routes *r);
+void routes_free(struct routes *r);     /* what is not in the arena */
+
+struct relay_domain *route_domain(const struct routes *r, str domain);  /* exact first, then the longest *.x; NULL: not ours */
+/* Where mail for that domain goes; NULL: nowhere. `expire` gets the domain's own lifetime or 0. */
+struct backend *route_for(const struct routes *r, str domain, when *expire);
+const struct network *route_network(const struct routes *r, const struct addr *client);
+bool network_may_send(const struct network *n, str sender_domain);
+/* Is it a recipient there? */
+WAITS enum found recipients_find(const struct recipients *r, const struct path *who);
+
+#endif

@@ -1,0 +1,360 @@
+/* What waypost.conf says about backends, relay domains, networks and the default route. */
+#include "route/route.h"
+
+#include <stdlib.h>
+
+/* Everything grows in the arena by doubling; settings are read once. */
+static void *append(arena *a, void *old, size_t n, size_t size)
+{
+    if (n & (n - 1))
+        return old;
+    void *p = arena_alloc(a, (n ? 2 * n : 1) * size);
+    if (n)
+        memcpy(p, old, n * size);
+    return p;
+}
+#define APPEND(a, p, n, item) ((p) = append((a), (p), (n), sizeof *(p)), (p)[(n)++] = (item))
+
+/* ---- backend ---- */
+
+static bool take_host_port(struct binder *b, const struct token *t, uint16_t default_port, struct next_hop *s)
+{
+    str host = t->text;
+    uint64_t port = default_port;
+
+    switch (addr_parse(host, default_port, &s->addr)) {
+    case OK:
+        s->host = host;
+        if (s->addr.sa.sa_family != AF_UNIX) {
+            char text[ADDR_TEXT];
+            s->port = addr_port(&s->addr);
+            s->host = str_dup(b->a, addr_print_ip(&s->addr, text));
+        }
+        return true;
+    case E_NONAME:
+        break;
+    default:
+        conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "\"%.*s\" is no HOST:PORT", STR(host));
+        return false;
+    }
+    s->addr.n = 0;
+    size_t colon = str_findc(host, ':');
+    if (colon != STR_NONE) {
+        if (!str_u64(str_from(host, colon + 1), 65535, &port) || port == 0) {
+            conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "\"%.*s\" has no valid port", STR(host));
+            return false;
+        }
+        host = str_head(host, colon);
+    }
+    if (!domain_valid(host)) {
+        conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "\"%.*s\" is no host name", STR(host));
+        return false;
+    }
+    s->host = host;
+    s->port = (uint16_t)port;
+    return true;
+}
+
+static void take_server(struct binder *b, const struct node *node, void *into)
+{
+    static const char *const words[] = { "priority", NULL };
+    struct backend *be = into;
+    struct next_hop s = { .priority = 10 };
+    const struct token *value[1] = { NULL };
+    uint64_t priority;
+
+    if (node->narg == 0) {
+        conf_error(b, &node->name.at, CONF_E_BAD_ADDRESS, "\"server\" needs HOST:PORT");
+        return;
+    }
+    if (!take_host_port(b, &node->arg[0], 25, &s) || !conf_keywords(b, node, 1, words, value))
+        return;
+    if (value[0]) {
+        if (!conf_int(b, value[0], 0, 65535, &priority))
+            return;
+        s.priority = (unsigned)priority;
+    }
+    s.state = server_state(be->name, s.host, s.port);
+    APPEND(b->a, be->server, be->nserver, s);
+}
+
+static void take_max_connections(struct binder *b, const struct node *node, void *into)
+{
+    struct backend *be = into;
+    bool per_server = node->narg == 3 && str_eq(node->arg[1].text, S("per")) && str_eq(node->arg[2].text, S("server"));
+
+    if (node->narg != 1 && !per_server)
+        conf_error(b, &node->name.at, CONF_E_BAD_ADDRESS, "\"max_connections\" is followed by a number and, if you like, \"per server\"");
+    else
+        conf_int(b, &node->arg[0], 1, 10000, &be->max_connections);
+}
+
+static int by_priority(const void *a, const void *b)
+{
+    const struct next_hop *x = a, *y = b;
+    return (x->priority > y->priority) - (x->priority < y->priority);
+}
+
+static void *make_backend(struct binder *b, const struct node *node, void *into)
+{
+    struct routes *r = into;
+    struct backend *be = NEW(b->a, struct backend);
+
+    if (!conf_args(b, node, 1, 1))
+        return NULL;
+    for (size_t i = 0; i < r->nbackend; i++)
+        if (str_eq(r->backend[i]->name, node->arg[0].text)) {
+            conf_error(b, &node->arg[0].at, CONF_E_DUPLICATE, "backend \"%.*s\" is defined twice", STR(node->arg[0].text));
+            return NULL;
+        }
+    be->name = node->arg[0].text;
+    APPEND(b->a, r->backend, r->nbackend, be);
+    return be;
+}
+
+static void done_backend(struct binder *b, const struct node *node, void *block)
+{
+    struct backend *be = block;
+
+    if (be->nserver == 0)
+        conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has no \"server\"", STR(be->name));
+    if (be->nserver > 64)
+        conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has more than 64 servers", STR(be->name));
+    if (be->nserver)
+        qsort(be->server, be->nserver, sizeof *be->server, by_priority);
+}
+
+static const struct setting backend_settings[] = {
+    { .name = "server", .type = CONF_OWN, .take = take_server, .repeats = true, .form = "HOST:PORT [priority N]",
+      .help = "A server of this backend: a name, an address or unix:PATH; port 25 unless given. Servers of the lowest priority number "
+              "share the mail, the least busy first; those of the next are used only while all of the lower are out." },
+    { .name = "max_connections", .type = CONF_OWN, .take = take_max_connections, .preset = "16 per server",
+      .form = "N [per server]", .help = "Connections to each server at a time, by the whole relay." },
+    { .name = "messages_per_connection", .type = CONF_INT, .offset = offsetof(struct backend, messages_per_connection), .preset = "0",
+      .most = 1e9, .help = "Messages after which a connection is closed; 0: as many as the server takes." },
+    { .name = "mix_domains", .type = CONF_BOOL, .offset = offsetof(struct backend, mix_domains), .preset = "off",
+      .help = "Recipients of several domains may go in one transaction." },
+    { .name = "connect_timeout", .type = CONF_TIME, .offset = offsetof(struct backend, connect_timeout), .preset = "30s",
+      .least = 1, .most = 300, .help = "How long to wait for a server to take a connection." },
+    { .name = "idle_timeout", .type = CONF_TIME, .offset = offsetof(struct backend, idle_timeout), .preset = "5s", .least = 0, .most = 300,
+      .help = "How long an idle connection is kept for the next message." },
+    { .name = NULL },
+};
+
+/* ---- relay_domain ---- */
+
+static void take_backend(struct binder *b, const struct node *node, void *into)
+{
+    if (conf_args(b, node, 1, 1))
+        ((struct relay_domain *)into)->backend_name = &node->arg[0];
+}
+
+static void take_list(struct binder *b, const struct node *node, void *into)
+{
+    struct recipients *r = into;
+    str path;
+    struct table *t;
+
+    if (!conf_args(b, node, 1, 1) || !conf_path(b, &node->arg[0], &path))
+        return;
+    if (table_file_open(path, '+', 20000000, &t) != OK) {
+        conf_error(b, &node->arg[0].at, CONF_E_BAD_LIST, "%.*s", STR(err_text()));
+        return;
+    }
+    r->path = append(b->a, r->path, r->ntable, sizeof *r->path);
+    r->path[r->ntable] = path;
+    APPEND(b->a, r->table, r->ntable, t);
+}
+
+static const struct setting recipients_settings[] = {
+    { .name = "file", .type = CONF_OWN, .take = take_list, .repeats = true, .form = "PATH",
+      .help = "A list: an address, @domain, a pattern with * or a bare local part a line; # begins a comment. Case is ignored, and "
+              "user+anything is found as user." },
+    { .name = NULL },
+};
+
+static void take_recipients(struct binder *b, const struct node *node, void *into)
+{
+    struct recipients *r = &((struct relay_domain *)into)->recipients;
+
+    if (node->narg == 1 && str_eq(node->arg[0].text, S("any")) && !node->block)
+        r->any = true;
+    else if (node->narg || !node->block || node->nchild == 0)
+        conf_error(b, &node->name.at, CONF_E_RECIPIENTS, "\"recipients\" is followed by \"any\" or by { file PATH }");
+    else
+        conf_bind(b, recipients_settings, node, r);
+}
+
+static void *make_relay_domain(struct binder *b, const struct node *node, void *into)
+{
+    struct routes *r = into;
+    struct relay_domain *d = NEW(b->a, struct relay_domain);
+
+    if (!conf_args(b, node, 1, 10000))
+        return NULL;
+    d->at = node->name.at;
+    for (size_t i = 0; i < node->narg; i++) {
+        str name;
+        if (conf_domain(b, &node->arg[i], &name))
+            APPEND(b->a, d->name.p, d->name.n, name);
+    }
+    APPEND(b->a, r->domain, r->ndomain, d);
+    return d;
+}
+
+static void done_relay_domain(struct binder *b, const struct node *node, void *block)
+{
+    struct relay_domain *d = block;
+    const struct token *name = &node->arg[0];
+
+    if (!d->recipients.any && d->recipients.ntable == 0)
+        conf_error(b, &node->name.at, CONF_E_RECIPIENTS,
+                   "relay_domain %.*s has no \"recipients\": it would accept mail for unknown users and bounce it later. "
+                   "Add recipients { file PATH }, or \"recipients any\" if you mean it", STR(name->text));
+}
+
+static const struct setting relay_domain_settings[] = {
+    { .name = "backend", .type = CONF_OWN, .take = take_backend, .required = true, .form = "NAME",
+      .help = "The backend that gets the mail of these domains." },
+    { .name = "recipients", .type = CONF_OWN, .take = take_recipients, .sub = recipients_settings, .form = "{ file PATH ... } | any",
+      .help = "Who exists there. \"any\" accepts unknown users and must be written out." },
+    { .name = "expire", .type = CONF_TIME, .offset = offsetof(struct relay_domain, expire), .preset = "0s", .most = 86400 * 60,
+      .help = "How long mail of these domains is tried; 0: as \"retry\" says." },
+    { .name = NULL },
+};
+
+/* ---- network ---- */
+
+static void *make_network(struct binder *b, const struct node *node, void *into)
+{
+    struct routes *r = into;
+    struct network *n = NEW(b->a, struct network);
+
+    if (!conf_args(b, node, 2, 1000))
+        return NULL;
+    n->name = node->arg[0].text;
+    n->at = node->name.at;
+    n->null_clock = mem_new(sizeof *n->null_clock);
+    for (size_t i = 1; i < node->narg; i++) {
+        struct cidr c;
+        if (cidr_parse(node->arg[i].text, &c) != OK) {
+            conf_error(b, &node->arg[i].at, CONF_E_BAD_ADDRESS, "%.*s", STR(err_text()));
+            continue;
+        }
+        if (c.bits == 0 && c.base.sa.sa_family != AF_UNIX)
+            conf_error(b, &node->arg[i].at, CONF_E_OPEN_RELAY, "network \"%.*s\" trusts every address: that is an open relay", STR(n->name));
+        APPEND(b->a, n->cidr, n->ncidr, c);
+    }
+    APPEND(b->a, r->network, r->nnetwork, n);
+    return n;
+}
+
+static void done_network(struct binder *b, const struct node *node, void *block)
+{
+    struct network *n = block;
+
+    for (size_t i = 0; i < n->relay_from.n; i++) {
+        str d = n->relay_from.p[i];
+        if (str_eq(d, S("*")) || !domain_valid(str_starts(d, S("*.")) ? str_from(d, 2) : d))
+            conf_error(b, &node->name.at, CONF_E_OPEN_RELAY, "network \"%.*s\": relay_from \"%.*s\" is no domain or *.domain; "
+                       "name the sender domains it may use", STR(n->name), STR(d));
+    }
+}
+
+static const struct setting network_settings[] = {
+    { .name = "relay_from", .type = CONF_STRS, .offset = offsetof(struct network, relay_from), .required = true, .form = "DOMAIN ...",
+      .help = "Sender domains these clients may use to any recipient; *.example.com is everything below." },
+    { .name = "null_rate", .type = CONF_RATE, .offset = offsetof(struct network, null_rate), .preset = "60/min",
+      .help = "How many messages with the null sender (bounces) these clients may relay to foreign recipients, together." },
+    { .name = NULL },
+};
+
+/* ---- route ---- */
+
+static void take_via(struct binder *b, const struct node *node, void *into)
+{
+    if (conf_args(b, node, 1, 1))
+        ((struct routes *)into)->fallback_name = &node->arg[0];
+}
+
+static const struct setting route_block_settings[] = {
+    { .name = "via", .type = CONF_OWN, .take = take_via, .required = true, .form = "BACKEND", .help = "The backend that takes it: a smart host." },
+    { .name = NULL },
+};
+
+static void take_route(struct binder *b, const struct node *node, void *into)
+{
+    if (!conf_args(b, node, 1, 1))
+        return;
+    if (!str_eq(node->arg[0].text, S("default")))
+        conf_error(b, &node->arg[0].at, CONF_E_UNKNOWN, "this release knows \"route default { via BACKEND }\" only");
+    else
+        conf_bind(b, route_block_settings, node, into);
+}
+
+const struct setting route_settings[] = {
+    { .name = "backend", .type = CONF_BLOCK, .make = make_backend, .done = done_backend, .sub = backend_settings, .repeats = true,
+      .form = "NAME", .help = "Servers that take mail: those of a relay domain, or a smart host." },
+    { .name = "relay_domain", .type = CONF_BLOCK, .make = make_relay_domain, .done = done_relay_domain, .sub = relay_domain_settings,
+      .repeats = true, .form = "DOMAIN ...", .help = "Domains whose mail comes in here; *.example.com is everything below." },
+    { .name = "network", .type = CONF_BLOCK, .make = make_network, .done = done_network, .sub = network_settings, .repeats = true,
+      .form = "NAME CIDR ...", .help = "Clients that may relay to any recipient, without a login, for their own sender domains. "
+      "\"unix\" stands for clients of a Unix socket." },
+    { .name = "route", .type = CONF_OWN, .take = take_route, .sub = route_block_settings, .form = "default { via BACKEND }",
+      .help = "Where mail goes that is for no relay domain." },
+    { .name = NULL },
+};
+
+/* Names may stand above the block that defines them, so they are looked up when all is bound. */
+static struct backend *find_backend(struct binder *b, const struct routes *r, const struct token *name)
+{
+    str best = { 0 };
+    size_t distance = 3;
+
+    for (size_t i = 0; i < r->nbackend; i++) {
+        size_t d = str_distance(r->backend[i]->name, name->text);
+        if (str_eq(r->backend[i]->name, name->text))
+            return r->backend[i];
+        if (d < distance) {
+            distance = d;
+            best = r->backend[i]->name;
+        }
+    }
+    if (best.n)
+        conf_error(b, &name->at, CONF_E_NO_BACKEND, "there is no backend \"%.*s\"; did you mean \"%.*s\"?", STR(name->text), STR(best));
+    else
+        conf_error(b, &name->at, CONF_E_NO_BACKEND, "there is no backend \"%.*s\"", STR(name->text));
+    return NULL;
+}
+
+void routes_finish(struct binder *b, struct routes *r)
+{
+    for (size_t i = 0; i < r->ndomain; i++)
+        if (r->domain[i]->backend_name)
+            r->domain[i]->backend = find_backend(b, r, r->domain[i]->backend_name);
+    if (r->fallback_name)
+        r->fallback = find_backend(b, r, r->fallback_name);
+    r->exact.fold = r->below.fold = true;
+    for (size_t i = 0; i < r->ndomain; i++)
+        for (size_t j = 0; j < r->domain[i]->name.n; j++) {
+            struct relay_domain *d = r->domain[i];
+            str name = d->name.p[j];
+            bool below = str_starts(name, S("*."));
+            if (map_put(below ? &r->below : &r->exact, below ? str_from(name, 2) : name, d))
+                conf_error(b, &d->at, CONF_E_DUPLICATE, "relay domain \"%.*s\" stands twice", STR(name));
+        }
+    if (r->nnetwork && !r->fallback)
+        conf_warn(b, &r->network[0]->at, CONF_E_NO_ROUTE,
+                  "there is a \"network\" but no \"route default\": its clients reach the relay domains only");
+}
+
+void routes_free(struct routes *r)
+{
+    for (size_t i = 0; i < r->ndomain; i++)
+        for (size_t t = 0; t < r->domain[i]->recipients.ntable; t++)
+            table_free(r->domain[i]->recipients.table[t]);
+    for (size_t i = 0; i < r->nnetwork; i++)
+        mem_free(r->network[i]->null_clock);
+    map_free(&r->exact);
+    map_free(&r->below);
+}

@@ -1,0 +1,32 @@
+/* Every line is either taken or refused with a reply that can be said; nothing decoded holds a control. */
+#include "kit/kit.h"
+#include "smtp/smtp.h"
+
+static void check_clean(str s)
+{
+    for (size_t i = 0; i < s.n; i++)
+        must(!ascii_control(s.p[i]));
+}
+
+FUZZ(data, size)
+{
+    AUTO_ARENA a = arena_new();
+    str line = str_of((const char *)data, size);
+    struct command c;
+
+    command_parse(a, line, &c);
+    must(str_eq(c.line, line) && c.argument.n <= line.n);
+    must(c.refuse.code == 0 ||
+         (c.refuse.code >= 500 && c.refuse.code < 600 && c.refuse.enhanced.class == 5 && c.refuse.text.n));
+    must(c.verb != VERB_UNKNOWN || c.refuse.code == 500);
+    must(c.verb != VERB_HTTP || c.refuse.code == 500);
+    if (c.refuse.code)
+        return;
+    check_clean(c.envid);
+    check_clean(c.auth);
+    check_clean(c.orcpt);
+    check_clean(c.path.text);
+    must(c.verb == VERB_MAIL || c.verb == VERB_RCPT || (!c.path.text.n && !c.has_size && !c.notify && !c.orcpt.n));
+    must(c.verb != VERB_RCPT || c.path.text.n);
+    must(!(c.notify & NOTIFY_NEVER) || c.notify == NOTIFY_NEVER);
+}

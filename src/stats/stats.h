@@ -1,0 +1,85 @@
+/* stats: what happened. One event is one log line, one step of a message's story, and one or more counters.
+ *
+ * Each thread keeps its own counters and its own ring of recent events; readers add them up. */
+#ifndef STATS_H
+#define STATS_H
+
+#include "smtp/smtp.h"
+
+/* ---- counters: each cell is written by one thread and read by any. ---------------------------------------------------- */
+
+#define STATS_COUNTERS(X) \
+    X(sessions, "SMTP sessions begun") \
+    X(sessions_refused, "sessions turned away at a limit") \
+    X(accepted, "messages accepted (250)") \
+    X(accepted_bytes, "octets of accepted messages") \
+    X(accepted_rcpts, "recipients of accepted messages") \
+    X(refused_rcpts, "recipients refused, for good or for now") \
+    X(refused_messages, "messages refused after their data") \
+    X(attempts, "deliveries attempted") \
+    X(delivered, "recipients delivered") \
+    X(deferred, "recipients put off after an attempt") \
+    X(failed, "recipients failed for good") \
+    X(expired, "recipients whose lifetime ended") \
+    X(deleted, "recipients deleted by an operator") \
+    X(unknown, "recipients whose final answer never came (may be delivered twice)") \
+    X(repeated, "recipients delivered after an unknown outcome (perhaps a second copy)") \
+    X(reports, "delivery reports made") \
+    X(reports_dropped, "reports dropped because nobody could get them") \
+    X(loops, "messages refused or failed because they loop") \
+    X(connections, "connections opened to next hops") \
+    X(connections_failed, "connections to next hops that failed before a message") \
+    X(reread, "bodies read back from the spool")
+
+enum counter {
+#define X(name, help) COUNT_##name,
+    STATS_COUNTERS(X)
+#undef X
+    COUNTERS
+};
+extern const char *const counter_name[COUNTERS], *const counter_help[COUNTERS];
+
+/* Times in half powers of two from 64 us to 9 hours, enough for percentiles to within a factor of 1.2 by interpolation. */
+struct histogram { uint64_t bucket[60], n, sum; };
+void histogram_add(struct histogram *h, when value);
+when histogram_at(const struct histogram *h, double share);     /* 0.99: the 99th percentile; 0 when empty */
+
+struct stats {
+    uint64_t counter[COUNTERS];
+    struct histogram accept;        /* end of data to 250 */
+    struct histogram deliver;       /* accepted to delivered */
+};
+void stats_add(enum counter c, uint64_t n);     /* of the calling thread */
+struct stats *stats_mine(void);
+void stats_sum(struct stats *ret);              /* of all threads, ended ones too; from any thread */
+
+/* ---- events -------------------------------------------------------------------------------------------------------------- */
+
+enum event_kind {
+    EVENT_ACCEPTED, EVENT_REFUSED, EVENT_DELIVERED, EVENT_DEFERRED, EVENT_FAILED, EVENT_EXPIRED, EVENT_DELETED, EVENT_UNKNOWN,
+    EVENT_REPORT, EVENT_DROPPED, EVENT_KINDS
+};
+extern const char *const event_name[EVENT_KINDS];
+
+struct event {
+    enum event_kind kind;
+    ulid id;                        /* zero for what never became a message */
+    when at;                        /* wall clock */
+    str from, rcpt, remote, reply;  /* as far as they apply; borrowed */
+    str detail;                     /* reason, "queued as", ... */
+    uint64_t size;
+    when took;                      /* accept: end of data to 250; delivery: since accepted; 0: not told */
+    uint32_t attempt;
+};
+/* Log it, count it, keep it. */
+void event_emit(const struct event *e);
+/* The same without the log line and counters: only the story. */
+void event_keep(const struct event *e);
+
+/* Find what the ring buffers still hold, oldest first. A message's story by id (zero: any), or by a part of sender or
+ * recipient (empty: any). Each thread keeps its last `STATS_RING` octets of events. The strings given to `each` are copies
+ * in `a`. From any thread. */
+#define STATS_RING (4u << 20)
+void event_find(arena *a, ulid id, str address, void (*each)(void *ctx, const struct event *e), void *ctx);
+
+#endif

@@ -1,0 +1,357 @@
+"""What an operator does, on the built relay: check, start, reload, restart, ask, stop. WAYPOST_BUILD says where it is."""
+import glob
+import json
+import os
+import pwd
+import shutil
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+BUILD = os.environ.get("WAYPOST_BUILD", "build")
+WAYPOST = os.path.abspath(os.path.join(BUILD, "waypost"))
+ROOT = os.geteuid() == 0
+PATIENCE = 20
+USER = "nobody"
+
+passed = failed = 0
+
+
+def check(ok, what, *more):
+    global passed, failed
+    if ok:
+        passed += 1
+    else:
+        failed += 1
+        print("FAIL", what, *more)
+    return ok
+
+
+def run(*args, **kw):
+    return subprocess.run([WAYPOST, *args], capture_output=True, text=True, timeout=60, **kw)
+
+
+def until(test, patience=PATIENCE):
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        got = test()
+        if got:
+            return got
+        time.sleep(0.02)
+    return test()
+
+
+def free_ports(n):
+    socks = [socket.socket() for _ in range(n)]
+    for s in socks:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in socks]
+    for s in socks:
+        s.close()
+    return ports
+
+
+def greeting(port):
+    """The relay's first words, '' when nobody listens."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as s:
+            return s.makefile("r", encoding="latin-1").readline()
+    except OSError:
+        return ""
+
+
+def children(pid):
+    found = []
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            with open(path) as f:
+                fields = f.read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(path.split("/")[2]))
+    return found
+
+
+def status_of(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+class Relay:
+    """One relay in a directory of its own."""
+
+    def __init__(self, **settings):
+        self.dir = tempfile.mkdtemp(prefix="waypost-ops-")
+        os.chmod(self.dir, 0o755)
+        os.mkdir(f"{self.dir}/etc")
+        os.mkdir(f"{self.dir}/log")
+        self.conf = f"{self.dir}/etc/relay.conf"
+        self.log = f"{self.dir}/log/relay.log"
+        self.control = f"{self.dir}/run/control.sock"
+        self.process = None
+        self.env = dict(os.environ)
+        self.write(**settings)
+
+    def write(self, listen=(), extra="", hostname="mx.example.net"):
+        self.listen = list(listen)
+        addresses = " ".join(a if isinstance(a, str) else f"127.0.0.1:{a}" for a in self.listen)
+        with open(f"{self.dir}/etc/users", "w") as f:
+            f.write("bob@example.com\n")
+        with open(self.conf, "w") as f:
+            f.write(
+                f"waypost 1\nhostname {hostname}\npostmaster postmaster@example.com\nlisten smtp {addresses}\n"
+                f"spool {{ dir {self.dir}/spool; min_free 1MiB }}\ncontrol {self.control}\n"
+                f"log {{ form text; file {self.log} }}\nthreads 2\n"
+                + (f"user {USER}\n" if ROOT else "")
+                + "backend inside { server 127.0.0.1:1 }\n"
+                "relay_domain example.com { backend inside; recipients { file users } }\n" + extra
+            )
+
+    def start(self, *how, wait=True):
+        self.process = subprocess.Popen([*how, WAYPOST, "serve", "-c", self.conf], env=self.env, stderr=subprocess.PIPE, text=True)
+        if wait:
+            up = until(lambda: greeting(self.listen[0]).startswith("220 ") or self.process.poll() is not None)
+            check(up and self.process.poll() is None, "the relay starts", self.said())
+        return self
+
+    def worker(self, other_than=0):
+        """Its worker's pid; another one than that, if one was just killed."""
+        found = until(lambda: [pid for pid in children(self.process.pid) if pid != other_than])
+        if len(found) != 1 or found[0] <= 1:
+            raise RuntimeError(f"{len(found)} workers: {self.said()}")
+        return found[0]
+
+    def ask(self, *args, **kw):
+        return run(*args, "--socket", self.control, **kw)
+
+    def said(self):
+        try:
+            with open(self.log) as f:
+                return f.read()
+        except OSError:
+            return ""
+
+    def end(self, number=signal.SIGTERM):
+        """The exit code of the parent, its worker being gone too."""
+        worker = self.worker() if self.process.poll() is None else 0
+        self.process.send_signal(number)
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self.process.stderr.close()
+        if worker:
+            check(until(lambda: not os.path.exists(f"/proc/{worker}")), "the worker is gone")
+        return code
+
+    def remove(self):
+        if self.process and self.process.poll() is None:
+            self.end()
+        shutil.rmtree(self.dir)
+
+
+# ---- without a relay ----
+
+
+def test_usage():
+    r = run()
+    check(r.returncode == 0 and "serve" in r.stdout, "no verb: the list")
+    r = run("qeue")
+    check(r.returncode == 2 and 'did you mean "queue"' in r.stderr, "a suggestion", r.stderr)
+    for verb in ("serve", "check", "reload", "drain", "queue", "trace", "stats", "config"):
+        r = run(verb, "--help")
+        check(r.returncode == 0 and r.stdout.startswith(verb + ":"), verb + " --help")
+    check(run("--version").stdout.startswith("waypost "), "--version")
+    check(run("stats", "--jsno").returncode == 2, "an unknown option")
+    check(run("queue", "retry").returncode == 2, "queue retry of nothing")
+    r = run("stats", "--socket", "/nonexistent/control.sock")
+    check(r.returncode == 3 and "is it running" in r.stderr, "not reachable", r.stderr)
+    check(run("stats", "-c", "/nonexistent/waypost.conf").returncode == 2, "no configuration to ask by")
+    with open("/dev/full", "w") as full:
+        r = subprocess.run([WAYPOST, "help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    check(r.returncode == 1, "what could not be written was not done")
+
+
+def test_configuration():
+    r = run("check", "-c", "examples/relay.conf")
+    check(r.returncode == 0, "the example is good", r.stdout)
+    with tempfile.TemporaryDirectory() as d:
+        shown = run("config", "show", "-c", "examples/relay.conf").stdout
+        shutil.copy("examples/recipients.txt", d)
+        with open(f"{d}/again.conf", "w") as f:
+            f.write(shown)
+        again = run("config", "show", "-c", f"{d}/again.conf").stdout
+        strip = lambda text: [line.split(" #")[0].rstrip() for line in text.splitlines()]
+        check(len(shown) > 1000 and strip(shown) == strip(again), "what `config show` prints is a configuration that says the same")
+        with open(f"{d}/bad.conf", "w") as f:
+            f.write("waypost 1\nhostnmae x.example\nrelay_domain example.com { backend b }\n")
+        r = run("check", "-c", f"{d}/bad.conf")
+        check(r.returncode == 2 and 'did you mean "hostname"' in r.stdout, "check tells what is wrong", r.stdout)
+        r = run("check", "--json", f"{d}/bad.conf")
+        check(r.returncode == 2 and len(json.loads(r.stdout)) >= 2, "and as JSON", r.stdout)
+        r = run("serve", "-c", f"{d}/bad.conf")
+        check(r.returncode == 2, "serve does not start on it")
+    pages = [("waypost.conf.5", run("config", "manual").stdout)]
+    with open("man/waypost.8") as f:
+        pages.append(("waypost.8", f.read()))
+    for name, text in pages:
+        check(text.startswith(".Dd "), name)
+        if shutil.which("mandoc"):
+            r = subprocess.run(["mandoc", "-T", "lint", "-W", "warning"], input=text, capture_output=True, text=True)
+            check(r.returncode == 0, name + " is good mdoc", r.stdout)
+
+
+# ---- with one ----
+
+
+def test_life():
+    a, b, c = free_ports(3)
+    relay = Relay(listen=[a])
+    try:
+        relay.start()
+        worker = relay.worker()
+        st = status_of(worker)
+        check(st["NoNewPrivs"] == "1" and st["Seccomp"] == "2", "the worker is locked in", st["NoNewPrivs"], st["Seccomp"])
+        check(st["CapEff"].strip("0") == "", "without capabilities", st["CapEff"])
+        if ROOT:
+            uid = str(pwd.getpwnam(USER).pw_uid)
+            check(set(st["Uid"].split()) == {uid}, "as another user", st["Uid"])
+            check(os.stat(f"{relay.dir}/spool").st_uid == int(uid), "who owns the spool")
+        check(os.stat(relay.control).st_mode & 0o777 == 0o660, "the control socket's mode")
+        r = relay.ask("stats")
+        check(r.returncode == 0 and "messages wait" in r.stdout, "stats", r.stdout, r.stderr)
+        check(json.loads(relay.ask("stats", "--json").stdout)["epoch"] == 1, "stats --json")
+        check(run("stats", "-c", relay.conf).returncode == 0, "asked by its configuration")
+        check(relay.ask("queue", "list").stdout == "nothing waits\n", "queue list")
+        check(relay.ask("queue", "show", "01ARZ3NDEKTSV4RRFFQ69G5FAV").returncode == 1, "queue show of nothing")
+        check(relay.ask("queue", "retry", "x").returncode == 2, "queue retry of nonsense")
+        check(relay.ask("trace", "nobody@nowhere.example").returncode == 1, "trace of nothing")
+        check(run("serve", "-c", relay.conf).returncode == 1, "a second one does not start")
+
+        # A reload brings an address and takes one away.
+        relay.write(listen=[a, b])
+        r = relay.ask("reload")
+        check(r.returncode == 0 and "epoch 2" in r.stdout, "reload", r.stdout, r.stderr)
+        check(greeting(b).startswith("220 "), "a new address", relay.said())
+        relay.write(listen=[b, c], hostname="other.example.net")
+        relay.process.send_signal(signal.SIGHUP)
+        check(until(lambda: greeting(c).startswith("220 other.example.net")), "another one by SIGHUP", relay.said())
+        check(until(lambda: greeting(a) == "", 5), "the old address is closed", relay.said())
+        check(greeting(b).startswith("220 other"), "the kept one is kept")
+
+        # Errors leave the old one in force.
+        relay.write(listen=[b], extra="network all 0.0.0.0/0 { relay_from example.com }\n")
+        r = relay.ask("reload")
+        check(r.returncode == 2 and "open relay" in r.stderr, "reload of an open relay", r.stderr)
+        check(greeting(c).startswith("220 other"), "what was in force stays")
+        check(relay.worker() == worker, "all this in one worker")
+
+        # The log file is moved away.
+        os.rename(relay.log, relay.log + ".1")
+        relay.process.send_signal(signal.SIGUSR1)
+        check(until(lambda: os.path.exists(relay.log)), "SIGUSR1: a new log file")
+
+        r = relay.ask("drain")
+        check(r.returncode == 0, "drain", r.stderr)
+        check(relay.process.wait(PATIENCE) == 0, "and it ends")
+        check(not os.path.exists(relay.control), "its socket is gone")
+        check(relay.ask("stats").returncode == 3, "not reachable any more")
+    finally:
+        relay.remove()
+
+
+def test_crash():
+    (port,) = free_ports(1)
+    relay = Relay(listen=[port]).start()
+    try:
+        worker = relay.worker()
+        for _ in range(3):
+            os.kill(worker, signal.SIGSEGV)
+            check(greeting(port).startswith("220 "), "no client is refused while another worker starts", relay.said())
+            worker = relay.worker(other_than=worker)
+        check(relay.said().count("worker_crashed") == 3, "each is in the log", relay.said())
+        check(until(lambda: relay.ask("stats").returncode == 0), "the control socket is there")
+        # A configuration that was broken meanwhile: the next worker has the last good one.
+        with open(relay.conf, "a") as f:
+            f.write("nonsense here\n")
+        os.kill(worker, signal.SIGSEGV)
+        relay.worker(other_than=worker)
+        check(greeting(port).startswith("220 "), "the last good configuration", relay.said())
+        check("config_bad" in relay.said(), "and it says so")
+        check(relay.end() == 0, "it ends well")
+    finally:
+        relay.remove()
+
+
+def test_parent_killed():
+    (port,) = free_ports(1)
+    relay = Relay(listen=[port]).start()
+    try:
+        check(relay.end(signal.SIGKILL) == -signal.SIGKILL, "killed")
+        relay.start()
+        check(relay.end(signal.SIGINT) == 0, "another one takes over port, spool and control socket")
+    finally:
+        relay.remove()
+
+
+def test_service_manager():
+    """Readiness, status and stop are told; sockets that were bound for us are used."""
+    (port,) = free_ports(1)
+    relay = Relay(listen=[port])
+    try:
+        path = f"{relay.dir}/notify"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(path)
+            os.chmod(path, 0o666)
+            manager.settimeout(PATIENCE)
+            relay.env.update(NOTIFY_SOCKET=path, WATCHDOG_USEC="200000")
+            relay.start()
+            heard = [manager.recv(4096).decode()]
+            check("READY=1" in heard[0], "READY=1", heard)
+            check(manager.recv(4096) == b"WATCHDOG=1", "WATCHDOG=1")
+            relay.process.send_signal(signal.SIGHUP)
+            while not heard[-1].startswith("RELOADING=1") and len(heard) < 50:
+                heard.append(manager.recv(4096).decode())
+            check(heard[-1].startswith("RELOADING=1"), "RELOADING=1", heard)
+            check(relay.end() == 0, "it ends")
+            while not heard[-1].startswith("STOPPING=1") and len(heard) < 100:
+                heard.append(manager.recv(4096).decode())
+            check(heard[-1].startswith("STOPPING=1"), "STOPPING=1", heard)
+        del relay.env["NOTIFY_SOCKET"], relay.env["WATCHDOG_USEC"]
+
+        with socket.socket() as inherited:
+            inherited.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            inherited.bind(("127.0.0.1", port))
+            inherited.listen()
+            if inherited.fileno() != 3:
+                os.dup2(inherited.fileno(), 3)
+            relay.process = subprocess.Popen(
+                ["/bin/sh", "-c", f'LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=smtp exec "{WAYPOST}" serve -c "{relay.conf}"'],
+                pass_fds=[3], stderr=subprocess.PIPE, text=True)
+        check(until(lambda: greeting(port).startswith("220 ")), "an inherited socket", relay.said())
+        check(relay.end() == 0, "it ends")
+    finally:
+        relay.remove()
+
+
+def main():
+    began = time.monotonic()
+    for name, test in sorted(globals().items()):
+        if name.startswith("test_") and (len(sys.argv) < 2 or sys.argv[1] in name):
+            try:
+                test()
+            except Exception as e:  # noqa: BLE001: what breaks a test is a failure of it
+                check(False, name, repr(e))
+    print(f"{time.monotonic() - began:.1f} s")
+    print(f"{passed} passed, {failed} failed")
+    return failed > 0
+
+
+sys.exit(main())
