@@ -136,7 +136,7 @@ struct setting {
     const char *name;
     enum conf_type type;
     size_t offset;                      /* in the struct being bound */
-    size_t base;                        /* of that struct in a larger one: set by who joins the tables of several folders */
+    size_t base;                        /* of that struct in a larger one: set by who joins several tables */
     const char *preset;                 /* default, in the form's own words; NULL: none */
     double least, most;                 /* range of numbers, of times in seconds, of fractions; both 0: any */
     const char *const *words;           /* CONF_ENUM; ends in NULL */

@@ -17,29 +17,41 @@ import tempfile
 import servers
 
 
+def start(folder, port, next_port, plain=False):
+    """A Postfix in a folder made anew: has pids(), and stop() ends it."""
+    if not servers.peers_ready() or os.geteuid() != 0:
+        raise RuntimeError("postfix_bench: wants packaging/peers.sh to have run, and root")
+    servers.remove(folder)
+    kind = servers.PlainPostfix if plain else servers.TunedPostfix
+    postfix = kind(folder, next_port, port)
+    try:
+        postfix.start()
+    except BaseException:
+        postfix.stop()
+        raise
+    return postfix
+
+
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--next", type=int, required=True)
     parse.add_argument("--port", type=int)
     parse.add_argument("--plain", action="store_true")
     args = parse.parse_args()
-    if not servers.peers_ready() or os.geteuid() != 0:
-        print("postfix_bench: wants packaging/peers.sh to have run, and root", file=sys.stderr)
-        return 3
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     folder = pathlib.Path(tempfile.mkdtemp(prefix="run-", dir=servers.ROOTS))
     folder.chmod(0o755)
-    kind = servers.PlainPostfix if args.plain else servers.TunedPostfix
-    postfix = kind(folder / "postfix", args.next, args.port)
+    postfix = None
     try:
-        postfix.start()
+        postfix = start(folder / "postfix", args.port, args.next, args.plain)
         print(f"ready {postfix.port}", flush=True)
         while True:
             select.select([sys.stdin], [], [])
             if not sys.stdin.buffer.raw.read(4096):
                 return 0
     finally:
-        postfix.stop()
+        if postfix:
+            postfix.stop()
         servers.remove(folder)
 
 

@@ -73,6 +73,17 @@ class Server:
         self.log.close()
         self.process = None
 
+    def pids(self):
+        """The process and all that it started: its session is ours alone."""
+        found = []
+        for entry in pathlib.Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and os.getsid(int(entry.name)) == self.process.pid:
+                    found.append(int(entry.name))
+            except ProcessLookupError:
+                pass
+        return found
+
     def kick(self):
         """Try again now what waits, where waiting cannot be made short by configuration."""
 
@@ -90,12 +101,15 @@ class Server:
 
 
 class Chrooted(Server):
-    """One of the roots that packaging/peers.sh makes. The run has a copy of links; what is written is its own."""
+    """One of the roots that packaging/peers.sh makes. The run has a copy of links; what it writes is its own."""
 
     def __init__(self, folder, next_port, port=None, refuse_gone=False):
         super().__init__(folder, next_port, port)
         self.refuse_gone = refuse_gone
-        subprocess.run(["cp", "-al", str(ROOTS / self.name), str(self.folder)], check=True)
+        root = str(ROOTS / self.name)
+        if subprocess.run(["cp", "-al", root, str(self.folder)], stderr=subprocess.DEVNULL, check=False).returncode:
+            shutil.rmtree(self.folder, ignore_errors=True)      # another file system: links do not reach there
+            subprocess.run(["cp", "-a", root, str(self.folder)], check=True)
         for device, minor in (("null", 3), ("zero", 5), ("random", 8), ("urandom", 9)):
             path = self.folder / "dev" / device
             os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
@@ -371,8 +385,9 @@ retry [ 1s 1s 2s ] for 1h
         self.spawn(str(build() / "waypost"), "serve", "-c", str(config))
 
     def kick(self):
-        """What hung up inside the text had our final dot already: that is tried again late, unless an operator asks."""
-        subprocess.run([str(build() / "waypost"), "queue", "retry", "--all", "--socket", str(self.folder / "control.sock")],
+        # What hung up inside the text had our final dot already: that is tried again late, unless an operator asks.
+        socket_path = str(self.folder / "control.sock")
+        subprocess.run([str(build() / "waypost"), "queue", "retry", "--all", "--socket", socket_path],
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
