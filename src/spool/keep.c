@@ -257,9 +257,8 @@ void keeper_poke(struct spool *s)
         thread_post(s->keeper, &s->keeper_post);
 }
 
-err keeper_start(struct spool *s)
+err keeper_first(struct spool *s)
 {
-    s->keeper_post.run = keeper_woken;
     store_release(&s->roomy, room_for(s, s->setup.reserve + s->setup.ahead));
     /* One segment to begin with; the rest follows behind. On a full disk what waits still goes out. */
     err e = keeper_make(s);
@@ -267,11 +266,15 @@ err keeper_start(struct spool *s)
         log_warn("spool_full", LOG_STR("reason", err_text()), LOG_INT("ready", s->ready));
         s->full = true;
         s->make_again = clock_now() + MAKE_AGAIN;
-    } else {
-        TRY(e);
+        e = OK;
     }
+    return e;
+}
+
+void keeper_start(struct spool *s)
+{
+    s->keeper_post.run = keeper_woken;
     s->keeper = thread_start("spool-keep", keeper, s);
-    return OK;
 }
 
 void keeper_stop(struct spool *s)

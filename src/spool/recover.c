@@ -524,7 +524,7 @@ err spool_open(const struct spool_setup *setup, struct spool **ret)
     if (e == OK) {
         s->disk = pool_start("spool-disk", 4);
         s->loaded = s->nsegment == 0;
-        e = keeper_start(s);
+        e = keeper_first(s);
     }
     if (e == OK)
         e = commit_start(s, seq, durable, torn_from);
@@ -536,6 +536,7 @@ err spool_open(const struct spool_setup *setup, struct spool **ret)
         *err_note = note;
         return e;
     }
+    keeper_start(s);
     *ret = s;
     return OK;
 }

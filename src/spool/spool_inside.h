@@ -221,7 +221,8 @@ void segment_learn(struct spool *s, struct segment *g, const struct index *x);
 
 struct spare { struct spare *next; uint32_t number; int fd; };
 
-err keeper_start(struct spool *s);
+WAITS err keeper_first(struct spool *s); /* a segment to begin with */
+void keeper_start(struct spool *s);     /* after the committer, whom it pokes */
 WAITS void keeper_stop(struct spool *s);
 void keeper_poke(struct spool *s);      /* from any thread */
 WAITS err keeper_make(struct spool *s); /* one more ready segment */

@@ -26,7 +26,7 @@
  *     has TEXT, lacks TEXT      anywhere
  *     envelope TEXT             ret, envid, body, notify, orcpt as this runner prints them
  *   drain                       the relay is going down
- *   disk full, broken, ok       slow TIME: a sync takes so long
+ *   disk full, broken, ok       also size OCTETS in all; slow TIME: a sync takes so long
  *   sessions N                  of the relay, now
  *   pieces whole|octets|random  always, in this transcript
  *
@@ -687,6 +687,7 @@ static err do_shown(str what, str rest)
 static err do_disk(str rest)
 {
     str word = { 0 };
+    uint64_t size;
 
     str_word(&rest, &word);
     if (str_eq(word, S("full")))
@@ -695,10 +696,12 @@ static err do_disk(str rest)
         sim_disk()->broken = true;
     else if (str_eq(word, S("slow")))
         sim_disk()->sync_least = sim_disk()->sync_most = time_of(str_trim(rest));
+    else if (str_eq(word, S("size")) && str_u64(str_trim(rest), UINT64_MAX, &size))
+        sim_disk()->size = size;
     else if (str_eq(word, S("ok")))
         *sim_disk() = (struct sim_disk){ .sync_least = 100, .sync_most = MILLISECOND };
     else
-        return wrong("disk full, broken, slow TIME or ok");
+        return wrong("disk full, broken, slow TIME, size OCTETS or ok");
     return OK;
 }
 
