@@ -123,7 +123,8 @@ TEST(table_file_refuses)
         { S("a\0b@c"), E_SYNTAX, S("list:1: a control character") },
         { S("\"a\tb\"@c"), E_SYNTAX, S("list:1: a control character") },
         { S("a@c \033[1m"), E_SYNTAX, S("list:1: a control character") },
-        { S("*.example.com"), E_SYNTAX, S("list:1: a pattern for the local part; for all below a domain write @*.example.com") },
+        { S("*.example.com"), E_SYNTAX,
+          S("list:1: a pattern for the local part; for all below a domain write @*.example.com") },
         { S("a\nb\nc\nd\n"), E_LIMIT, S("list:4: more than 3 entries") },
         { S("# a\nb\nc\nd\n"), OK, S("") },
     };
