@@ -490,7 +490,6 @@ err spool_open(const struct spool_setup *setup, struct spool **ret)
     memcpy(s->dir_text, setup->dir.p, setup->dir.n);
     pthread_mutex_init(&s->lock, NULL);
     list_init(&s->ports);
-    s->late_end = &s->late;
     err e = open_dir(s);
     if (e == OK) {
         int got = machine->file_list(s->dir, list_entry, &l);
