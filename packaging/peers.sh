@@ -1,10 +1,10 @@
 #!/bin/sh
-# Fetch the mail servers that the tests speak with: Postfix, Exim and OpenSMTPD, each unpacked into a root folder of its own,
-# build-peers/NAME, since as Debian packages they exclude one another. Nothing is installed, no service starts. The packages
-# are kept in build-peers/debs, so that from then on no network is needed.
+# Fetch the mail servers that the tests speak with: Postfix, Exim and OpenSMTPD, each unpacked into a root folder of its
+# own, build-peers/NAME, since as Debian packages they exclude one another. Nothing is installed, no service starts. The
+# packages are kept in build-peers/debs, so that from then on no network is needed.
 #
-# A root holds what the server's packages hold, the libraries it needs (from packages where this system has them not, else
-# copied from the system), and users of its own: the tests chroot into a copy.
+# A root holds what the server's packages hold, the libraries it needs (from packages where this system has them not,
+# else copied from the system), and users of its own: the tests chroot into a copy.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 
@@ -76,8 +76,9 @@ users() { # ROOT NAME:ID...
     printf 'root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n' >"$root/etc/passwd"
     printf 'root:x:0:\nmail:x:8:\nnogroup:x:65534:\n' >"$root/etc/group"
     for user; do
-        printf '%s:x:%s:%s::/nonexistent:/usr/sbin/nologin\n' "${user%:*}" "${user#*:}" "${user#*:}" >>"$root/etc/passwd"
-        printf '%s:x:%s:\n' "${user%:*}" "${user#*:}" >>"$root/etc/group"
+        id=${user#*:} user=${user%:*}
+        printf '%s:x:%s:%s::/nonexistent:/usr/sbin/nologin\n' "$user" "$id" "$id" >>"$root/etc/passwd"
+        printf '%s:x:%s:\n' "$user" "$id" >>"$root/etc/group"
     done
     printf '127.0.0.1 localhost\n::1 localhost\n' >"$root/etc/hosts"
     printf 'hosts: files\npasswd: files\ngroup: files\n' >"$root/etc/nsswitch.conf"

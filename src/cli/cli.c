@@ -71,6 +71,17 @@ const struct cli_verb cli_verbs[] = {
               "  --json                       figures as JSON\n\n"
               "Each message has an id of its own in X-Blast-Id; `waypost sink --unique` counts them. Exits with 1 when a message was\n"
               "not taken, with 3 when no connection came about." },
+    { "spool", "check, move or measure a spool that no relay is using",
+      "waypost spool verify DIR\nwaypost spool export DIR > FILE\nwaypost spool import DIR < FILE\n"
+      "waypost spool bench DIR [--size SIZE] [--tasks N] [--time TIME] [--keep N] [--json]", .run = cli_spool,
+      .more = "verify reads every record and changes nothing; exits with 1 when something that was acknowledged is damaged.\n"
+              "export writes all messages that wait, with what is known of their recipients; import takes them into another spool.\n"
+              "bench accepts and ends messages as fast as the disk takes them: in an empty directory, not in one with mail.\n\n"
+              "  --size SIZE        of a message; 4k unless given\n"
+              "  --tasks N          at a time; 50 unless given\n"
+              "  --time TIME        for so long; 5s unless given\n"
+              "  --keep N           leave the first N messages waiting\n"
+              "  --json             figures as JSON" },
     { .name = NULL },
 };
 

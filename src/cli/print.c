@@ -82,7 +82,7 @@ void columns_add(struct columns *c, ...)
     make_room(c);
     va_start(ap, c);
     for (size_t i = 0; i < c->n; i++) {
-        str s = tell_text(c->a, va_arg(ap, str));
+        str s = str_dup(c->a, tell_text(c->a, va_arg(ap, str))); /* the caller reuses what it got it from */
         c->cell[c->nrow * c->n + i] = i + 1 < c->n ? shorten(c->a, s) : s;
     }
     va_end(ap);

@@ -52,7 +52,7 @@ static str upper(arena *a, str s)
     return str_of(p, s.n);
 }
 
-/* ---- unknown names ------------------------------------------------------------------------------------------------- */
+/* ---- unknown names ----------------------------------------------------------------------------------------------- */
 
 static const struct setting *find(const struct setting *table, str name)
 {
@@ -137,7 +137,7 @@ static const struct setting *tell_unknown(struct binder *b, const struct setting
     return e.best && e.distance == 0 ? NULL : here;
 }
 
-/* ---- one directive ------------------------------------------------------------------------------------------------- */
+/* ---- one directive ----------------------------------------------------------------------------------------------- */
 
 bool conf_args(struct binder *b, const struct node *n, size_t least, size_t most)
 {
@@ -337,7 +337,7 @@ static bool bind_one(struct binder *b, const struct setting *s, const struct nod
     return true;
 }
 
-/* ---- a table ------------------------------------------------------------------------------------------------------- */
+/* ---- a table ----------------------------------------------------------------------------------------------------- */
 
 static void bind_presets(struct binder *b, const struct setting *table, void *into)
 {
@@ -382,7 +382,8 @@ static void tell_missing(struct binder *b, const struct setting *s, const struct
     buf_add(&who, node->name.text);
     if (node->narg && !node->arg[0].list)
         buf_addf(&who, " %.*s", STR(str_printable(b->a, str_head(node->arg[0].text, 64))));
-    diag_add(b->diags, CONF_ERROR, CONF_E_MISSING, &at, conf_form(b), "%.*s has no \"%s\"", STR(buf_str(&who)), s->name);
+    diag_add(b->diags, CONF_ERROR, CONF_E_MISSING, &at, conf_form(b), "%.*s has no \"%s\"", STR(buf_str(&who)),
+             s->name);
 }
 
 static bool bind_table(struct binder *b, const struct setting *table, const struct node *node, void *into)

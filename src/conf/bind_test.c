@@ -16,7 +16,7 @@ struct relay {
     struct times retry;
     struct strs names;
     str key;
-    struct { str dir; when sync; bool checked; } spool;
+    struct spool { str dir; when sync; } spool;
     struct backend backend[4];
     size_t nbackend;
 };
@@ -58,14 +58,15 @@ static void backend_done(struct binder *b, const struct node *n, void *block)
 static const char *const levels[] = { "low", "high", NULL };
 #define AT(member) .offset = offsetof(struct relay, member)
 static const struct setting spool_table[] = {
-    { .name = "dir", .type = CONF_PATH, .offset = offsetof(__typeof__(((struct relay *)0)->spool), dir), .preset = "/var/spool/waypost" },
-    { .name = "sync", .type = CONF_TIME, .offset = offsetof(__typeof__(((struct relay *)0)->spool), sync), .preset = "5ms" },
+    { .name = "dir", .type = CONF_PATH, .offset = offsetof(struct spool, dir), .preset = "/var/spool/waypost" },
+    { .name = "sync", .type = CONF_TIME, .offset = offsetof(struct spool, sync), .preset = "5ms" },
     { 0 },
 };
 static const struct setting backend_table[] = {
     { .name = "server", .type = CONF_OWN, .take = take_server, .repeats = true, .form = "ADDRESS:PORT [priority N]" },
-    { .name = "max_connections", .type = CONF_INT, .offset = offsetof(struct backend, connections), .preset = "20", .least = 1, .most = 1000 },
-    { .name = "idle", .type = CONF_TIME, .offset = offsetof(struct backend, idle), .preset = "30s", .least = 1, .most = 3600 },
+    { .name = "max_connections", .type = CONF_INT, .offset = offsetof(struct backend, connections), .preset = "20",
+      .least = 1, .most = 1000 },
+    { .name = "idle", .type = CONF_TIME, .offset = offsetof(struct backend, idle), .preset = "30s", .most = 3600 },
     { 0 },
 };
 static const struct setting relay_table[] = {
@@ -81,7 +82,8 @@ static const struct setting relay_table[] = {
     { .name = "names", .type = CONF_STRS, AT(names), .preset = "a b", .repeats = true },
     { .name = "key", .type = CONF_PATH, AT(key) },
     { .name = "spool", .type = CONF_BLOCK, AT(spool), .sub = spool_table },
-    { .name = "backend", .type = CONF_BLOCK, .make = make_backend, .sub = backend_table, .done = backend_done, .repeats = true },
+    { .name = "backend", .type = CONF_BLOCK, .make = make_backend, .sub = backend_table, .done = backend_done,
+      .repeats = true },
     { 0 },
 };
 
@@ -121,7 +123,8 @@ TEST(conf_bind_presets_then_values)
 
     CHECK(bound(a, S("hostname x; motto \"so so\"; size 1MiB; most 3; part 20%; tls off; level low; rate 1/s\n"
                      "retry [ 1s\n2s 3s ]; names c [ d e ]; names f; key k.pem; spool { dir s }\n"
-                     "backend one { server a:25; server b:25 priority 20; max_connections 7 }\nbackend two { server c:25 }"),
+                     "backend one { server a:25; server b:25 priority 20; max_connections 7 }\n"
+                     "backend two { server c:25 }"),
                 &r, &told));
     CHECK_STR(buf_str(&told), S(""));
     CHECK_STR(r.motto, S("so so"));

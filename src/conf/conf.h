@@ -1,8 +1,8 @@
 /* conf: the configuration form. Text -> nodes with file:line:column -> structs, by tables that other folders own.
  * Knows the grammar, the types, the diagnostics; knows no option.
  *
- *   name arg ... [{ block }]      newline or ; ends a directive, [ ... ] may span lines, # comments, "quotes" only for blanks,
- *   include conf.d/ *.conf        ${VAR:-default} from the environment, first line `waypost 1`
+ *   name arg ... [{ block }]      newline or ; ends a directive, [ ... ] may span lines, # comments,
+ *   include conf.d/ *.conf        "quotes" only for blanks, ${VAR:-default} of the environment, first line `waypost 1`
  *
  * One table drives the parser, `waypost check`, the reload diff, waypost.conf(5) and completion. */
 #ifndef CONF_H
@@ -10,24 +10,31 @@
 
 #include "base/base.h"
 
-/* ---- diagnostics: all errors of a run, in the order of the text. ---------------------------------------------------- */
+/* ---- diagnostics: all errors of a run, in the order of the text. ------------------------------------------------- */
 
-/* Line and column count from 1; column and length count characters, a tab being one. length 0: the directive as a whole,
- * told without its line. `nth` is the file's place in the order of reading. */
+/* Line and column count from 1; column and length count characters, a tab being one. length 0: the directive as a
+ * whole, told without its line. `nth` is the file's place in the order of reading. */
 struct place { str file; uint32_t line, column, length, nth; str source; /* the whole line */ };
 enum severity { CONF_WARNING, CONF_ERROR };
-struct diag { enum severity severity; uint16_t number; /* E021: stable, documented in waypost.conf(5) */ struct place at; str text, hint; };
+struct diag {
+    enum severity severity;
+    uint16_t number;                    /* E021: stable, documented in waypost.conf(5) */
+    struct place at;
+    str text, hint;
+};
 /* Start one with { .a = arena }. The first DIAGS_KEPT are kept, all are counted. */
 struct diags { arena *a; struct diag *p; size_t n, cap; size_t errors, dropped; };
 #define DIAGS_KEPT 200
 /* `hint` follows below the caret: "did you mean ..." or "". */
-void diag_add(struct diags *d, enum severity s, uint16_t number, const struct place *at, str hint, const char *fmt, ...) PRINTF(6, 7);
+void diag_add(struct diags *d, enum severity s, uint16_t number, const struct place *at, str hint, const char *fmt, ...)
+    PRINTF(6, 7);
 /* file:line:column: error[E021]: text, the source line, a caret with tildes, the hint: as product.md 3.2 shows. */
 void diags_print(const struct diags *d, struct buf *out);
 void diags_print_json(const struct diags *d, struct buf *out); /* one array of objects */
 
-/* Every number there is: a line each, here and nowhere else. A number once released keeps its meaning for ever; what is no
- * longer told stays as a line. 1 to 19 files and characters, 20 to 49 the form, 100 up the checks of other folders. */
+/* Every number there is: a line each, here and nowhere else. A number once released keeps its meaning for ever; what is
+ * no longer told stays as a line. 1 to 19 files and characters, 20 to 49 the form, 100 up the checks of other
+ * folders. */
 #define CONF_NUMBERS(N) \
     N(UNREADABLE,   1, "an included file cannot be read") \
     N(VERSION,      2, "the first line is not \"waypost 1\"") \
@@ -80,29 +87,30 @@ enum {
 };
 const char *conf_number(uint16_t number); /* its meaning; NULL: there is no such number */
 
-/* ---- parse ------------------------------------------------------------------------------------------------------------ */
+/* ---- parse ------------------------------------------------------------------------------------------------------- */
 
 /* How text becomes words, beyond the form above:
  * - A # begins a comment only where a word could begin; a word ends at a blank, ; { } and at the ] of its list.
  * - A [ in front of a word is a list, but part of the word in an address: "[::1]:25", "[192.0.2.1]:25".
  * - In quotes \" is a quote, \\ a backslash and \$ a dollar; any other backslash stands for itself.
- * - ${NAME} and ${NAME:-default} stand in words and quotes; what comes out is never cut into words again. The default is used
- *   when NAME is not set or empty.
+ * - ${NAME} and ${NAME:-default} stand in words and quotes; what comes out is never cut into words again. The default
+ *   is used when NAME is not set or empty.
  * - `waypost 1` must begin the first file and may begin the others. */
 struct token { str text; struct place at; bool quoted; bool list; struct token *item; size_t nitem; /* of [ ... ] */ };
 struct node {
     struct token name;
     struct token *arg; size_t narg;
     bool block;                         /* had { } */
-    bool partial;                       /* something in the block was not understood: say not that anything is missing */
+    bool partial;                       /* part of the block was not understood: say not that anything is missing */
     struct node *child; size_t nchild;
 };
-/* Read `path` and what it includes (relative to the including file, sorted, cycles refused, depth 16, 64 MiB in all). Problems go to
- * `d`. When d->errors grew, the tree holds what was understood: bind it, so that all errors are told in one run, and use nothing of
- * it. E_NOTFOUND, E_PERM, E_IO only for the first file. `text`: use this instead of reading the file. All in `a`. */
+/* Read `path` and what it includes (relative to the including file, sorted, cycles refused, depth 16, 64 MiB in all).
+ * Problems go to `d`. When d->errors grew, the tree holds what was understood: bind it, so that all errors are told
+ * in one run, and use nothing of it. E_NOTFOUND, E_PERM, E_IO only for the first file. `text`: use this instead of
+ * reading the file. All in `a`. */
 err conf_parse(arena *a, str path, const str *text, struct node *ret, struct diags *d);
 
-/* ---- bind ------------------------------------------------------------------------------------------------------------- */
+/* ---- bind -------------------------------------------------------------------------------------------------------- */
 
 enum conf_type {
     CONF_BOOL,          /* bool: on | off */
@@ -128,15 +136,16 @@ struct setting {
     const char *name;
     enum conf_type type;
     size_t offset;                      /* in the struct being bound */
-    size_t base;                        /* of that struct in a larger one: set by who joins the tables of several folders */
+    size_t base;                        /* of that struct in a larger one: set by who joins several tables */
     const char *preset;                 /* default, in the form's own words; NULL: none */
-    double least, most;                 /* range of numbers, times in seconds, fractions; both 0: any. Of CONF_TIMES: each */
+    double least, most;                 /* range of numbers, of times in seconds, of fractions; both 0: any */
     const char *const *words;           /* CONF_ENUM; ends in NULL */
     const char *form;                   /* arguments as the manual shows them: "ADDRESS:PORT ..." */
     const char *help;                   /* mdoc-free sentences */
-    bool required, repeats;             /* twice without `repeats` is an error that cites both lines; only OWN, BLOCK, STRS repeat */
-    /* CONF_OWN: bind node->arg into the struct at `into`; with a preset, called for that first. A block is refused unless there is
-     * `sub`; then `take` binds it (conf_bind) or walks node->child itself. */
+    bool required;
+    bool repeats;                       /* OWN, BLOCK, STRS; else twice is an error that cites both lines */
+    /* CONF_OWN: bind node->arg into the struct at `into`; with a preset, called for that first. A block is refused
+     * unless there is `sub`; then `take` binds it (conf_bind) or walks node->child itself. */
     void (*take)(struct binder *b, const struct node *node, void *into);
     /* CONF_BLOCK: make the struct from the arguments; NULL: an error was told, skip the block. */
     void *(*make)(struct binder *b, const struct node *node, void *into);
@@ -151,8 +160,8 @@ struct binder {
     const struct setting *root, *now;   /* conf's own: the outermost table, the directive being bound */
 };
 
-/* Presets first, then the nodes. Unknown names are errors with a suggestion (edit distance <= 2, or a name of another section).
- * Tells what is missing, and whether the block was understood: true lets a caller's cross checks speak. */
+/* Presets first, then the nodes. Unknown names are errors with a suggestion (edit distance <= 2, or a name of another
+ * section). Tells what is missing, and whether the block was understood: true lets a caller's cross checks speak. */
 bool conf_bind(struct binder *b, const struct setting *table, const struct node *node, void *into);
 /* Bind only presets (for the `--dev` defaults and tests). */
 void conf_presets(struct binder *b, const struct setting *table, void *into);
@@ -168,13 +177,14 @@ bool conf_bytes(struct binder *b, const struct token *t, uint64_t *ret);
 bool conf_rate(struct binder *b, const struct token *t, struct rate *ret);
 bool conf_percent(struct binder *b, const struct token *t, double *ret);
 bool conf_str(struct binder *b, const struct token *t, str *ret);       /* any one word, not empty */
-bool conf_strs(struct binder *b, const struct node *n, size_t from, struct strs *ret); /* the words from argument `from` on */
+bool conf_strs(struct binder *b, const struct node *n, size_t from, struct strs *ret); /* arguments from `from` */
 bool conf_word(struct binder *b, const struct token *t, const char *const *words, int *ret); /* its place in `words` */
 bool conf_domain(struct binder *b, const struct token *t, str *ret);
 bool conf_path(struct binder *b, const struct token *t, str *ret);
-/* Named arguments behind the first `from` ones: "priority 10 weight 2". Each keyword of `words` at most once; value tokens go to
- * value[i] (NULL when absent). An unknown keyword or a missing value is told. */
-bool conf_keywords(struct binder *b, const struct node *n, size_t from, const char *const *words, const struct token **value);
+/* Named arguments behind the first `from` ones: "priority 10 weight 2". Each keyword of `words` at most once; value
+ * tokens go to value[i] (NULL when absent). An unknown keyword or a missing value is told. */
+bool conf_keywords(struct binder *b, const struct node *n, size_t from, const char *const *words,
+                   const struct token **value);
 bool conf_args(struct binder *b, const struct node *n, size_t least, size_t most); /* tells when the count is wrong */
 void conf_error(struct binder *b, const struct place *at, uint16_t number, const char *fmt, ...) PRINTF(4, 5);
 void conf_warn(struct binder *b, const struct place *at, uint16_t number, const char *fmt, ...) PRINTF(4, 5);
@@ -183,9 +193,10 @@ void conf_warn(struct binder *b, const struct place *at, uint16_t number, const 
 str conf_print_time(arena *a, when t);
 str conf_print_bytes(arena *a, uint64_t n);
 
-/* ---- what else the tables drive --------------------------------------------------------------------------------------- */
+/* ---- what else the tables drive ---------------------------------------------------------------------------------- */
 
-/* The options of a table as mdoc(7) for waypost.conf(5): a list item each with form, default, range, help; blocks as subsections. */
+/* The options of a table as mdoc(7) for waypost.conf(5): a list item each with form, default, range, help; blocks as
+ * subsections. */
 void conf_manual(const struct setting *table, struct buf *out);
 void conf_manual_numbers(struct buf *out); /* and the diagnostics, a list item each */
 /* `old` and `now` as text trees: a line "name: was -> is  (file:line)" for each difference. */

@@ -3,7 +3,14 @@
 #include "conf/conf.h"
 
 struct inner { struct times times; struct rate rate; double fraction; int word; };
-struct outer { bool yes; uint64_t n, bytes; when time; str word, path, domain; struct strs words; struct inner in, last; };
+struct outer {
+    bool yes;
+    uint64_t n, bytes;
+    when time;
+    str word, path, domain;
+    struct strs words;
+    struct inner in, last;
+};
 
 static void take_any(struct binder *b, const struct node *n, void *into)
 {

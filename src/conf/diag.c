@@ -50,7 +50,7 @@ const char *conf_number(uint16_t number)
     return NULL;
 }
 
-/* ---- the order of the text ----------------------------------------------------------------------------------------- */
+/* ---- the order of the text --------------------------------------------------------------------------------------- */
 
 static bool stands_before(const struct diag *a, const struct diag *b)
 {
@@ -72,7 +72,7 @@ static void in_order(const struct diags *d, const struct diag *out[DIAGS_KEPT])
     }
 }
 
-/* ---- for people ---------------------------------------------------------------------------------------------------- */
+/* ---- for people -------------------------------------------------------------------------------------------------- */
 
 /* Columns on a terminal: marks that join the character before take none, East Asian wide ones and pictures two. */
 static unsigned columns_of(uint32_t cp)
@@ -230,7 +230,7 @@ void diags_print(const struct diags *d, struct buf *out)
         buf_addf(out, "and %zu more\n", d->dropped);
 }
 
-/* ---- for programs -------------------------------------------------------------------------------------------------- */
+/* ---- for programs ------------------------------------------------------------------------------------------------ */
 
 void diags_print_json(const struct diags *d, struct buf *out)
 {

@@ -20,17 +20,20 @@ TEST(diags_print_as_promised)
     struct place whole = { S("relay.conf"), 31, 1, 0, 0, S("") };
 
     diag_add(&d, CONF_ERROR, CONF_E_RECIPIENTS, &whole, S(""),
-             "relay_domain example.org has no \"recipients\": it would accept mail for unknown users and bounce it later. "
-             "Add ldap/file/http/callout, or \"recipients any\" if you mean it.");
-    diag_add(&d, CONF_ERROR, CONF_E_UNKNOWN, &unknown, S("did you mean \"max_connections\"?  (waypost.conf(5), BACKEND)"),
+             "relay_domain example.org has no \"recipients\": it would accept mail for unknown users and bounce it "
+             "later. Add ldap/file/http/callout, or \"recipients any\" if you mean it.");
+    diag_add(&d, CONF_ERROR, CONF_E_UNKNOWN, &unknown,
+             S("did you mean \"max_connections\"?  (waypost.conf(5), BACKEND)"),
              "unknown directive \"max_conections\" in backend");
     diags_print(&d, &out);
     CHECK_STR(buf_str(&out),
               S("relay.conf:14:5: error[E021]: unknown directive \"max_conections\" in backend\n"
                 "   14 |     max_conections 20 per server\n"
                 "      |     ^~~~~~~~~~~~~~ did you mean \"max_connections\"?  (waypost.conf(5), BACKEND)\n"
-                "relay.conf:31:1: error[E044]: relay_domain example.org has no \"recipients\": it would accept mail for\n"
-                "      unknown users and bounce it later. Add ldap/file/http/callout, or \"recipients any\" if you mean it.\n"));
+                "relay.conf:31:1: error[E044]: relay_domain example.org has no \"recipients\": "
+                "it would accept mail for\n"
+                "      unknown users and bounce it later. Add ldap/file/http/callout, "
+                "or \"recipients any\" if you mean it.\n"));
 }
 
 TEST(diags_print_puts_the_caret_below)
@@ -76,7 +79,9 @@ TEST(diags_print_cuts_long_lines)
 
 TEST(diags_are_told_in_the_order_of_the_text)
 {
-    static const struct { uint32_t nth, line, column; } cases[] = { { 1, 1, 1 }, { 0, 9, 9 }, { 0, 9, 2 }, { 0, 3, 4 } };
+    static const struct { uint32_t nth, line, column; } cases[] = {
+        { 1, 1, 1 }, { 0, 9, 9 }, { 0, 9, 2 }, { 0, 3, 4 },
+    };
     AUTO_ARENA a = arena_new();
     struct diags d = { .a = a };
     struct buf out = buf_in(a, 256), json = buf_in(a, 256);
@@ -90,8 +95,8 @@ TEST(diags_are_told_in_the_order_of_the_text)
                                "a:9:9: error[E035]: t\"\n      h\n" "b:1:1: warning[W035]: t\"\n      h\n"));
     CHECK_INT(d.errors, 3);
     diags_print_json(&d, &json);
-    CHECK(str_starts(buf_str(&json), S("[{\"severity\":\"error\",\"number\":\"E035\",\"file\":\"a\",\"line\":3,\"column\":4,"
-                                       "\"length\":0,\"text\":\"t\\\"\",\"hint\":\"h\"},")));
+    CHECK(str_starts(buf_str(&json), S("[{\"severity\":\"error\",\"number\":\"E035\",\"file\":\"a\","
+                                       "\"line\":3,\"column\":4,\"length\":0,\"text\":\"t\\\"\",\"hint\":\"h\"},")));
     CHECK(str_ends(buf_str(&json), S("}]\n")));
 }
 

@@ -49,13 +49,14 @@ static str key_of(struct diff *d, const struct node *n, bool whole)
 
 static void say(struct diff *d, str where, const struct node *n, str was, str is)
 {
-    buf_addf(d->out, "%.*s%.*s: %.*s -> %.*s  (%.*s:%u)\n", STR(where), STR(str_printable(d->a, n->name.text)), STR(was),
-             STR(is), STR(n->name.at.file), n->name.at.line);
+    str name = str_printable(d->a, n->name.text);
+    buf_addf(d->out, "%.*s%.*s: %.*s -> %.*s  (%.*s:%u)\n", STR(where), STR(name), STR(was), STR(is),
+             STR(n->name.at.file), n->name.at.line);
 }
 
 static str shown(struct diff *d, const struct node *n) { return n->narg || n->block ? words_of(d, n) : S("set"); }
 
-/* Pair the unused of both sides by key. Of several with one key the first unused of `was` goes with the first of `now`. */
+/* Pair the unused of both sides by key; of several with one key the first of `was` goes with the first of `now`. */
 static void pair(struct diff *d, struct side *was, size_t nwas, struct side *now, size_t nnow, bool whole)
 {
     struct queue { size_t *at, n, next; };

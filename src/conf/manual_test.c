@@ -7,12 +7,15 @@
 
 static const char *const words[] = { "low", "high", NULL };
 static const struct setting sub[] = {
-    { .name = "server", .type = CONF_OWN, .form = "ADDRESS:PORT [priority N]", .help = "A server. The least is tried first.", .repeats = true },
-    { .name = "max_connections", .type = CONF_INT, .preset = "20", .least = 1, .most = 1000, .help = "Connections at once." },
+    { .name = "server", .type = CONF_OWN, .form = "ADDRESS:PORT [priority N]", .repeats = true,
+      .help = "A server. The least is tried first." },
+    { .name = "max_connections", .type = CONF_INT, .preset = "20", .least = 1, .most = 1000,
+      .help = "Connections at once." },
     { 0 },
 };
 static const struct setting table[] = {
-    { .name = "hostname", .type = CONF_DOMAIN, .form = "NAME", .required = true, .help = ".our \"own\" back\\slash name." },
+    { .name = "hostname", .type = CONF_DOMAIN, .form = "NAME", .required = true,
+      .help = ".our \"own\" back\\slash name." },
     { .name = "level", .type = CONF_ENUM, .words = words, .preset = "low" },
     { .name = "idle", .type = CONF_TIME, .least = 1, .most = 3600 },
     { .name = "backend", .type = CONF_BLOCK, .form = "NAME", .sub = sub, .repeats = true, .help = "Where mail goes." },

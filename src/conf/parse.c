@@ -49,7 +49,7 @@ struct reader {
     struct token token; /* of M_WORD; of others only the place */
 };
 
-/* ---- the cursor ---------------------------------------------------------------------------------------------------- */
+/* ---- the cursor -------------------------------------------------------------------------------------------------- */
 
 static void line_begins(struct reader *r)
 {
@@ -88,7 +88,7 @@ static struct place here(const struct reader *r)
 
 #define tell(r, at, number, hint, ...) diag_add((r)->run->diags, CONF_ERROR, (number), (at), (hint), __VA_ARGS__)
 
-/* ---- words and marks ----------------------------------------------------------------------------------------------- */
+/* ---- words and marks --------------------------------------------------------------------------------------------- */
 
 /* Tell the first character of the word `s`, which begins at `at`, that must not be there. */
 static void check_characters(struct reader *r, str s, struct place at)
@@ -99,7 +99,8 @@ static void check_characters(struct reader *r, str s, struct place at)
     for (size_t n; s.n; s = str_from(s, n), at.column++) {
         n = utf8_head(s, &cp);
         if (n == 0) {
-            tell(r, &at, CONF_E_ENCODING, S("save the file as UTF-8"), "byte 0x%02x is not UTF-8", (unsigned char)s.p[0]);
+            tell(r, &at, CONF_E_ENCODING, S("save the file as UTF-8"), "byte 0x%02x is not UTF-8",
+                 (unsigned char)s.p[0]);
             return;
         }
         if (cp == '\t')
@@ -150,7 +151,8 @@ static void read_variable(struct reader *r, struct buf *out)
     else if (preset.p)
         buf_add(out, preset);
     else
-        tell(r, &at, CONF_E_VARIABLE, S("set it, or write ${NAME:-default}"), "the environment has no \"%.*s\"", STR(name));
+        tell(r, &at, CONF_E_VARIABLE, S("set it, or write ${NAME:-default}"), "the environment has no \"%.*s\"",
+             STR(name));
 }
 
 /* At a quote. */
@@ -306,7 +308,7 @@ static void advance(struct reader *r)
         read_word(r);
 }
 
-/* ---- directives ---------------------------------------------------------------------------------------------------- */
+/* ---- directives -------------------------------------------------------------------------------------------------- */
 
 /* A growing array in the arena: a buf of whole elements. */
 static void add_token(struct buf *v, const struct token *t) { buf_add(v, str_of((const char *)t, sizeof *t)); }
@@ -350,7 +352,8 @@ static bool check_version(struct reader *r, const struct node *n)
     r->checks_version = false;
     if (!str_eq(n->name.text, S("waypost"))) {
         if (!r->file->by)
-            tell(r, &n->name.at, CONF_E_VERSION, S("begin the file with: waypost 1"), "the first line is not \"waypost 1\"");
+            tell(r, &n->name.at, CONF_E_VERSION, S("begin the file with: waypost 1"),
+                 "the first line is not \"waypost 1\"");
         return true;
     }
     if (n->narg != 1 || n->block || n->arg[0].list || !str_u64(n->arg[0].text, UINT32_MAX, &version) || version == 0) {
@@ -479,7 +482,7 @@ static void read_block(struct reader *r, struct node *block, const struct place 
     set_children(block, &children);
 }
 
-/* ---- files --------------------------------------------------------------------------------------------------------- */
+/* ---- files ------------------------------------------------------------------------------------------------------- */
 
 /* Read a file whole; `in` gets who it is. */
 static err file_read(struct run *run, const char *path, bool first, struct file *in, str *ret)
@@ -577,7 +580,8 @@ static void include_file(struct reader *r, const struct token *t, const char *pa
     read_file(run, &in, text, block, children);
 }
 
-/* A folder that is not there holds no file for the pattern: a common beginning, and fine. One that we may not read may. */
+/* A folder that is not there holds no file for the pattern: a common beginning, and fine. One that we may not read
+ * may hold one. */
 static int glob_failed(const char *path, int number)
 {
     (void)path;
@@ -588,7 +592,8 @@ static int glob_failed(const char *path, int number)
 static void include(struct reader *r, const struct node *n, struct node *block, struct buf *children)
 {
     if (n->block || n->narg == 0)
-        tell(r, &n->name.at, CONF_E_ARGUMENTS, S("write: include conf.d/*.conf"), "include takes one or more file names");
+        tell(r, &n->name.at, CONF_E_ARGUMENTS, S("write: include conf.d/*.conf"),
+             "include takes one or more file names");
     for (size_t i = 0; i < n->narg && !r->run->full; i++) {
         const struct token *t = &n->arg[i];
         glob_t found = { 0 };

@@ -126,7 +126,8 @@ TEST(conf_parse_tells_every_error)
         { S("waypost 1\na x${1}"), { CONF_E_VARIABLE }, 2, 4, 2, S("a<x1>;") },
         { S("waypost 1\na x\xff"), { CONF_E_ENCODING }, 2, 4, 1, S("a<x\xff>;") },
         { S("waypost 1\na\xc2\xa0" "b"), { CONF_E_INVISIBLE }, 2, 2, 1, S("a\xc2\xa0" "b;") },
-        { S("waypost 1\na \xe2\x80\x9c" "b\xe2\x80\x9d"), { CONF_E_INVISIBLE }, 2, 3, 1, S("a<\xe2\x80\x9c" "b\xe2\x80\x9d>;") },
+        { S("waypost 1\na \xe2\x80\x9c" "b\xe2\x80\x9d"), { CONF_E_INVISIBLE }, 2, 3, 1,
+          S("a<\xe2\x80\x9c" "b\xe2\x80\x9d>;") },
         { S("waypost 1\na \001"), { CONF_E_INVISIBLE }, 2, 3, 1, S("a<\001>;") },
         { S("waypost 1\na \0"), { CONF_E_INVISIBLE }, 2, 3, 1, S("a<\0>;") },
         { S("waypost 1\ninclude"), { CONF_E_ARGUMENTS }, 2, 1, 7, S("") },
@@ -197,7 +198,8 @@ TEST(conf_parse_includes)
 
     mkdir(str_cz(a, str_printf(a, "%s/conf.d", dir)), 0700);
     mkdir(str_cz(a, str_printf(a, "%s/conf.d/z.conf", dir)), 0700);
-    put(dir, "main.conf", "waypost 1\na\ninclude conf.d/*.conf\nb {\n  include sub.conf nothing/*.conf\n}\ninclude conf.d/2.conf");
+    put(dir, "main.conf", "waypost 1\na\ninclude conf.d/*.conf\nb {\n  include sub.conf nothing/*.conf\n}\n"
+                          "include conf.d/2.conf");
     put(dir, "sub.conf", "c d\n");
     put(dir, "conf.d/2.conf", "waypost 1\ntwo { x }\n");
     put(dir, "conf.d/1.conf", "one; include ../sub.conf");

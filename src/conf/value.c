@@ -116,7 +116,8 @@ bool conf_time(struct binder *b, const struct token *t, when *ret)
         return true;
     }
     if (str_u64(t->text, UINT64_MAX, &n))
-        return refuse(b, t, CONF_E_TIME, str_printf(b->a, "it has no unit: %.*ss is seconds", STR(word(b, t))), "a time");
+        return refuse(b, t, CONF_E_TIME, str_printf(b->a, "it has no unit: %.*ss is seconds", STR(word(b, t))),
+                      "a time");
     if (!number_with_unit(t->text, lengths, COUNT(lengths), false, &n) || n > (uint64_t)YEARS_100)
         return refuse(b, t, CONF_E_TIME, S("as in 500ms, 30s, 5m, 2h, 7d"), "a time");
     *ret = (when)n;
@@ -266,12 +267,13 @@ bool conf_path(struct binder *b, const struct token *t, str *ret)
     while (dir.n && dir.p[dir.n - 1] != '/')
         dir.n--;
     char *cwd = str_starts(dir, S("/")) ? NULL : get_current_dir_name();
-    *ret = str_printf(b->a, "%s%s%.*s%.*s", cwd ? cwd : "", cwd && strcmp(cwd, "/") != 0 ? "/" : "", STR(dir), STR(t->text));
+    *ret = str_printf(b->a, "%s%s%.*s%.*s", cwd ? cwd : "", cwd && strcmp(cwd, "/") != 0 ? "/" : "", STR(dir),
+                      STR(t->text));
     free(cwd);
     return true;
 }
 
-/* ---- back ---------------------------------------------------------------------------------------------------------- */
+/* ---- back -------------------------------------------------------------------------------------------------------- */
 
 str conf_print_time(arena *a, when t)
 {

@@ -4,7 +4,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static struct token word(str s) { return (struct token){ .text = s, .at = { .file = S("t/relay.conf"), .line = 1, .column = 1 } }; }
+static struct token word(str s)
+{
+    return (struct token){ .text = s, .at = { .file = S("t/relay.conf"), .line = 1, .column = 1 } };
+}
 
 TEST(conf_time_and_back)
 {
@@ -40,7 +43,8 @@ TEST(conf_bytes_and_back)
         { S("64k"), 65536, S("64KiB") },             { S("64KiB"), 65536, S("64KiB") },
         { S("64kb"), 64000, S("64KB") },             { S("2G"), 2147483648, S("2GiB") },
         { S("1TB"), 1000000000000, S("1TB") },       { S("1024GiB"), 1099511627776, S("1TiB") },
-        { S("MB"), -1 }, { S("1.5MB"), -1 }, { S("1 MB"), -1 }, { S("1P"), -1 }, { S("99999999999T"), -1 }, { S(""), -1 },
+        { S("MB"), -1 }, { S("1.5MB"), -1 }, { S("1 MB"), -1 }, { S("1P"), -1 }, { S("99999999999T"), -1 },
+        { S(""), -1 },
     };
     AUTO_ARENA a = arena_new();
     EACH(cases, c) {

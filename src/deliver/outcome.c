@@ -25,6 +25,12 @@ static str short_reason(arena *a, const struct answer *o, str remote)
     return str_printf(a, "%.*s answered %u to %s", STR(remote), r->code, stage[o->stage]);
 }
 
+/* The answer that decided: the 250 to RCPT of a message whose end was never answered did not. */
+static const struct reply *decided_by(const struct answer *o)
+{
+    return o->settled && o->reply.code ? &o->reply : NULL;
+}
+
 static enum verdict verdict_of(const struct flight *f, size_t i, enum flight_end end, bool some_taken)
 {
     const struct answer *o = &f->out[i];
@@ -72,11 +78,11 @@ static void tell(const struct flight *f, size_t i, enum verdict v, str remote, s
 {
     static const enum event_kind kind[] = { EVENT_DELIVERED, EVENT_FAILED, EVENT_DEFERRED, EVENT_DEFERRED, EVENT_UNKNOWN, EVENT_EXPIRED,
                                             EVENT_DELETED };
-    const struct answer *o = &f->out[i];
+    const struct reply *r = decided_by(&f->out[i]);
     struct event e = { .kind = kind[v], .id = f->t->id, .at = wall_now(), .from = f->env.sender, .rcpt = f->env.rcpt[i].to, .remote = remote,
                        .attempt = f->t->attempts + 1u };
 
-    e.reply = o->reply.code ? reply_print(f->a, &o->reply) : reason;
+    e.reply = r ? reply_print(f->a, r) : reason;
     e.took = e.at - f->mail->m->origin.accepted;
     if (v == LATER || v == UNKNOWN) {
         char span[TIME_TEXT];
@@ -93,13 +99,13 @@ static void tell(const struct flight *f, size_t i, enum verdict v, str remote, s
 
 static void settling_report(struct settling *s, const struct flight *f, size_t i, enum verdict v, str remote, str reason)
 {
-    const struct answer *o = &f->out[i];
+    const struct reply *r = decided_by(&f->out[i]);
     uint8_t notify = f->env.rcpt[i].notify;
     struct report_item *item = &s->item[s->nitem];
 
-    *item = (struct report_item){ .i = (uint32_t)i, .remote = o->reply.code ? remote : S(""), .reason = reason };
-    if (o->reply.code)
-        item->diagnostic = reply_print(f->a, &o->reply);
+    *item = (struct report_item){ .i = (uint32_t)i, .remote = r ? remote : S(""), .reason = reason };
+    if (r)
+        item->diagnostic = reply_print(f->a, r);
     if (v == DELIVERED) {
         /* RFC 3461 5.2.2: a peer with DSN takes the duty over; to one without, "relayed" is the last we can say. */
         if (!(notify & NOTIFY_SUCCESS) || f->peer_dsn)
@@ -110,9 +116,8 @@ static void settling_report(struct settling *s, const struct flight *f, size_t i
         if (notify && !(notify & NOTIFY_FAILURE)) /* RFC 3461 4.1; not given means failure and delay */
             return;
         item->action = REPORT_FAILED;
-        str status = status_of(f->a, &o->reply, v == EXPIRED ? "4.4.7" : "5.0.0");
         /* RFC 3463 4.4.7: "delivery time expired"; the last reply stands in the diagnostic. */
-        item->status = str_cz(f->a, v == EXPIRED ? S("4.4.7") : status);
+        item->status = str_cz(f->a, v == EXPIRED ? S("4.4.7") : r ? status_of(f->a, r, "5.0.0") : S("5.0.0"));
     }
     s->nitem++;
 }

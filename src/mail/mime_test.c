@@ -108,7 +108,7 @@ TEST(mime_reencode_changes_only_what_must)
     }
 }
 
-TEST(mime_reencode_bounds_depth_and_parts_32)
+TEST(attack_32_mime_reencode_bounds_depth_and_parts)
 {
     AUTO_BUF deep = { 0 }, wide = { 0 }, chain = { 0 }, out = { 0 };
 

@@ -170,7 +170,7 @@ TEST(report_is_read_by_others_whatever_it_reports)
     check_with_python(&args);
 }
 
-TEST(report_quotes_strangers_safely_36)
+TEST(attack_36_report_quotes_strangers_safely)
 {
     AUTO_BUF out = { 0 }, endless = { 0 }, args = { 0 };
 

@@ -104,12 +104,23 @@ static str dir_of(str path)
     return n > 1 ? str_head(path, n - 1) : n ? S("/") : S(".");
 }
 
+/* Mail that anybody could put there, or take away, is no mail of ours. */
+static err own_dir(arena *a, str path)
+{
+    struct stat st;
+
+    if (stat(str_cz(a, path), &st) < 0)
+        return fail_errno(errno, "looking at %.*s", STR(path));
+    return st.st_mode & S_IWOTH ? fail(E_PERM, "everybody may write in %.*s: chmod 700 it, and look at what is in there", STR(path)) : OK;
+}
+
 /* The directory of the control socket stays ours: only who cannot rename in there may be chmod()ed and chown()ed after. */
 err files_prepare(const struct settings *s, const struct identity *who)
 {
     AUTO_ARENA a = arena_new();
 
     TRY(make_dir(a, s->spool.dir, 0700));
+    TRY(own_dir(a, s->spool.dir));
     if (who->change)
         TRY(during(give_dir(a, s->spool.dir, who), "%.*s", STR(s->spool.dir)));
     return s->control.n ? make_dir(a, dir_of(s->control), 0755) : OK;

@@ -46,6 +46,20 @@ TEST(files_prepare_makes_what_is_missing)
     CHECK(files_prepare(&s, &me) != OK);
 }
 
+TEST(attack_55_files_prepare_refuses_a_spool_of_everybody)
+{
+    const char *dir = kit_dir();
+    struct identity me = { .uid = geteuid(), .gid = getegid() };
+    struct settings s = { .spool.dir = str_z(in(dir, "spool")), .control = str_z(in(dir, "run/control.sock")) };
+
+    CHECK_INT(mkdir(in(dir, "spool"), 0700), 0);
+    CHECK_ERR(files_prepare(&s, &me), OK);
+    CHECK_INT(chmod(in(dir, "spool"), 0777), 0);
+    CHECK_ERR(files_prepare(&s, &me), E_PERM);
+    CHECK_INT(chmod(in(dir, "spool"), 01777), 0);
+    CHECK_ERR(files_prepare(&s, &me), E_PERM);
+}
+
 /* As root; what is given away, and what is not. */
 TEST(files_prepare_gives_the_spool_away)
 {

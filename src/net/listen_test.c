@@ -162,7 +162,7 @@ TASK_TEST(listen_shared_by_threads)
     machine->close(listener);
 }
 
-TASK_TEST(listen_out_of_descriptors_keeps_the_client)
+TASK_TEST(attack_60_listen_out_of_descriptors_keeps_the_client)
 {
     struct addr at = addr(S("127.0.0.1:0")), peer;
     struct stream *s = NULL;

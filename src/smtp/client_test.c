@@ -189,7 +189,7 @@ static void check_closed(struct client *c, err opened)
     CHECK_ERR(opened, E_CLOSED);
 }
 
-TEST(client_open_survives_strange_servers_53)
+TEST(attack_53_client_open_survives_strange_servers)
 {
     AUTO_BUF endless = { 0 }, wide = { 0 };
 
@@ -361,7 +361,7 @@ static void hostile_address(struct client *c, err opened)
     CHECK(!out.settled && !any);
 }
 
-TEST(client_never_says_a_second_command_23)
+TEST(attack_23_client_never_says_a_second_command)
 {
     PLAY(hostile_address, { "", FULL }, { "", NULL });
 }
@@ -504,7 +504,7 @@ static void deliver_broken(struct client *c, err opened)
     CHECK(!any && !next[0].settled && !next[1].settled);
 }
 
-TEST(client_knows_what_a_dying_line_leaves_open_53)
+TEST(attack_53_client_knows_what_a_dying_line_leaves_open)
 {
     /* before the dot: nothing is settled but what was said */
     answers_want = E_CLOSED;

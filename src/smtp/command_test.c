@@ -163,7 +163,7 @@ TEST(command_parse_refuses_with_a_reason)
     }
 }
 
-TEST(command_parse_bounds_numbers_and_lengths_19)
+TEST(attack_19_command_parse_bounds_numbers_and_lengths)
 {
     AUTO_ARENA a = arena_new();
     char long_text[600];

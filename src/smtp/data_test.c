@@ -78,7 +78,7 @@ TEST(data_stuff_doubles_dots)
     check_stuffed(S(""), S(""));
 }
 
-TEST(data_stuff_leaves_no_bare_line_end_2)
+TEST(attack_02_data_stuff_leaves_no_bare_line_end)
 {
     check_stuffed(S("a\n.\nb"), S("a\r\n..\r\nb"));
     check_stuffed(S("a\r.\rb"), S("a\r\n..\r\nb"));
@@ -119,7 +119,7 @@ static struct strs json_strings(arena *a, str json, const char *name)
     return all;
 }
 
-TEST(data_withstands_the_smuggling_tools_1)
+TEST(attack_01_data_withstands_the_smuggling_tools)
 {
     AUTO_ARENA a = arena_new();
     str json = kit_shared(a, "smtp/smuggling-end-of-data.json");

@@ -85,7 +85,7 @@ static void hear_bare(struct ends *e)
     }
 }
 
-TEST(server_refuses_bare_line_ends_1) { with_ends(hear_bare); }
+TEST(attack_01_server_refuses_bare_line_ends) { with_ends(hear_bare); }
 
 static err say_endless(void *arg)
 {
@@ -128,7 +128,7 @@ static void hear_endless(struct ends *e)
     group_wait(&g);
 }
 
-TEST(server_discards_endless_lines_13) { with_ends(hear_endless); }
+TEST(attack_13_server_discards_endless_lines) { with_ends(hear_endless); }
 
 static void client_hears(struct ends *e, str want)
 {

@@ -157,13 +157,14 @@ static bool take_pushed(struct committer *c)
     return true;
 }
 
-/* Until something is pushed or poked. */
-static void rest(struct committer *c, when until)
+/* Until something is pushed or poked. `ready`: how many segments there were when we last looked; a change since then counts as a poke. */
+static void rest(struct committer *c, when until, unsigned ready)
 {
     struct spool *s = c->s;
 
     __atomic_store_n(&s->idle, true, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&s->pushed, __ATOMIC_SEQ_CST) && __atomic_exchange_n(&s->idle, false, __ATOMIC_SEQ_CST))
+    if ((__atomic_load_n(&s->pushed, __ATOMIC_SEQ_CST) || __atomic_load_n(&s->ready, __ATOMIC_SEQ_CST) != ready)
+        && __atomic_exchange_n(&s->idle, false, __ATOMIC_SEQ_CST))
         return;
     while (!c->poked) {
         if (waiters_wait(&c->wake, until) == OK || c->poked)
@@ -236,7 +237,8 @@ static bool may_open(const struct spool *s, enum entry_rank rank)
     unsigned ready = load_acquire(&s->ready), reserve = s->setup.reserve;
 
     switch (rank) {
-    case RANK_INTAKE: return ready > reserve;
+    /* Where the disk has room for the whole reserve, its being made need not be waited for. */
+    case RANK_INTAKE: return ready > reserve || (ready && load_acquire(&s->roomy) && !load_acquire(&s->full));
     case RANK_RESERVE: return ready > (reserve > 1); /* the last one is for compaction, which gives room back */
     default: return ready > 0;
     }
@@ -618,6 +620,7 @@ static bool open_for_waiting(struct committer *c)
 static void step(struct committer *c)
 {
     struct spool *s = c->s;
+    unsigned ready = load_acquire(&s->ready);
 
     if (!may_join(s, RANK_INTAKE)) {
         refuse(c, SMALL, no_room());
@@ -646,12 +649,12 @@ static void step(struct committer *c)
         }
         tell_ports(c);
         if (!c->closing && !load_acquire(&s->pushed))
-            rest(c, clock_now() + SECOND);
+            rest(c, clock_now() + SECOND, ready);
         return;
     }
     tell_ports(c);
     if (queues_empty(c) && !c->closing && !take_pushed(c))
-        rest(c, NEVER);
+        rest(c, NEVER, load_acquire(&s->ready));
 }
 
 /* A last batch with nothing in it vouches for the one before. */
@@ -673,10 +676,9 @@ static err committer(void *arg)
                 refuse(c, i, fail(E_IO, "the spool cannot be written just now"));
             tell_ports(c);
             if (!c->closing)
-                rest(c, c->retry);
+                rest(c, c->retry, load_acquire(&c->s->ready));
         } else {
-            if (load_acquire(&c->s->broken)) /* whoever comes next is the trial: with no mail let in none would come */
-                store_release(&c->s->broken, false);
+            store_release(&c->s->broken, false); /* who comes now is our next try: without anybody there would be none */
             step(c);
         }
         if (c->closing && !queues_empty(c) && (c->patience || !load_acquire(&c->s->ready))) {

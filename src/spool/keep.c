@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #define ZEROS (1u << 20)
+#define PACE_MOST (50 * MILLISECOND)
 #define MAKE_AGAIN SECOND
 
 /* ---- making ---- */
@@ -16,30 +17,46 @@ err sync_dir(struct spool *s)
     return got < 0 ? fail_errno(-got, "syncing the spool's directory") : OK;
 }
 
-/* A file of zeros all the way: what is overwritten later needs no new blocks and no metadata. */
-static err write_zeros(int fd, uint32_t size)
+/* Commits share the disk with us: after each piece leave it to them, the longer the less this segment is needed now. */
+static void pace(struct spool *s, when took)
+{
+    unsigned ready = load_acquire(&s->ready);
+    if (ready && !s->keeper_ends)
+        task_sleep(clock_now() + MIN(ready < s->setup.reserve ? took : 3 * took, PACE_MOST));
+}
+
+/* A file of zeros all the way: what is overwritten later needs no new blocks and no metadata. Synced piece by piece, for a commit's
+ * sync must not find all of it before itself in the disk's queue. */
+static err write_zeros(struct spool *s, int fd, uint32_t size)
 {
     void *zeros = mem_new(ZEROS);
     err e = OK;
 
     for (uint32_t at = 0; at < size && e == OK;) {
+        when before = clock_now();
         ssize_t got = machine->file_write(fd, &(struct iovec){ zeros, MIN(ZEROS, size - at) }, 1, at);
         if (got < 0 && got != -EINTR)
             e = fail_errno((int)-got, "writing a new segment");
         at += got > 0 ? (uint32_t)got : 0;
+        if (got > 0 && at % ZEROS == 0 && at < size) {
+            int synced = machine->file_sync(fd);
+            if (synced < 0)
+                e = fail_errno(-synced, "syncing a new segment");
+            pace(s, clock_now() - before);
+        }
     }
     mem_free(zeros);
     return e;
 }
 
-/* May another file be made? */
-static bool room_for_one(struct spool *s)
+/* May so many more files be made? */
+static bool room_for(struct spool *s, unsigned n)
 {
     int64_t left = machine->file_free(s->dir);
 
-    if (s->setup.max_bytes && (s->nsegment + 1) * (uint64_t)s->size > s->setup.max_bytes)
+    if (s->setup.max_bytes && (s->nsegment + n) * (uint64_t)s->size > s->setup.max_bytes)
         return false;
-    return left < 0 || (uint64_t)left >= s->setup.min_free + s->size;
+    return left < 0 || (uint64_t)left >= s->setup.min_free + (uint64_t)n * s->size;
 }
 
 static err write_head(int fd, const struct head *h)
@@ -67,7 +84,7 @@ err keeper_make(struct spool *s)
         from = file_name(spare->number, "old");
         fd = spare->fd;
     } else {
-        if (!room_for_one(s))
+        if (!room_for(s, 1))
             return fail(E_NOSPACE, "no room for another segment");
         from = file_name(number, "new");
         fd = machine->file_open(s->dir, from.z, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -75,7 +92,7 @@ err keeper_make(struct spool *s)
             return fail_errno(-fd, "making a segment");
     }
     s->next_number++;
-    err e = spare ? OK : write_zeros(fd, s->size);
+    err e = spare ? OK : write_zeros(s, fd, s->size);
     if (e == OK)
         e = write_head(fd, &h);
     int renamed = e == OK ? machine->file_rename(s->dir, from.z, to.z) : 0;
@@ -192,14 +209,19 @@ static void keep(struct spool *s)
         if (load_acquire(&s->loaded) && clock_now() >= s->free_again)
             while (free_one(s))
                 more = true;
-        if (load_acquire(&s->ready) < s->setup.reserve + s->setup.ahead && clock_now() >= s->make_again) {
+        unsigned want = s->setup.reserve + s->setup.ahead, have = load_acquire(&s->ready);
+        store_release(&s->roomy, have >= want || room_for(s, want - have));
+        if (have < want && clock_now() >= s->make_again) {
             err e = keeper_make(s);
             if (e != OK) {
                 s->make_again = clock_now() + MAKE_AGAIN;
                 if (!load_acquire(&s->full))
                     log_warn("spool_full", LOG_STR("reason", err_text()), LOG_INT("ready", s->ready));
             }
-            store_release(&s->full, e != OK);
+            if (s->full != (e != OK)) {
+                store_release(&s->full, e != OK);
+                commit_poke(s);         /* who waits for room has an answer */
+            }
             more |= e == OK;
         }
         if (load_acquire(&s->ready) >= s->setup.reserve)
@@ -235,20 +257,24 @@ void keeper_poke(struct spool *s)
         thread_post(s->keeper, &s->keeper_post);
 }
 
-err keeper_start(struct spool *s)
+err keeper_first(struct spool *s)
 {
-    s->keeper_post.run = keeper_woken;
+    store_release(&s->roomy, room_for(s, s->setup.reserve + s->setup.ahead));
     /* One segment to begin with; the rest follows behind. On a full disk what waits still goes out. */
     err e = keeper_make(s);
     if (e == E_NOSPACE) {
         log_warn("spool_full", LOG_STR("reason", err_text()), LOG_INT("ready", s->ready));
         s->full = true;
         s->make_again = clock_now() + MAKE_AGAIN;
-    } else {
-        TRY(e);
+        e = OK;
     }
+    return e;
+}
+
+void keeper_start(struct spool *s)
+{
+    s->keeper_post.run = keeper_woken;
     s->keeper = thread_start("spool-keep", keeper, s);
-    return OK;
 }
 
 void keeper_stop(struct spool *s)

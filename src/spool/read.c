@@ -132,7 +132,7 @@ static err notes_of(struct spool *s, uint32_t number, uint32_t home, struct inde
         return e;
     if (index_read_notes(s, number, probe.life, home, x) == OK)
         return OK;
-    struct scanned sc;
+    struct scanned sc = { 0 };
     TRY(segment_scan(&probe, &sc));
     for (uint32_t i = 0; i < sc.index->nnote && e == OK; i++)
         if (sc.index->note[i].segment == home) {

@@ -144,7 +144,10 @@ static void judge(struct scan_ctx *c)
             continue;
         }
         out->damaged++;
-        log_error("spool_damage", LOG_INT("segment", c->g->number), LOG_INT("from", c->bad[i].from), LOG_INT("to", c->bad[i].to));
+        if (out->findings)
+            buf_addf(out->findings, "%08x.seg  octets %u to %u are damaged\n", c->g->number, c->bad[i].from, c->bad[i].to);
+        else
+            log_error("spool_damage", LOG_INT("segment", c->g->number), LOG_INT("from", c->bad[i].from), LOG_INT("to", c->bad[i].to));
     }
     for (size_t i = 0; i < c->nhalf; i++)
         drop |= out->index->message[c->half[i]].offset >= torn;
@@ -158,7 +161,7 @@ err segment_scan(struct segment *g, struct scanned *ret)
     uint32_t size = g->cut ? MIN(g->cut, g->size) : g->size;
     uint8_t *p;
 
-    *ret = (struct scanned){ 0 };
+    *ret = (struct scanned){ .findings = ret->findings };
     TRY(segment_slurp(g->fd, size, &p));
     ret->index = index_new();
     ret->walk = (struct walk){ .p = p, .size = size, .segment = g->number, .life = g->life, .frame = scan_frame, .bad = scan_bad, .ctx = &c };
@@ -254,7 +257,7 @@ static bool head_guess(const uint8_t *page, uint32_t number, struct head *ret)
     return frame_check(page + PAGE, PAGE, number, ret->life, PAGE, &f) == OK && batch_read(&f, &b) == OK;
 }
 
-static err open_segment(struct spool *s, uint32_t number, struct segment **ret, bool *used)
+err segment_open(struct spool *s, uint32_t number, struct segment **ret, bool *used)
 {
     AUTO_BUF room = { 0 };
     struct head h = { 0 };
@@ -293,9 +296,7 @@ static err open_segment(struct spool *s, uint32_t number, struct segment **ret, 
     return OK;
 }
 
-/* What each first batch says of those before it: where a crash was recovered, and what failed and does not count. Who says so must
- * outlive them. */
-static void open_verdicts(struct spool *s)
+void segment_verdicts(struct spool *s)
 {
     for (size_t i = 0; i < s->nsegment; i++) {
         struct segment *g = s->segment[i];
@@ -330,7 +331,7 @@ static err open_segments(struct spool *s, struct listing *l)
     for (size_t i = 0; i < l->nsegment && e == OK; i++) {
         struct segment *g;
         bool used = false;
-        e = open_segment(s, l->segment[i], &g, &used);
+        e = segment_open(s, l->segment[i], &g, &used);
         if (e == E_DAMAGED || e == E_NOTFOUND) { /* set aside, harms no other */
             log_error("spool_segment_set_aside", LOG_INT("segment", l->segment[i]), LOG_STR("reason", err_text()));
             machine->file_rename(s->dir, file_name(l->segment[i], "seg").z, file_name(l->segment[i], "bad").z);
@@ -376,7 +377,7 @@ static err open_segments(struct spool *s, struct listing *l)
         last->tail = true;
         s->tail = last->number;
     }
-    open_verdicts(s);
+    segment_verdicts(s);
     /* Before one is given another head: it must not come back under its old name. */
     if (e == OK && renamed)
         e = sync_dir(s);
@@ -523,7 +524,7 @@ err spool_open(const struct spool_setup *setup, struct spool **ret)
     if (e == OK) {
         s->disk = pool_start("spool-disk", 4);
         s->loaded = s->nsegment == 0;
-        e = keeper_start(s);
+        e = keeper_first(s);
     }
     if (e == OK)
         e = commit_start(s, seq, durable, torn_from);
@@ -535,6 +536,7 @@ err spool_open(const struct spool_setup *setup, struct spool **ret)
         *err_note = note;
         return e;
     }
+    keeper_start(s);
     *ret = s;
     return OK;
 }
@@ -555,7 +557,7 @@ static err load_index(struct spool *s, struct segment *g, struct index **ret, st
         g->indexed = true;
         return OK;
     }
-    struct scanned sc;
+    struct scanned sc = { 0 };
     TRY(segment_scan(g, &sc));
     *ret = sc.index;
     count->damaged += sc.damaged;
@@ -609,7 +611,8 @@ static err load_segment(struct spool *s, struct segment *g, const struct index *
             continue;
         }
         count->messages++;
-        e = each(ctx, st.m, state);
+        if (each)
+            e = each(ctx, st.m, state);
     }
     mem_free(flag);
     return e;
@@ -653,7 +656,7 @@ err spool_load(struct spool *s, err (*each)(void *ctx, const struct message *m, 
         if (!x) {
             e = index_read(s, all[i], &mine);
             if (e != OK) {
-                struct scanned sc;
+                struct scanned sc = { 0 };
                 e = segment_scan(all[i], &sc);
                 mine = sc.index;
             }

@@ -132,5 +132,9 @@ struct spool_stats spool_stats(const struct spool *s);  /* from any thread */
 
 /* Read every record of every segment and check it; a line per finding and a summary on `out`. OK when nothing acknowledged is damaged. */
 WAITS err spool_verify(str dir, struct buf *out);
+/* All that waits, as one stream for spool_import(); `n`: messages. Both are for a task. */
+WAITS err spool_export(str dir, err (*write)(void *ctx, str octets), void *ctx, uint64_t *n);
+/* `read` gives exactly n octets, or sets *end when there are none left. What came in before an error stays in. */
+WAITS err spool_import(str dir, err (*read)(void *ctx, void *p, size_t n, bool *end), void *ctx, uint64_t *n);
 
 #endif

@@ -207,8 +207,13 @@ err merge_notes(const struct index *x, struct spool_ref home, struct rcpt_state 
 /* The whole of a segment's file, on the heap; n: its size. */
 WAITS err segment_slurp(int fd, uint32_t size, uint8_t **ret);
 /* Scan it into an index. `damaged` and `torn` are counted up by records and bytes. */
-struct scanned { struct index *index; struct walk walk; uint64_t damaged, torn_bytes; };
+struct scanned { struct buf *findings /* NULL: they are logged */; struct index *index; struct walk walk; uint64_t damaged, torn_bytes; };
 WAITS err segment_scan(struct segment *g, struct scanned *ret);
+/* Open a segment's file by its head, or when that is damaged by its first batch. `used`: its first batch is good. */
+WAITS err segment_open(struct spool *s, uint32_t number, struct segment **ret, bool *used);
+/* What each first batch says of those before it: where a crash was recovered, and what failed and does not count. Who says so must
+ * outlive them. */
+void segment_verdicts(struct spool *s);
 /* Take the messages and notes of an index into the table. Under lock. */
 void segment_learn(struct spool *s, struct segment *g, const struct index *x);
 
@@ -216,7 +221,8 @@ void segment_learn(struct spool *s, struct segment *g, const struct index *x);
 
 struct spare { struct spare *next; uint32_t number; int fd; };
 
-err keeper_start(struct spool *s);
+WAITS err keeper_first(struct spool *s); /* a segment to begin with */
+void keeper_start(struct spool *s);     /* after the committer, whom it pokes */
 WAITS void keeper_stop(struct spool *s);
 void keeper_poke(struct spool *s);      /* from any thread */
 WAITS err keeper_make(struct spool *s); /* one more ready segment */
@@ -285,6 +291,7 @@ struct spool {
     struct segment *ready_list[64];
     unsigned ready;                     /* atomic */
     bool full;                          /* atomic: no more can be made */
+    bool roomy;                         /* atomic: there is room for all that are still to be made */
     bool broken;                        /* atomic: writing fails just now */
     bool loaded;                        /* atomic: all segments are known */
     bool unwritten_index;

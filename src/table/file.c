@@ -41,7 +41,7 @@ struct table {
 
 static bool is_blank(char c) { return c == ' ' || c == '\t'; }
 
-/* ---- the hash ------------------------------------------------------------------------------------------------------ */
+/* ---- the hash ---------------------------------------------------------------------------------------------------- */
 
 static str key_at(const struct table *t, size_t offset)
 {
@@ -90,17 +90,18 @@ static str value_behind(const struct table *t, str key)
     return str_trim(str_head(rest, MIN(str_findc(rest, '\n'), rest.n)));
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
-/* The entry at the start of a line: its key is folded, unquoted and ended by its mark in place; p[n] is written too, as the
- * mark's last possible place. Returns what is wrong, or NULL. */
 struct entry { size_t n, at /* of the @, or STR_NONE */; bool pattern; };
 
+/* The entry at the start of a line: its key is folded, unquoted and ended by its mark in place; p[n] may be written
+ * too, the mark's last possible place. Returns what is wrong, or NULL. */
 static const char *read_entry(char *p, size_t n, struct entry *ret)
 {
     struct entry e = { .at = STR_NONE };
     size_t in = 0, out = 0;
-    bool quoted = n && p[0] == '"', inside = quoted, odd = false; /* odd: quoted characters that mean something unquoted */
+    bool quoted = n && p[0] == '"', inside = quoted;
+    bool odd = false; /* quoted characters that mean something unquoted */
 
     for (in = quoted; in < n; in++) {
         char c = p[in];
@@ -248,7 +249,8 @@ static err read_all(int fd, str path, const struct stat *st, size_t most, struct
 {
     if (S_ISREG(st->st_mode) && (uint64_t)st->st_size > most)
         return fail(E_LIMIT, "%.*s: larger than %zu octets", STR(path), most);
-    buf_reserve(text, S_ISREG(st->st_mode) ? (size_t)st->st_size + 2 : 65536); /* + our mark and a read that finds the end */
+    /* Two more: our mark behind the last line, and room for the read that finds the end. */
+    buf_reserve(text, S_ISREG(st->st_mode) ? (size_t)st->st_size + 2 : 65536);
     for (;;) {
         if (text->n + 1 >= text->cap)
             buf_reserve(text, 65536);
@@ -282,7 +284,7 @@ err table_file_open(str path, char detail, size_t max, struct table **ret)
     else if (S_ISDIR(st.st_mode))
         e = fail(E_IO, "%.*s: is a directory", STR(path));
     else
-        e = read_all(fd, path, &st, max < OFFSET_MASK / 2048 ? max * (LINE_MAX_OCTETS + 2) + (1u << 20) : OFFSET_MASK / 2, &text);
+        e = read_all(fd, path, &st, MIN(max, OFFSET_MASK / 2048) * (LINE_MAX_OCTETS + 2) + (1u << 20), &text);
     close(fd);
     TRY(e);
     TRY(table_of_text(path, &text, detail, max, ret));
@@ -317,7 +319,7 @@ bool table_stale(const struct table *t)
            now.st_mtim.tv_nsec != t->stat.st_mtim.tv_nsec;
 }
 
-/* ---- looking up ---------------------------------------------------------------------------------------------------- */
+/* ---- looking up -------------------------------------------------------------------------------------------------- */
 
 /* Who is looked for, folded and unquoted: text is local@domain; plain is the local part without its detail. */
 struct who { char text[LINE_MAX_OCTETS + 1]; str whole, local, domain, plain; };

@@ -123,7 +123,8 @@ TEST(table_file_refuses)
         { S("a\0b@c"), E_SYNTAX, S("list:1: a control character") },
         { S("\"a\tb\"@c"), E_SYNTAX, S("list:1: a control character") },
         { S("a@c \033[1m"), E_SYNTAX, S("list:1: a control character") },
-        { S("*.example.com"), E_SYNTAX, S("list:1: a pattern for the local part; for all below a domain write @*.example.com") },
+        { S("*.example.com"), E_SYNTAX,
+          S("list:1: a pattern for the local part; for all below a domain write @*.example.com") },
         { S("a\nb\nc\nd\n"), E_LIMIT, S("list:4: more than 3 entries") },
         { S("# a\nb\nc\nd\n"), OK, S("") },
     };
@@ -192,7 +193,7 @@ static void write_list(const char *path, size_t n)
     must(fclose(f) == 0);
 }
 
-static void load_and_find(const char *path, size_t n, when limit)
+static void load_and_find(const char *path, size_t n)
 {
     AUTO(table) t = NULL;
     char text[64];
@@ -201,7 +202,6 @@ static void load_and_find(const char *path, size_t n, when limit)
     if (!CHECK_ERR(table_file_open(str_z(path), '+', n, &t), OK))
         return;
     when loaded = clock_now() - begin;
-    CHECK(loaded <= limit * KIT_SLOW);
     CHECK_INT(table_count(t), n);
     for (size_t i = 0; i < n; i += n / 1000) {
         int len = snprintf(text, sizeof text, "User.%zu@example.com", i * 7919);
@@ -214,22 +214,22 @@ static void load_and_find(const char *path, size_t n, when limit)
     printf("  %zu entries: %lld ms, peak %ld MiB\n", n, (long long)(loaded / MILLISECOND), peak_kib() / 1024);
 }
 
-TEST(table_file_loads_200000_in_300_ms)
+TEST(table_file_loads_200000_and_tells_how_long_it_took)
 {
     char path[512];
     snprintf(path, sizeof path, "%s/list", kit_dir());
     write_list(path, 200000);
-    load_and_find(path, 200000, 300 * MILLISECOND);
+    load_and_find(path, 200000);
 }
 
 /* Takes seconds and 260 MB of disk: only when asked for. */
-TEST(table_file_loads_10_million_in_15_s)
+TEST(table_file_loads_10_million)
 {
     char path[512];
     if (!getenv("WAYPOST_TEST_LARGE"))
         return;
     snprintf(path, sizeof path, "%s/list", kit_dir());
     write_list(path, 10000000);
-    load_and_find(path, 10000000, 15 * SECOND);
+    load_and_find(path, 10000000);
     CHECK(peak_kib() <= 1024 * 1024 * KIT_SLOW);
 }

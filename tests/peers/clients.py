@@ -51,8 +51,9 @@ class Msmtp:
         self.port = port
 
     def send(self, m, wanted=0):
-        command("msmtp", "--file=/dev/null", "--host=127.0.0.1", f"--port={self.port}", f"--from={m.sender}", "--domain=msmtp.test.example",
-                "--timeout=20", "--", *m.rcpts, text=m.data.replace(b"\r\n", b"\n"), wanted=wanted)
+        command("msmtp", "--file=/dev/null", "--host=127.0.0.1", f"--port={self.port}", f"--from={m.sender}",
+                "--domain=msmtp.test.example", "--timeout=20", "--", *m.rcpts,
+                text=m.data.replace(b"\r\n", b"\n"), wanted=wanted)
 
 
 class Curl:
@@ -66,8 +67,9 @@ class Curl:
         path = self.folder / "curl.eml"
         path.write_bytes(m.data)
         to = [word for rcpt in m.rcpts for word in ("--mail-rcpt", rcpt)]
-        command("curl", "--silent", "--show-error", "--max-time", "30", f"smtp://127.0.0.1:{self.port}/curl.test.example",
-                "--mail-from", m.sender, *to, "--upload-file", str(path), wanted=wanted)
+        command("curl", "--silent", "--show-error", "--max-time", "30",
+                f"smtp://127.0.0.1:{self.port}/curl.test.example", "--mail-from", m.sender, *to,
+                "--upload-file", str(path), wanted=wanted)
 
 
 class Smtplib:

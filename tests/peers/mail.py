@@ -3,8 +3,9 @@
 Local parts say what the sink answers, so that anyone can tell what must become of a recipient:
   ok-...    taken                          tmp-...   450 the first time, then taken
   perm-...  550 always                     gone-...  550 always, a peer that is the next hop refuses it at RCPT itself
-Senders say what befalls the whole transaction, the first time only where it is no 5xx: mail451, data451, dot451, dot554,
-rcpt421 (and hangs up), dot421 (and hangs up), cut (hangs up inside the text), many452 (at most 30 recipients at once).
+Senders say what befalls the whole transaction, the first time only where it is no 5xx: mail451, data451, dot451,
+dot554, rcpt421 (and hangs up), dot421 (and hangs up), cut (hangs up inside the text), many452 (at most 30 recipients at
+once).
 """
 
 import dataclasses
@@ -15,7 +16,8 @@ import re
 DOMAIN = "test.example"
 FATES = ("mail451", "data451", "dot451", "dot554", "rcpt421", "dot421", "cut", "many452")
 # Fields that a relay may add on the way.
-TRACE = {b"received", b"return-path", b"delivered-to", b"x-original-to", b"envelope-to", b"delivery-date", b"authentication-results"}
+TRACE = {b"received", b"return-path", b"delivered-to", b"x-original-to", b"envelope-to", b"delivery-date",
+         b"authentication-results"}
 
 
 @dataclasses.dataclass
@@ -87,10 +89,11 @@ class Generator:
         if kind == "long":
             return [b"y" * n for n in (998, r.randint(900, 998), 997, 998)] * r.randint(1, 4)
         if kind == "eightbit":
-            return [bytes(r.choice((0xc3, 0xa9, 0xe9, 0xff, 0x80, 0x20, 0x41)) for _ in range(70)) + b"z" for _ in range(20)]
+            some = (0xc3, 0xa9, 0xe9, 0xff, 0x80, 0x20, 0x41)
+            return [bytes(r.choice(some) for _ in range(70)) + b"z" for _ in range(20)]
         if kind == "blank":
-            tail = [b""] * r.randint(1, 9)
-            return [b"", b"", b"From me to you", b">From you", b"  two before", b"two behind  ", b"\ttab\t", b" "] + tail
+            head = [b"", b"", b"From me to you", b">From you", b"  two before", b"two behind  ", b"\ttab\t", b" "]
+            return head + [b""] * r.randint(1, 9)
         if kind == "big":
             line = self.words(74)
             return [line[:74].ljust(74, b"z")] * (20_000_000 // 76)
@@ -122,10 +125,12 @@ class Generator:
         """Some five hundred mails of all kinds, in a mixed order."""
         r = self.random
         mails = []
-        for kind, n in (("small", 190), ("empty", 40), ("dots", 60), ("long", 40), ("eightbit", 50), ("blank", 40), ("header", 20)):
+        for kind, n in (("small", 190), ("empty", 40), ("dots", 60), ("long", 40), ("eightbit", 50), ("blank", 40),
+                        ("header", 20)):
             mails += [self.make(kind, ["ok"] * r.choice((1, 1, 1, 2, 3))) for _ in range(n)]
         for fate in FATES:
-            mails += [self.make("small", ["ok"] * (60 if fate == "many452" else 2), fate) for _ in range(2 if fate == "many452" else 5)]
+            rcpts, n = (60, 2) if fate == "many452" else (2, 5)
+            mails += [self.make("small", ["ok"] * rcpts, fate) for _ in range(n)]
         for i in range(12):
             mails.append(self.make("small", ["ok", "tmp", "perm"][i % 3:] or ["perm"]))
         for i in range(10 if refused_by_peer else 2):

@@ -90,13 +90,17 @@ class Pair:
         self.title = f"{peer} as {role}"
         make = servers.PEERS[peer]
         next_hop = role == "next hop"
-        last = make(folder / f"{peer}-{role[:4]}", self.sink.port, refuse_gone=next_hop and relay is not None) \
-            if next_hop or relay is None else relay(folder / f"relay-{peer}", self.sink.port)
-        self.chain = [last]
-        if relay is not None:
-            first = relay(folder / f"relay-{peer}-2", last.port) if next_hop else make(folder / f"{peer}-{role[:4]}", last.port)
-            self.chain.append(first)
-        self.peer = last if next_hop or relay is None else self.chain[1]
+        peer_folder, relay_folder = folder / f"{peer}-{role[:4]}", folder / f"relay-{peer}-{role[:4]}"
+        if relay is None:
+            self.peer = make(peer_folder, self.sink.port)
+            self.chain = [self.peer]
+        elif next_hop:
+            self.peer = make(peer_folder, self.sink.port, refuse_gone=True)
+            self.chain = [self.peer, relay(relay_folder, self.peer.port)]
+        else:
+            last = relay(relay_folder, self.sink.port)
+            self.peer = make(peer_folder, last.port)
+            self.chain = [last, self.peer]
         self.entry = self.chain[-1]
         self.by_command = not next_hop          # some go in by the peer's own sendmail
         prefix = peer[:2] + role[0]
@@ -108,8 +112,10 @@ class Pair:
         try:
             for server in self.chain:
                 server.start()
-            commanded = [m for m in self.mails if m.kind in ("small", "dots", "blank", "long") and len(m.rcpts) == 1][:12] \
-                if self.by_command else []
+            commanded = []
+            if self.by_command:
+                fit = ("small", "dots", "blank", "long")
+                commanded = [m for m in self.mails if m.kind in fit and len(m.rcpts) == 1][:12]
             rest = [m for m in self.mails if m not in commanded]
             lost = inject(self.entry.port, rest)
             for m in commanded:
@@ -129,14 +135,21 @@ class Pair:
 
     def explain(self, checks):
         """What the servers say of the first recipient that went wrong, or last."""
-        who = next((w.split(":")[0].split(" ")[0] for name in ("counts", "bodies", "reports") for w in checks[name]), "")
+        wrong = checks["counts"] + checks["bodies"] + checks["reports"]
+        who = wrong[0].split(":")[0].split(" ")[0] if wrong else ""
         for server in self.chain:
             print(f"  -- {server.name} said {'of ' + who if who else 'last'}:")
             print("".join(f"  {line}\n" for line in server.told(who) or server.told()), end="")
 
     def wanted(self):
-        delivered = {(m.ident, rcpt): mail.digest(m.data) for m in self.mails for rcpt in m.rcpts if m.fate(rcpt) == "delivered"}
-        failed = collections.Counter(rcpt for m in self.mails for rcpt in m.rcpts if m.fate(rcpt) == "failed")
+        delivered, failed = {}, collections.Counter()
+        for m in self.mails:
+            hashed = mail.digest(m.data)
+            for rcpt in m.rcpts:
+                if m.fate(rcpt) == "delivered":
+                    delivered[m.ident, rcpt] = hashed
+                else:
+                    failed[rcpt] += 1
         return delivered, failed
 
     def wait(self):

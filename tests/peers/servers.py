@@ -41,9 +41,9 @@ class Server:
     name = "?"
     process = None
 
-    def __init__(self, folder, next_port):
+    def __init__(self, folder, next_port, port=None):
         self.folder = pathlib.Path(folder)
-        self.port = free_port()
+        self.port = port or free_port()
         self.next = next_port
 
     def spawn(self, *args, **more):
@@ -51,7 +51,10 @@ class Server:
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
         self.process = subprocess.Popen(
             args, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=env, start_new_session=True, **more)
-        wait_for(self.port, self.process)
+        try:
+            wait_for(self.port, self.process)
+        except RuntimeError as e:
+            raise RuntimeError(f"{self.name}: {e}\n" + "\n".join(self.told())) from e
 
     def stop(self):
         """End the process and what it started: its session is ours alone."""
@@ -70,6 +73,17 @@ class Server:
         self.log.close()
         self.process = None
 
+    def pids(self):
+        """The process and all that it started: its session is ours alone."""
+        found = []
+        for entry in pathlib.Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and os.getsid(int(entry.name)) == self.process.pid:
+                    found.append(int(entry.name))
+            except ProcessLookupError:
+                pass
+        return found
+
     def kick(self):
         """Try again now what waits, where waiting cannot be made short by configuration."""
 
@@ -87,12 +101,15 @@ class Server:
 
 
 class Chrooted(Server):
-    """One of the roots that packaging/peers.sh makes. The run has a copy of links; what is written is its own."""
+    """One of the roots that packaging/peers.sh makes. The run has a copy of links; what it writes is its own."""
 
-    def __init__(self, folder, next_port, refuse_gone=False):
-        super().__init__(folder, next_port)
+    def __init__(self, folder, next_port, port=None, refuse_gone=False):
+        super().__init__(folder, next_port, port)
         self.refuse_gone = refuse_gone
-        subprocess.run(["cp", "-al", str(ROOTS / self.name), str(self.folder)], check=True)
+        root = str(ROOTS / self.name)
+        if subprocess.run(["cp", "-al", root, str(self.folder)], stderr=subprocess.DEVNULL, check=False).returncode:
+            shutil.rmtree(self.folder, ignore_errors=True)      # another file system: links do not reach there
+            subprocess.run(["cp", "-a", root, str(self.folder)], check=True)
         for device, minor in (("null", 3), ("zero", 5), ("random", 8), ("urandom", 9)):
             path = self.folder / "dev" / device
             os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
@@ -126,7 +143,15 @@ class Chrooted(Server):
 class Postfix(Chrooted):
     name = "postfix"
     USER, DROP = 64101, 64102
-    more = ""               # lines for main.cf
+    # Lines for main.cf: here a pace that a test can wait for.
+    more = """
+smtpd_error_sleep_time = 0
+smtpd_hard_error_limit = 1000
+minimal_backoff_time = 1s
+maximal_backoff_time = 1s
+queue_run_delay = 1s
+transport_retry_time = 1s
+"""
 
     def start(self):
         self.write("etc/postfix/main.cf", f"""
@@ -145,16 +170,10 @@ smtp_dns_support_level = disabled
 smtpd_peername_lookup = no
 smtpd_relay_restrictions = permit_mynetworks, reject
 smtpd_recipient_restrictions = {"check_recipient_access regexp:/etc/postfix/gone," if self.refuse_gone else ""} permit
-smtpd_error_sleep_time = 0
-smtpd_hard_error_limit = 1000
 smtp_tls_security_level = none
 smtpd_tls_security_level = none
 message_size_limit = 60000000
 mailbox_size_limit = 0
-minimal_backoff_time = 1s
-maximal_backoff_time = 1s
-queue_run_delay = 1s
-transport_retry_time = 1s
 notify_classes =
 local_header_rewrite_clients =
 append_dot_mydomain = no
@@ -169,7 +188,7 @@ setgid_group = postdrop
 """)
         self.write("etc/postfix/gone", "/^gone-/ 550 5.1.1 gone\n")
         services = [f"127.0.0.1:{self.port} inet n - n - - smtpd"]
-        services += [f"{name} {kind} {private} - n {wake} {most} {command}" for name, kind, private, wake, most, command in (
+        services += ["{} {} {} - n {} {} {}".format(*service) for service in (
             ("pickup", "unix", "n", 1, 1, "pickup"), ("cleanup", "unix", "n", "-", 0, "cleanup"),
             ("qmgr", "unix", "n", 300, 1, "qmgr"), ("rewrite", "unix", "-", "-", "-", "trivial-rewrite"),
             ("bounce", "unix", "-", "-", 0, "bounce"), ("defer", "unix", "-", "-", 0, "bounce"),
@@ -182,7 +201,8 @@ setgid_group = postdrop
             ("postlog", "unix-dgram", "n", "-", 1, "postlogd"))]
         self.write("etc/postfix/master.cf", "\n".join(services) + "\n")
         self.folder_of("var/spool/postfix")
-        for name in ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace"):
+        for name in ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private",
+                     "saved", "trace"):
             self.folder_of(f"var/spool/postfix/{name}", self.USER, 0, 0o700)
         self.folder_of("var/spool/postfix/public", self.USER, self.DROP, 0o2710)
         self.folder_of("var/spool/postfix/maildrop", self.USER, self.DROP, 0o1730)
@@ -196,37 +216,38 @@ setgid_group = postdrop
         self.run("/usr/sbin/postqueue", "-f")
 
     def logs(self):
-        return [self.folder / "var/log/postfix.log"]
+        return super().logs() + [self.folder / "var/log/postfix.log"]
+
+
+class PlainPostfix(Postfix):
+    """A relay with the settings that Debian ships."""
+
+    more = ""
 
 
 class TunedPostfix(Postfix):
-    """A pure relay made as fast as its manual tells: for side by side measurements. Queue files are synced as always."""
+    """A pure relay made as fast as its manual tells, to measure beside. Queue files are synced as always."""
 
     more = """
 default_process_limit = 200
-default_destination_concurrency_limit = 50
-initial_destination_concurrency = 50
+default_destination_concurrency_limit = 64
+initial_destination_concurrency = 64
 default_destination_rate_delay = 0s
 default_destination_recipient_limit = 100
-qmgr_message_active_limit = 50000
+qmgr_message_active_limit = 100000
 qmgr_message_recipient_limit = 100000
 in_flow_delay = 0
-smtp_connection_cache_on_demand = yes
-smtp_connection_cache_destinations = static:all
-smtp_connection_reuse_count_limit = 1000
+smtp_connection_cache_destinations = 127.0.0.1
+smtp_connection_reuse_count_limit = 10000
+smtp_connection_reuse_time_limit = 600s
 smtpd_client_connection_count_limit = 0
-smtpd_client_restrictions =
-smtpd_helo_restrictions =
-smtpd_sender_restrictions =
+smtpd_client_event_limit_exceptions = static:all
 smtpd_delay_reject = no
 smtpd_timeout = 300s
 disable_dns_lookups = yes
-address_verify_map =
-enable_original_recipient = no
-hopcount_limit = 100
-minimal_backoff_time = 10s
-maximal_backoff_time = 60s
-queue_run_delay = 10s
+enable_long_queue_ids = no
+max_use = 10000
+max_idle = 300s
 """
 
 
@@ -288,7 +309,7 @@ begin rewrite
         self.spawn("chroot", str(self.folder), "/usr/sbin/exim4", "-bdf", "-q1s")
 
     def logs(self):
-        return [self.folder / "var/log/exim4" / name for name in ("mainlog", "paniclog")]
+        return super().logs() + [self.folder / "var/log/exim4" / name for name in ("mainlog", "paniclog")]
 
 
 class OpenSmtpd(Chrooted):
@@ -317,7 +338,7 @@ action "out" relay host "smtp://127.0.0.1:{self.next}"
         self.folder_of("var/spool/smtpd/offline", 0, self.QUEUE, 0o770)
         self.folder_of("var/lib/opensmtpd/empty")
         self.folder_of("run")
-        control = self.folder / "usr/sbin/smtpctl"      # it wants its group; a copy, since the other names are the root's own
+        control = self.folder / "usr/sbin/smtpctl"      # it wants its group; a copy, the file itself is the root's own
         program = control.read_bytes()
         control.unlink()
         control.write_bytes(program)
@@ -364,8 +385,9 @@ retry [ 1s 1s 2s ] for 1h
         self.spawn(str(build() / "waypost"), "serve", "-c", str(config))
 
     def kick(self):
-        """What hung up inside the text had our final dot already: that is tried again late, unless an operator asks."""
-        subprocess.run([str(build() / "waypost"), "queue", "retry", "--all", "--socket", str(self.folder / "control.sock")],
+        # What hung up inside the text had our final dot already: that is tried again late, unless an operator asks.
+        socket_path = str(self.folder / "control.sock")
+        subprocess.run([str(build() / "waypost"), "queue", "retry", "--all", "--socket", socket_path],
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 

@@ -1,0 +1,172 @@
+/* spool: what can be done with a spool directory while no relay runs on it. */
+#include "cli/cli.h"
+#include "spool/spool.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct bench { str dir; uint64_t size, tasks, keep; when time, until; struct spool_port *port; when *took; size_t n, cap; err failed; bool json; };
+struct job { enum { VERIFY, EXPORT, IMPORT, BENCH } what; str dir; struct bench bench; struct buf out; uint64_t n; };
+
+/* ---- streams of octets ---- */
+
+static err out_octets(void *ctx, str octets)
+{
+    (void)ctx;
+    return fwrite(octets.p, 1, octets.n, stdout) == octets.n ? OK : fail_errno(errno, "writing");
+}
+
+static err in_octets(void *ctx, void *p, size_t n, bool *end)
+{
+    (void)ctx;
+    size_t got = fread(p, 1, n, stdin);
+    *end = got == 0;
+    if (got != 0 && got != n)
+        return fail(E_DAMAGED, "the stream ends in the middle of a message");
+    return ferror(stdin) ? fail(E_IO, "reading") : OK;
+}
+
+/* ---- bench ---- */
+
+static int by_time(const void *a, const void *b)
+{
+    when x = *(const when *)a, y = *(const when *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* One client: a message, its end, and again. */
+static err bench_task(void *arg)
+{
+    struct bench *b = arg;
+    AUTO_ARENA a = arena_new();
+    struct rcpt rcpt = { .to = S("user@example.com"), .given = S("user@example.com") };
+
+    while (clock_now() < b->until) {
+        AUTO(spool_slab) slab = spool_slab_new(b->size);
+        struct message m = { .id = ulid_new(), .env = { .sender = S("bench@example.org"), .rcpt = &rcpt, .nrcpt = 1 } };
+        memset(slab->body.p, 'x', b->size);
+        slab->body.n = b->size;
+        when before = clock_now();
+        err e = spool_accept(b->port, a, &m, slab);
+        if (e != OK) {
+            b->failed = e;
+            return e;
+        }
+        if (b->n == b->cap) {
+            b->cap = MAX(b->cap * 2, 4096);
+            b->took = mem_grow(b->took, b->cap * sizeof *b->took);
+        }
+        b->took[b->n++] = clock_now() - before;
+        if (b->keep) {
+            b->keep--;
+            continue;
+        }
+        spool_outcome(b->port, m.id, m.at, &(struct rcpt_state){ .status = RCPT_DELIVERED, .version = 1, .reply = S("250 ok") }, 1, true);
+        arena_reset(a);
+    }
+    return OK;
+}
+
+static err bench_run(struct bench *b)
+{
+    struct spool *s;
+    struct spool_loaded loaded;
+    AUTO_ARENA a = arena_new();
+
+    TRY(spool_open(&(struct spool_setup){ .dir = b->dir }, &s));
+    b->port = spool_port_open(s);
+    err e = spool_load(s, NULL, NULL, &loaded);
+    when begin = clock_now();
+    b->until = begin + b->time;
+    if (e == OK) {
+        AUTO_GROUP g = group_open(NEVER);
+        for (uint64_t i = 0; i < b->tasks; i++)
+            group_spawn(&g, "bench", bench_task, b);
+        e = group_wait(&g);
+    }
+    when took = MAX(clock_now() - begin, 1);
+    if (e == OK)
+        e = spool_flush(b->port);
+    spool_port_close(b->port);
+    struct spool_stats st = spool_stats(s);
+    spool_close(s);
+    if (e == OK && b->n) {
+        qsort(b->took, b->n, sizeof *b->took, by_time);
+        int64_t p50 = b->took[b->n / 2], p99 = b->took[b->n * 99 / 100], p999 = b->took[b->n * 999 / 1000], most = b->took[b->n - 1];
+        if (b->json)
+            printf("{\"messages\":%zu,\"per_second\":%lld,\"p50_us\":%lld,\"p99_us\":%lld,\"p999_us\":%lld,\"max_us\":%lld,\"syncs\":%llu,"
+                   "\"sync_mean_us\":%llu,\"sync_max_us\":%llu,\"bytes\":%llu}\n",
+                   b->n, (long long)((double)b->n * SECOND / (double)took), (long long)p50, (long long)p99, (long long)p999, (long long)most,
+                   (unsigned long long)st.syncs, (unsigned long long)(st.sync_us_total / MAX(st.syncs, 1)), (unsigned long long)st.sync_us_max,
+                   (unsigned long long)st.bytes);
+        else {
+            printf("messages    %zu, %lld a second\n", b->n, (long long)((double)b->n * SECOND / (double)took));
+            printf("accept      half within %.*s, 99%% within %.*s,", STR(tell_us(a, p50)), STR(tell_us(a, p99)));
+            printf(" 99.9%% within %.*s, longest %.*s\n", STR(tell_us(a, p999)), STR(tell_us(a, most)));
+            printf("syncs       %llu, mean %.*s,", (unsigned long long)st.syncs, STR(tell_us(a, (int64_t)(st.sync_us_total / MAX(st.syncs, 1)))));
+            printf(" longest %.*s; %.1f messages each\n", STR(tell_us(a, (int64_t)st.sync_us_max)), (double)b->n / (double)MAX(st.syncs, 1));
+            printf("written     %.*s\n", STR(tell_size(a, (int64_t)st.bytes)));
+        }
+    }
+    mem_free(b->took);
+    return e;
+}
+
+/* ---- the verb ---- */
+
+static err job_run(void *arg)
+{
+    struct job *j = arg;
+
+    switch (j->what) {
+    case VERIFY: return spool_verify(j->dir, &j->out);
+    case EXPORT: return spool_export(j->dir, out_octets, NULL, &j->n);
+    case IMPORT: return spool_import(j->dir, in_octets, NULL, &j->n);
+    default: return bench_run(&j->bench);
+    }
+}
+
+int cli_spool(int argc, char **argv)
+{
+    const char *size = NULL, *span = NULL;
+    struct job j = { .bench = { .size = 4096, .tasks = 50, .time = 5 * SECOND } };
+    const struct flag flags[] = {
+        { "size", .text = &size }, { "time", .text = &span }, { "tasks", .number = &j.bench.tasks },
+        { "keep", .number = &j.bench.keep }, { "json", .on = &j.bench.json }, { NULL },
+    };
+    static const char *const names[] = { "verify", "export", "import", "bench" };
+    int left = cli_flags(argc, argv, flags);
+    struct stat st;
+
+    if (left < 0)
+        return CLI_USAGE;
+    if (left != 2)
+        return cli_usage("spool", "what is wanted is one of verify, bench, export, import, and a directory");
+    for (j.what = VERIFY; strcmp(argv[1], names[j.what]) != 0; j.what++)
+        if (j.what == BENCH)
+            return cli_usage("spool", "\"%s\" is none of verify, bench, export, import", argv[1]);
+    if (size && (!cli_size(size, &j.bench.size) || j.bench.size < 1 || j.bench.size > 16 << 20))
+        return cli_usage("spool", "--size %s: 1 to 16m", size);
+    if (span && (!cli_span(span, &j.bench.time) || j.bench.time <= 0))
+        return cli_usage("spool", "--time %s: a time such as 5s", span);
+    if (j.bench.tasks < 1 || j.bench.tasks > 10000)
+        return cli_usage("spool", "--tasks: 1 to 10000");
+    if ((j.what == VERIFY || j.what == EXPORT) && (stat(argv[2], &st) < 0 || !S_ISDIR(st.st_mode))) {
+        cli_say("there is no spool in %s", argv[2]);
+        return CLI_NO;
+    }
+    if (j.what == EXPORT && isatty(1))
+        return cli_usage("spool", "export writes octets that are not for a terminal: send them to a file");
+    j.dir = j.bench.dir = str_z(argv[2]);
+    err e = task_main(job_run, &j);
+    fwrite(j.out.p, 1, j.out.n, stdout);
+    buf_free(&j.out);
+    if (j.what == EXPORT || j.what == IMPORT)
+        fprintf(stderr, "%llu messages\n", (unsigned long long)j.n);
+    if (e != OK)
+        cli_say("%.*s", STR(err_text()));
+    return e == OK ? CLI_DONE : CLI_NO;
+}

@@ -1,0 +1,406 @@
+/* What each answer means, and what happens to the ticket. With a real queue, spool and acceptance of reports. */
+#include "deliver/inside.h"
+#include "kit/kit.h"
+
+/* ---- a relay of one backend, without a network ---- */
+
+struct scene {
+    struct backend one;
+    struct backend *backends[1];
+    when steps[1];
+    struct snapshot snap;
+    struct spool *spool;
+    struct spool_port *port;
+    struct dispatch *d;
+    struct flight f;
+    ulid id;
+    unsigned returned;          /* into the open lane */
+};
+static struct snapshot *newest(void *ctx) { return snapshot_hold(&((struct scene *)ctx)->snap); }
+static void snap_end(struct snapshot *s) { (void)s; }
+static void lane_ready(void *ctx, struct lane *lane) { (void)lane; ((struct scene *)ctx)->returned++; }
+static void nobody(void *ctx, struct ticket *t) { (void)ctx, (void)t; }
+
+/* A flight of mail from `sender` to n recipients u0@a.example ..., as it is when a connection has it. */
+static void scene_open(struct scene *s, str sender, size_t n)
+{
+    *s = (struct scene){ .one = { .name = S("one"), .max_connections = 1 }, .steps = { MINUTE } };
+    s->backends[0] = &s->one;
+    s->snap = (struct snapshot){ .holders = 1, .end = snap_end, .retry = { .step = { s->steps, 1 }, .lifetime = HOUR },
+                                 .routes = { .backend = s->backends, .nbackend = 1, .fallback = &s->one },
+                                 .receive = { .hostname = S("mx.example.net"), .postmaster = S("postmaster@example.net") } };
+    must(spool_open(&(struct spool_setup){ .dir = str_z(kit_dir()), .segment = 1 << 20 }, &s->spool) == OK);
+    s->port = spool_port_open(s->spool);
+    struct queue *q = queue_new(&(struct queue_setup){ .port = s->port, .retry = &s->snap.retry, .routes = &s->snap.routes, .body_budget = 1 << 20,
+                                                      .ready = lane_ready, .expired = nobody, .unroutable = nobody, .ctx = s });
+    s->d = mem_new(sizeof *s->d);
+    s->d->setup = (struct dispatch_setup){ .newest = newest, .ctx = s, .queue = q, .port = s->port, .threads = 1 };
+    list_init(&s->d->settle);
+    s->d->setup.reception = reception_new(&(struct reception_setup){ .newest = newest, .ctx = s, .queue = q, .spool = s->spool, .port = s->port,
+                                                                     .threads = 1 });
+    arena *a = arena_new();
+    struct message *m = NEW(a, struct message);
+    m->id = ulid_new();
+    s->id = m->id;
+    m->origin.accepted = wall_now();
+    m->env.sender = sender;
+    m->env.rcpt = NEW_ARRAY(a, struct rcpt, n);
+    m->env.nrcpt = n;
+    for (size_t i = 0; i < n; i++)
+        m->env.rcpt[i].to = m->env.rcpt[i].given = str_printf(a, "u%zu@a.example", i);
+    struct spool_slab *slab = spool_slab_new(4096);
+    buf_add(&slab->body, S("Subject: x\r\n\r\nhello\r\n"));
+    scan_init(&m->scan);
+    scan_feed(&m->scan, buf_str(&slab->body));
+    scan_end(&m->scan);
+    must(spool_accept(s->port, a, m, slab) == OK);
+    queue_add(q, mail_new(a, m, slab));
+    s->returned = 0;
+    CHECK_ERR(flight_load(s->d, lane_take(queue_lane(q, 0)), &s->f), OK);
+}
+
+static void scene_close(struct scene *s)
+{
+    flight_free(&s->f);
+    queue_free(s->d->setup.queue);
+    reception_free(s->d->setup.reception);
+    mem_free(s->d);
+    spool_port_close(s->port);
+    spool_close(s->spool);
+}
+
+static struct lane *lane_of(struct scene *s) { return queue_lane(s->d->setup.queue, 0); }
+
+static void answer(struct scene *s, size_t i, unsigned code, enum answer_stage stage)
+{
+    s->f.out[i] = (struct answer){ .reply = { .code = (uint16_t)code, .text = S("so") }, .stage = stage, .settled = true };
+}
+
+/* RCPT was accepted, and nothing is settled. */
+static void offered(struct scene *s, size_t i)
+{
+    s->f.out[i] = (struct answer){ .reply = { .code = 250, .text = S("rcpt fine") }, .stage = STAGE_RCPT, .offered = true };
+}
+
+struct got { size_t ready, waiting, messages; uint64_t delivered, failed, deferred, unknown, expired, dropped, reports; };
+
+static struct got counts(struct scene *s)
+{
+    const uint64_t *c = stats_mine()->counter;
+    struct queue_totals t = queue_totals(s->d->setup.queue);
+
+    return (struct got){ t.ready, t.waiting, t.messages, c[COUNT_delivered], c[COUNT_failed], c[COUNT_deferred], c[COUNT_unknown], c[COUNT_expired],
+                         c[COUNT_reports_dropped], c[COUNT_reports] };
+}
+
+static struct got since(struct scene *s, const struct got *b)
+{
+    struct got g = counts(s);
+
+    g.delivered -= b->delivered;
+    g.failed -= b->failed;
+    g.deferred -= b->deferred;
+    g.unknown -= b->unknown;
+    g.expired -= b->expired;
+    g.dropped -= b->dropped;
+    g.reports -= b->reports;
+    return g;
+}
+
+/* What the spool was told of recipient i, as text in `a`: after all notes are on disk. */
+static struct rcpt_state state_of(struct scene *s, arena *a, struct spool_ref home, size_t i)
+{
+    struct rcpt_state *st = NULL;
+    size_t n = 0;
+
+    CHECK_ERR(spool_flush(s->port), OK);
+    if (spool_read_states(s->port, s->id, home, a, &st, &n) != OK || i >= n)
+        return (struct rcpt_state){ 0 };
+    return st[i];
+}
+
+/* ---- one recipient: each code at each stage ---- */
+
+TASK_TEST(outcome_is_what_the_code_says_at_every_stage)
+{
+    static const enum answer_stage stages[] = { STAGE_MAIL, STAGE_RCPT, STAGE_DATA, STAGE_DOT };
+    static const struct { unsigned code; bool failed; } codes[] = {
+        { 421 }, { 450 }, { 451 }, { 452 }, { 499 }, { 500, true }, { 550, true }, { 552, true }, { 554, true },
+    };
+    EACH(stages, stage) {
+        EACH(codes, c) {
+            struct scene s;
+            scene_open(&s, S(""), 1);
+            struct got before = counts(&s);
+            answer(&s, 0, c->code, *stage);
+            flight_settle(s.d, &s.f, FLIGHT_ANSWERED, S("no answer"), S("hop"));
+            struct got g = since(&s, &before);
+            CHECK_INT((int64_t)g.failed, c->failed);
+            CHECK_INT((int64_t)g.deferred, !c->failed);
+            CHECK_INT((int64_t)g.waiting, !c->failed);
+            CHECK_INT((int64_t)g.messages, !c->failed);
+            CHECK_INT((int64_t)g.ready, 0);
+            CHECK_INT((int64_t)(g.delivered + g.unknown + g.expired + g.reports), 0);
+            CHECK_INT((int64_t)g.dropped, c->failed); /* the null sender is told nothing */
+            scene_close(&s);
+        }
+    }
+}
+
+TASK_TEST(outcome_of_2xx_to_the_dot_is_the_end)
+{
+    struct scene s;
+
+    scene_open(&s, S("ann@a.example"), 1);
+    struct got before = counts(&s);
+    answer(&s, 0, 250, STAGE_DOT);
+    flight_settle(s.d, &s.f, FLIGHT_ANSWERED, S("no answer"), S("hop"));
+    struct got g = since(&s, &before);
+    CHECK_INT((int64_t)g.delivered, 1);
+    CHECK_INT((int64_t)g.messages, 0);
+    CHECK_INT((int64_t)g.reports, 0);
+    scene_close(&s);
+}
+
+/* RFC 5321 4.5.3.1.10: 452 (and 552 of old) to a later RCPT means the next transaction, but only when this one took somebody. */
+TASK_TEST(outcome_of_too_many_recipients_is_another_transaction_at_once)
+{
+    static const struct { unsigned code, first; size_t ready, waiting, messages; } cases[] = {
+        { 452, 250, 1, 0, 1 }, { 552, 250, 1, 0, 1 }, { 451, 250, 0, 1, 1 }, { 550, 250, 0, 0, 0 },
+        { 452, 451, 0, 1, 1 }, { 552, 550, 0, 0, 0 },
+    };
+    EACH(cases, c) {
+        struct scene s;
+        scene_open(&s, S(""), 3);
+        answer(&s, 0, c->first, STAGE_DOT);
+        answer(&s, 1, c->code, STAGE_RCPT);
+        answer(&s, 2, c->code, STAGE_RCPT);
+        flight_settle(s.d, &s.f, FLIGHT_ANSWERED, S("no answer"), S("hop"));
+        struct got g = counts(&s);
+        CHECK_INT((int64_t)g.ready, (int64_t)c->ready);
+        CHECK_INT((int64_t)g.waiting, (int64_t)c->waiting);
+        CHECK_INT((int64_t)g.messages, (int64_t)c->messages);
+        if (g.ready) {
+            struct ticket *t = lane_take(lane_of(&s));
+            CHECK_INT(ticket_count(t), 2);
+            CHECK(!ticket_has(t, 0));
+            CHECK_INT(t->attempts, 0); /* it was none for them */
+            ticket_done(t);
+        }
+        scene_close(&s);
+    }
+}
+
+TASK_TEST(outcome_splits_a_ticket_by_what_became_of_each)
+{
+    struct scene s;
+    AUTO_ARENA a = arena_new();
+
+    scene_open(&s, S(""), 5);
+    struct got before = counts(&s);
+    struct spool_ref home = s.f.t->home;
+    answer(&s, 0, 250, STAGE_DOT);
+    answer(&s, 1, 550, STAGE_RCPT);
+    answer(&s, 2, 450, STAGE_RCPT);
+    answer(&s, 3, 452, STAGE_RCPT);
+    answer(&s, 4, 250, STAGE_DOT);
+    flight_settle(s.d, &s.f, FLIGHT_ANSWERED, S("no answer"), S("hop"));
+    struct got g = since(&s, &before);
+    CHECK_INT((int64_t)g.delivered, 2);
+    CHECK_INT((int64_t)g.failed, 1);
+    CHECK_INT((int64_t)g.deferred, 1);
+    CHECK_INT((int64_t)g.ready, 1);
+    CHECK_INT((int64_t)g.waiting, 1);
+    CHECK_INT((int64_t)g.messages, 1);
+    static const enum rcpt_status want[] = { RCPT_DELIVERED, RCPT_FAILED, RCPT_WAITING, RCPT_WAITING, RCPT_DELIVERED };
+    for (size_t i = 0; i < COUNT(want); i++)
+        CHECK_INT(state_of(&s, a, home, i).status, want[i]);
+    struct ticket *t = lane_take(lane_of(&s));
+    CHECK(ticket_count(t) == 1 && ticket_has(t, 3));
+    CHECK(t->sibling != t && ticket_has(t->sibling, 2) && ticket_count(t->sibling) == 1);
+    ticket_done(t);
+    scene_close(&s);
+}
+
+/* ---- the line broke ---- */
+
+TASK_TEST(attack_53_outcome_of_a_line_that_died)
+{
+    static const struct { enum flight_end end; bool offered; uint64_t unknown, deferred; size_t ready, waiting; } cases[] = {
+        { FLIGHT_UNKNOWN, true, 1, 0, 0, 1 },       /* it may have it */
+        { FLIGHT_UNKNOWN, false, 0, 1, 0, 1 },      /* it cannot have it */
+        { FLIGHT_BROKEN, true, 0, 1, 0, 1 },
+        { FLIGHT_NOT_TRIED, false, 0, 0, 1, 0 },
+    };
+    AUTO_ARENA a = arena_new();
+    EACH(cases, c) {
+        struct scene s;
+        scene_open(&s, S(""), 1);
+        struct got before = counts(&s);
+        struct spool_ref home = s.f.t->home;
+        s.f.server_at = 2;
+        if (c->offered)
+            offered(&s, 0);
+        flight_settle(s.d, &s.f, c->end, S("the line died"), S("hop"));
+        struct got g = since(&s, &before);
+        CHECK_INT((int64_t)g.unknown, (int64_t)c->unknown);
+        CHECK_INT((int64_t)g.deferred, (int64_t)c->deferred);
+        CHECK_INT((int64_t)g.ready, (int64_t)c->ready);
+        CHECK_INT((int64_t)g.waiting, (int64_t)c->waiting);
+        CHECK_INT((int64_t)(g.delivered + g.failed + g.expired), 0);
+        struct ticket *t = queue_find(s.d->setup.queue, s.id);
+        CHECK(t && t->unknown == c->unknown && t->server == (c->unknown ? 3 : 0));
+        if (c->unknown) /* late: the peer may still be at work on it, and a second copy is the worse evil */
+            CHECK(ticket_why(t).next >= wall_now() + 14 * MINUTE);
+        if (c->waiting) {
+            struct rcpt_state st = state_of(&s, a, home, 0);
+            CHECK_STR(st.reply, S("the line died")); /* and not the 250 to RCPT, which decided nothing */
+            CHECK_INT(st.unknown, c->unknown);
+            CHECK_INT(st.attempts, 1);
+        }
+        scene_close(&s);
+    }
+}
+
+TASK_TEST(outcome_past_the_lifetime_is_expired)
+{
+    static const struct { enum flight_end end; unsigned code; bool offered; uint64_t expired, delivered, failed; } cases[] = {
+        { FLIGHT_ANSWERED, 451, false, 1, 0, 0 }, { FLIGHT_ANSWERED, 250, false, 0, 1, 0 }, { FLIGHT_ANSWERED, 550, false, 0, 0, 1 },
+        { FLIGHT_BROKEN, 0, false, 1, 0, 0 }, { FLIGHT_UNKNOWN, 0, true, 1, 0, 0 }, { FLIGHT_EXPIRED, 0, false, 1, 0, 0 },
+    };
+    EACH(cases, c) {
+        struct scene s;
+        scene_open(&s, S("ann@a.example"), 1);
+        struct got before = counts(&s);
+        s.f.mail->m->origin.accepted -= 2 * HOUR;
+        if (c->code)
+            answer(&s, 0, c->code, STAGE_DOT);
+        else if (c->offered)
+            offered(&s, 0);
+        flight_settle(s.d, &s.f, c->end, S("why"), S("hop"));
+        struct got g = since(&s, &before);
+        CHECK_INT((int64_t)g.expired, (int64_t)c->expired);
+        CHECK_INT((int64_t)g.delivered, (int64_t)c->delivered);
+        CHECK_INT((int64_t)g.failed, (int64_t)c->failed);
+        CHECK_INT((int64_t)g.reports, c->delivered ? 0 : 1);
+        CHECK_INT((int64_t)g.messages, c->delivered ? 0 : 1); /* the report */
+        scene_close(&s);
+    }
+}
+
+/* ---- who is told ---- */
+
+TASK_TEST(attack_30_reports_go_to_who_asked)
+{
+    static const struct { str sender; uint8_t notify; unsigned code; bool peer_dsn; uint64_t reports, dropped; } cases[] = {
+        { S("ann@a.example"), 0, 550, false, 1, 0 },
+        { S("ann@a.example"), NOTIFY_FAILURE, 550, false, 1, 0 },
+        { S("ann@a.example"), NOTIFY_FAILURE, 550, true, 1, 0 },
+        { S("ann@a.example"), NOTIFY_NEVER, 550, false, 0, 0 },
+        { S("ann@a.example"), NOTIFY_SUCCESS | NOTIFY_DELAY, 550, false, 0, 0 },
+        { S(""), 0, 550, false, 0, 1 },
+        { S(""), NOTIFY_FAILURE, 550, false, 0, 1 },
+        { S("ann@a.example"), 0, 250, false, 0, 0 },
+        { S("ann@a.example"), NOTIFY_SUCCESS, 250, false, 1, 0 },   /* RFC 3461 5.2.2: "relayed" */
+        { S("ann@a.example"), NOTIFY_SUCCESS, 250, true, 0, 0 },    /* the peer took the duty over */
+        { S("ann@a.example"), NOTIFY_FAILURE, 250, false, 0, 0 },
+        { S("ann@a.example"), 0, 451, false, 0, 0 },
+    };
+    EACH(cases, c) {
+        struct scene s;
+        scene_open(&s, c->sender, 1);
+        struct got before = counts(&s);
+        s.f.env.rcpt[0].notify = c->notify;
+        s.f.peer_dsn = c->peer_dsn;
+        answer(&s, 0, c->code, STAGE_DOT);
+        flight_settle(s.d, &s.f, FLIGHT_ANSWERED, S("no answer"), S("hop"));
+        struct got g = since(&s, &before);
+        CHECK_INT((int64_t)g.reports, (int64_t)c->reports, c->sender);
+        CHECK_INT((int64_t)g.dropped, (int64_t)c->dropped, c->sender);
+        if (g.reports) { /* a mail like any other: from <>, to the sender, and its own failure makes none */
+            struct ticket *t = lane_take(lane_of(&s));
+            CHECK(t && t->mail && t->mail->m->report && t->mail->m->env.sender.n == 0);
+            CHECK_STR(t->mail->m->env.rcpt[0].to, c->sender);
+            CHECK_ERR(flight_load(s.d, t, &s.f), OK);
+            answer(&s, 0, 550, STAGE_RCPT);
+            flight_settle(s.d, &s.f, FLIGHT_ANSWERED, S("no answer"), S("hop"));
+            CHECK_INT((int64_t)since(&s, &before).reports, 1);
+            CHECK_INT((int64_t)counts(&s).messages, 0);
+        }
+        scene_close(&s);
+    }
+}
+
+TASK_TEST(outcome_deleted_tells_the_sender_when_told_to)
+{
+    struct scene s;
+
+    for (int quiet = 0; quiet < 2; quiet++) {
+        scene_open(&s, S("ann@a.example"), 2);
+        struct got before = counts(&s);
+        flight_settle(s.d, &s.f, quiet ? FLIGHT_DELETED_QUIETLY : FLIGHT_DELETED, S("by an operator"), S(""));
+        CHECK_INT((int64_t)since(&s, &before).reports, !quiet);
+        CHECK_INT((int64_t)counts(&s).messages, !quiet);
+        scene_close(&s);
+    }
+}
+
+/* ---- what the peer can take ---- */
+
+#define FULL (CAP_EHLO | CAP_8BITMIME | CAP_SMTPUTF8 | CAP_BINARYMIME | CAP_CHUNKING)
+
+TASK_TEST(attack_28_flight_fits_what_the_peer_offers)
+{
+    static const struct { unsigned caps; bool header8, body8, utf8; str to; bool fits; unsigned detail; enum body_kind body; bool says_utf8; } cases[] = {
+        { FULL, false, false, false, S("b@a.example"), true, 0, BODY_7BIT, false },
+        { 0, false, false, false, S("b@a.example"), true, 0, BODY_7BIT, false },
+        { 0, false, false, true, S("b@a.example"), true, 0, BODY_7BIT, false },     /* merely flagged */
+        { FULL, false, false, true, S("b\u00f6@a.example"), true, 0, BODY_7BIT, true },
+        { CAP_8BITMIME, false, false, true, S("b\u00f6@a.example"), false, 7, BODY_7BIT, false },
+        { CAP_8BITMIME, true, false, true, S("b@a.example"), false, 7, BODY_7BIT, false },
+        { CAP_8BITMIME, false, true, false, S("b@a.example"), true, 0, BODY_8BIT, false },
+        { CAP_8BITMIME | CAP_SMTPUTF8, true, true, true, S("b@a.example"), true, 0, BODY_8BIT, true },
+    };
+    EACH(cases, c) {
+        struct scene s;
+        struct client peer = { .caps = c->caps };
+        scene_open(&s, S("ann@a.example"), 1);
+        s.f.mail->m->scan.eight_bit_header = c->header8;
+        s.f.mail->m->scan.eight_bit_body = c->body8;
+        s.f.env.smtputf8 = c->utf8;
+        s.f.env.rcpt[0].to = c->to;
+        CHECK_INT(flight_fit(&s.f, &peer), c->fits, c->to);
+        if (!c->fits) {
+            CHECK(s.f.out[0].settled && s.f.out[0].reply.code == 554);
+            CHECK(s.f.out[0].reply.enhanced.subject == 6 && s.f.out[0].reply.enhanced.detail == c->detail, c->to);
+        } else {
+            CHECK_INT(s.f.env.body, c->body, c->to);
+            CHECK_INT(s.f.env.smtputf8, c->says_utf8, c->to);
+        }
+        ticket_done(s.f.t);
+        scene_close(&s);
+    }
+}
+
+TASK_TEST(flight_fits_the_size_and_number_the_peer_says)
+{
+    struct scene s;
+    struct client small = { .caps = FULL | CAP_SIZE, .size_max = 19 }, just = { .caps = FULL | CAP_SIZE, .size_max = 21 },
+                  few = { .caps = FULL | CAP_LIMITS, .rcpt_max = 2 };
+
+    scene_open(&s, S("ann@a.example"), 5);
+    CHECK_INT((int64_t)s.f.body.size, 21);
+    CHECK(!flight_fit(&s.f, &small));
+    for (size_t i = 0; i < 5; i++)
+        CHECK(s.f.out[i].settled && s.f.out[i].reply.enhanced.subject == 3 && s.f.out[i].reply.enhanced.detail == 4);
+    CHECK(flight_fit(&s.f, &just));
+    CHECK_INT((int64_t)s.f.env.nrcpt, 5);
+    CHECK(flight_fit(&s.f, &few));
+    CHECK_INT((int64_t)s.f.env.nrcpt, 2);
+    CHECK_INT(ticket_count(s.f.t), 2);
+    struct ticket *rest = lane_take(lane_of(&s));
+    CHECK(rest && ticket_count(rest) == 3 && ticket_has(rest, 2) && !ticket_has(rest, 1) && rest->attempts == 0);
+    ticket_done(rest);
+    ticket_done(s.f.t);
+    scene_close(&s);
+}

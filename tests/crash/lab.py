@@ -1,0 +1,219 @@
+"""What the crash tests share: a relay of the shipped binary, a sink behind it, blasts before it. WAYPOST_BUILD says where they are."""
+import json
+import mmap
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+BUILD = os.path.abspath(os.environ.get("WAYPOST_BUILD", "build"))
+WAYPOST = os.path.join(BUILD, "waypost")
+PATIENCE = 30
+SHIM = os.path.join(BUILD, "libcrash_%s.so")
+
+passed = failed = 0
+running = []
+
+
+def check(ok, what, *more):
+    global passed, failed
+    passed += bool(ok)
+    failed += not ok
+    if not ok:
+        print("FAIL", what, *more, flush=True)
+    return ok
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def until(test, patience=PATIENCE, step=0.02):
+    end = time.monotonic() + patience
+    while True:
+        got = test()
+        if got or time.monotonic() > end:
+            return got
+        time.sleep(step)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(argv, **kw):
+    p = subprocess.Popen(argv, **kw)
+    running.append(p)
+    return p
+
+
+def children(pid):
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open("/proc/%s/stat" % name) as f:
+                fields = f.read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(name))
+    return found
+
+
+class Sink:
+    """A next hop that writes down every message before it says 250."""
+
+    def __init__(self, dir, *options, env=None):
+        self.hash = dir + "/taken"
+        open(self.hash, "a").close()
+        self.p = start([WAYPOST, "sink", "-l", "127.0.0.1:0", "--unique", "--json", "--hash", self.hash, *options], env=env,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.at = re.search(r"listening on (\S+)", self.p.stderr.readline()).group(1)
+
+    def taken(self):
+        """How often each id came."""
+        times = {}
+        with open(self.hash) as f:
+            for line in f:
+                if line.endswith("\n"):
+                    id = json.loads(line)["id"]
+                    times[id] = times.get(id, 0) + 1
+        return times
+
+    def end(self):
+        self.p.terminate()
+        check(self.p.wait(PATIENCE) == 0, "the sink ends well")
+
+
+class Relay:
+    def __init__(self, dir, server, spool="", retry="[ 1s 1s 1s 1s 2s ] for 1h", env=None, extra=""):
+        self.dir, self.env, self.p = dir, env or dict(os.environ), None
+        self.port = free_port()
+        self.at = "127.0.0.1:%d" % self.port
+        self.spool = dir + "/spool"
+        self.control = dir + "/control.sock"
+        self.log = dir + "/relay.log"
+        self.conf = dir + "/relay.conf"
+        with open(self.conf, "w") as f:
+            f.write("waypost 1\nhostname mx.example.net\npostmaster postmaster@example.com\nlisten smtp %s\n"
+                    "spool { dir %s; %s }\ncontrol %s\nthreads 2\n"
+                    "backend inside { server %s }\nrelay_domain example.com { backend inside; recipients any }\n"
+                    "network here 127.0.0.0/8 { relay_from any }\nretry %s\n%s"
+                    % (self.at, self.spool, spool or "min_free 16MiB", self.control, server, retry, extra))
+
+    def start(self, wait=True):
+        with open(self.log, "a") as log:
+            self.p = start([WAYPOST, "serve", "-c", self.conf], env=self.env, stdout=log, stderr=log)
+        if wait:
+            check(until(self.up), "the relay is up", self.tail())
+        return self
+
+    def up(self):
+        if self.p.poll() is not None:
+            return True
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as s:
+                return s.recv(4).startswith(b"220")
+        except OSError:
+            return False
+
+    def tail(self):
+        with open(self.log, errors="replace") as f:
+            return "".join(f.readlines()[-12:])
+
+    def kill(self):
+        """As a crash of both: the worker first, since the parent would start another."""
+        pids = [self.p.pid] + children(self.p.pid)
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.p.wait()
+        until(lambda: not any(os.path.exists("/proc/%d" % pid) for pid in pids), step=0.002)
+
+    def stop(self):
+        self.p.send_signal(signal.SIGTERM)
+        try:
+            return self.p.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return -1
+
+    def stats(self):
+        got = subprocess.run([WAYPOST, "stats", "--json", "--socket", self.control], capture_output=True, text=True, timeout=PATIENCE)
+        return json.loads(got.stdout) if got.returncode == 0 else None
+
+    def waiting(self):
+        """Messages in the queue, or None when it does not answer."""
+        got = subprocess.run([WAYPOST, "queue", "list", "--json", "--socket", self.control], capture_output=True, text=True, timeout=PATIENCE)
+        return got.stdout.count('"id"') if got.returncode == 0 else None
+
+    def drained(self, patience=PATIENCE):
+        return until(lambda: self.waiting() == 0, patience, 0.1)
+
+
+def blast(at, *options):
+    return start([WAYPOST, "blast", at, "--json", "--keep-going", *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def acked(path):
+    with open(path) as f:
+        return {line.split()[0] for line in f if line.endswith("\n")}
+
+
+def preload(name, **variables):
+    return dict(os.environ, LD_PRELOAD=SHIM % name, **variables)
+
+
+def make_dir():
+    dir = tempfile.mkdtemp(prefix="crash-", dir=BUILD)
+    os.chmod(dir, 0o755)
+    return dir
+
+
+def end():
+    for p in running:
+        if p.poll() is None:
+            for pid in children(p.pid) + [p.pid]:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            p.wait()
+    say("%d passed, %d failed" % (passed, failed))
+    sys.exit(failed > 0)
+
+
+def run(test, keep=False):
+    """Run test(dir) in a directory of its own, which stays when something failed and it is asked for."""
+    dir = make_dir()
+    try:
+        test(dir)
+    except Exception as e:  # what was not foreseen is a failure, told like the others
+        import traceback
+        traceback.print_exc(file=sys.stdout)
+        check(False, "no exception", e)
+    finally:
+        if not (keep and failed):
+            for p in running:
+                if p.poll() is None:
+                    for pid in children(p.pid) + [p.pid]:
+                        try:
+                            os.kill(pid, signal.SIGKILL)
+                        except ProcessLookupError:
+                            pass
+                    p.wait()
+            shutil.rmtree(dir, ignore_errors=True)
+        else:
+            say("kept:", os.path.basename(dir))
+    end()
