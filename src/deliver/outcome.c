@@ -185,7 +185,7 @@ static void settling_note(struct settling *s, const struct flight *f, str reason
             continue;
         struct rcpt_state *st = &s->state[s->nstate++];
         *st = (struct rcpt_state){ .index = f->index[i], .status = status[v], .version = f->t->version, .last = wall, .remote = remote,
-                                   .attempts = (uint16_t)(f->t->attempts + 1), .unknown = v == UNKNOWN };
+                                   .attempts = (uint16_t)(f->t->attempts + 1), .unknown = v == UNKNOWN || f->t->unknown };
         if (st->status == RCPT_WAITING)
             st->next = wall + ((v == UNKNOWN ? late : due) - now);
         if (v != DELIVERED)

@@ -7,6 +7,7 @@
 
 #define BUFFER (64u << 10)
 #define SHARERS 64              /* who may wait at one listening socket */
+#define SINGLES_MOST 4096
 #define GIVE_UP (15 * MINUTE)   /* octets nobody acknowledged */
 #define SYN_GIVE_UP (127 * SECOND)
 
@@ -21,6 +22,7 @@ struct pipe {
     when last;                  /* the newest piece's moment: they do not overtake */
     bool fin, fin_arrived;      /* the sender says no more; its reader knows */
     bool reset, reset_arrived;
+    unsigned singles;           /* octets that came one by one */
     bool wants_room;            /* a send was cut short */
     struct sim_event room;      /* tells the sender that there is some */
     when blocked;               /* since then nothing got through; 0: it does */
@@ -341,7 +343,7 @@ static void pipe_put(struct pipe *p, str bytes)
         size_t left = bytes.n - done, some = pick(&sim->device, pick(&sim->device, 8) ? 1500 : 3) + 1;
         switch (p->line->pieces) {
         case SIM_OCTETS:
-            n = done < 4096 ? 1 : left; /* of the rest nobody learns more */
+            n = p->singles++ < SINGLES_MOST ? 1 : left; /* of more nobody learns more */
             break;
         case SIM_RANDOM:
             n = pick(&sim->device, 2) ? left : MIN(left, some);
