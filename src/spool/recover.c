@@ -325,7 +325,8 @@ static err open_segments(struct spool *s, struct listing *l)
     bool renamed = false;
     err e = OK;
 
-    qsort(l->segment, l->nsegment, sizeof *l->segment, by_number);
+    if (l->nsegment) /* an empty list has no address to give */
+        qsort(l->segment, l->nsegment, sizeof *l->segment, by_number);
     for (size_t i = 0; i < l->nsegment && e == OK; i++) {
         struct segment *g;
         bool used = false;
