@@ -420,12 +420,14 @@ void spool_port_close(struct spool_port *p)
         return;
     p->closing = true;
     waiters_wake_all(&p->timer);
-    port_push(p, entry_new(p, ENTRY_CLOSE));
+    struct entry *last = entry_new(p, ENTRY_CLOSE);
+    port_push(p, last);
     while (!p->gone || p->in_flight || p->timers)
         if (waiters_wait(&p->closer, NEVER) != OK)
             work_run(s->disk, nothing, NULL); /* which is not cut short */
     pthread_mutex_lock(&s->lock);
     list_del(&p->link);
     pthread_mutex_unlock(&s->lock);
+    entry_free(last);
     mem_free(p);
 }

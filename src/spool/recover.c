@@ -326,7 +326,7 @@ static err open_segments(struct spool *s, struct listing *l)
     bool renamed = false;
     err e = OK;
 
-    if (l->nsegment)
+    if (l->nsegment) /* an empty list has no address to give */
         qsort(l->segment, l->nsegment, sizeof *l->segment, by_number);
     for (size_t i = 0; i < l->nsegment && e == OK; i++) {
         struct segment *g;
