@@ -20,7 +20,7 @@ struct mail_life *life_of(ulid id)
     return crowd->lives = l;
 }
 
-static void story_add(struct mail_life *l, str addr, enum what what)
+static struct moment *story_add(struct mail_life *l, str addr, enum what what)
 {
     struct story *s = l->stories;
 
@@ -36,7 +36,8 @@ static void story_add(struct mail_life *l, str addr, enum what what)
         s->cap = s->cap ? s->cap * 2 : 8;
         s->p = mem_grow(s->p, s->cap * sizeof *s->p);
     }
-    s->p[s->n++] = (struct moment){ what, clock_now() };
+    s->p[s->n] = (struct moment){ .what = what, .at = clock_now() };
+    return &s->p[s->n++];
 }
 
 /* "ok-12-0@near.example" and "s12@clients.example". */
@@ -102,7 +103,8 @@ void crowd_heard_log(str line)
         return;
     for (size_t i = 0; i < COUNT(events); i++)
         if (str_eq(event, events[i].event) && log_value(line, S("rcpt"), &rcpt) && ulid_parse(id, &number)) {
-            story_add(life_of(number), rcpt, events[i].what);
+            bool repeated = events[i].what == SAID_DELIVERED && str_has(line, S("perhaps a second copy"));
+            story_add(life_of(number), rcpt, repeated ? SAID_REPEATED : events[i].what);
             if (events[i].what == SAID_EXPIRED && letter_of(rcpt, &r) && !r)
                 letter_of(rcpt, &r)->sender_refused = true; /* the report itself became too old */
         }
@@ -362,7 +364,7 @@ static void hop_took_letter(struct visit *v, str header, str body)
         if (letter_of(str_z(v->rcpt[i]), &r) != l || !r || !(s->rcpts & 1u << (r - l->rcpt)))
             crowd->wrong("letter %u was delivered to %s, who is not among its recipients", l->number, v->rcpt[i]);
         else
-            story_add(life, str_z(v->rcpt[i]), TOOK);
+            story_add(life, str_z(v->rcpt[i]), TOOK)->unheard = sim_peer_gone(v->t.s->io.fd);
     }
     if (!str_eq(str_z(v->sender), str_z(l->sender)))
         crowd->wrong("letter %u came from <%s>, not <%s>", l->number, v->sender, l->sender);

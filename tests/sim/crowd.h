@@ -8,8 +8,8 @@
 #define LETTER_RCPTS 6
 
 /* What happened to one recipient of one mail, in order. */
-enum what { TOOK, SAID_DELIVERED, SAID_DEFERRED, SAID_FAILED, SAID_EXPIRED, SAID_UNKNOWN };
-struct moment { enum what what; when at; };
+enum what { TOOK, SAID_DELIVERED, SAID_REPEATED /* delivered, perhaps not for the first time */, SAID_DEFERRED, SAID_FAILED, SAID_EXPIRED, SAID_UNKNOWN };
+struct moment { enum what what; when at; bool unheard; /* TOOK: nobody was there any more to hear the answer */ };
 struct story { char addr[64]; struct moment *p; size_t n, cap; struct story *next; };
 
 /* One transaction that the relay may have accepted: known by its id once somebody saw it. */

@@ -729,6 +729,13 @@ void sim_reset(int fd)
         reset_back(s->line, s->side);
 }
 
+bool sim_peer_gone(int fd)
+{
+    struct sock *s = sock_of(fd);
+
+    return !s->line || !s->line->end[!s->side];
+}
+
 size_t sim_unread(int fd)
 {
     struct sock *s = sock_of(fd);

@@ -103,6 +103,8 @@ void fd_free(int fd)
     *f = (struct fd){ 0 };
 }
 
+unsigned sim_descriptors_open(void) { return sim->descriptors; }
+
 void sim_descriptors(unsigned most) { sim->descriptors_most = most; }
 
 static int close_fd(int fd)

@@ -73,8 +73,10 @@ void sim_silence(const struct addr *a, bool silent);
 /* Answer every connection attempt to this address and port with a reset, listening or not. */
 void sim_refuse(const struct addr *a, bool refuse);
 void sim_reset(int fd);         /* the other side sees a reset; fd is to be closed all the same */
+bool sim_peer_gone(int fd);     /* the other end was closed, or its machine crashed */
 size_t sim_unread(int fd);      /* octets that arrived at fd and were not read yet */
 size_t sim_connections(const struct addr *to);  /* established, to this listening address */
+unsigned sim_descriptors_open(void);    /* of the relay */
 void sim_descriptors(unsigned most);    /* sockets and files the relay may have open; 0: no limit */
 
 /* ---- disk ------------------------------------------------------------------------------------------------------------- */

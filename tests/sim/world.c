@@ -26,19 +26,22 @@
 /* On the heap, and made before sim_begin(): a crash puts the program's globals back. */
 static struct world {
     uint64_t seed;
-    bool failed, trace;
+    bool failed;
     struct thread *relay;
     bool relay_up;
     err relay_result;
     struct crash { when at, since; } crash[16]; size_t ncrash; /* since: notes from then on may be missing */
     when disk_bad_since;        /* 0: it is good */
-    struct sim_event weather, fault, crash_at, check, restart;
-    enum sim_crash how;
-    bool crash_now, start_now;
+    struct sim_event weather, fault, end_at, end_in_a_moment, check, restart;
+    enum ending { SIGNAL, KILLED, POWER_CUT } ending;
+    unsigned endings;           /* still to come */
+    bool armed, end_now, start_now, stopping;
+    unsigned seen;              /* what clients and hops had taken when it was armed */
     when began;
-    struct { const struct lane *lane; when since; } idle[16];
+    struct { const struct lane *lane; when since, flying_since; } idle[32];
     uint64_t sessions_limit, per_server_limit, body_memory;
-    unsigned sessions_peak;
+    uint32_t segment;           /* of the spool: small, so that there are many */
+    uint64_t spool_bytes;
     str config;
 } *world;
 
@@ -95,13 +98,14 @@ static err relay_main(void *unused)
         wrong("the configuration does not load: %.*s", STR(buf_str(&told)));
         return E_SYNTAX;
     }
+    s->spool.segment = world->segment;
+    s->spool.max_bytes = world->spool_bytes;
     TRY(listen_open(&l.addr, &l.fd));
     struct relay_setup setup = { .settings = s, .listening = &l, .nlistening = 1, .control_fd = -1, .parent_fd = -1 };
     world->relay_result = relay_run(&setup);
-    if (world->relay_result != OK) {
+    if (world->relay_result != OK)
         sim_tell("relay: %.*s", STR(err_text()));
-        machine->close(l.fd);
-    }
+    machine->close(l.fd);
     return world->relay_result;
 }
 
@@ -145,7 +149,16 @@ static void check_ticket(const struct ticket *t)
         wrong("%.*s waits since the future", STR(ulid_print(t->id, id)));
 }
 
-/* Mail that is ready in an open lane, and nobody comes for it. */
+static bool lasts(bool is, when *since, when patience)
+{
+    if (!is)
+        *since = 0;
+    else if (!*since)
+        *since = clock_now();
+    return *since && clock_now() - *since > patience;
+}
+
+/* Mail that is ready in an open lane, and nobody comes for it; or that nobody brings anywhere. */
 static void check_lane(const struct lane *lane)
 {
     size_t at = 0;
@@ -154,14 +167,11 @@ static void check_lane(const struct lane *lane)
         at++;
     if (at == COUNT(world->idle))
         return;
-    bool idle = lane->nready && lane->state == LANE_OPEN && !lane->connections;
     world->idle[at].lane = lane;
-    if (!idle)
-        world->idle[at].since = 0;
-    else if (!world->idle[at].since)
-        world->idle[at].since = clock_now();
-    else if (clock_now() - world->idle[at].since > 10 * SECOND)
+    if (lasts(lane->nready && lane->state == LANE_OPEN && !lane->connections, &world->idle[at].since, 10 * SECOND))
         wrong("lane %.*s is open, %zu wait, and there is no connection", STR(lane->name), lane->nready);
+    if (lasts(lane->nflying && !lane->connections, &world->idle[at].flying_since, 5 * MINUTE))
+        wrong("lane %.*s: %zu are in flight on no connection", STR(lane->name), lane->nflying);
 }
 
 static void check_worker(const struct worker *w)
@@ -185,13 +195,10 @@ static void check_worker(const struct worker *w)
 static void check(struct sim_event *e)
 {
     struct worker *w[8];
-    size_t n = workers(w, COUNT(w)), sessions = 0;
+    size_t n = workers(w, COUNT(w));
 
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         check_worker(w[i]);
-        sessions += reception_sessions(w[i]->reception);
-    }
-    world->sessions_peak = (unsigned)MAX(world->sessions_peak, sessions);
     if (n && sim_connections(&crowd->relay) > world->sessions_limit + 64)
         wrong("%zu connections to the relay", sim_connections(&crowd->relay));
     for (size_t i = 0; i < 7; i++) {
@@ -249,42 +256,71 @@ static void fault(struct sim_event *e)
     sim_at(e, clock_now() + sim_between(SECOND, 2 * MINUTE));
 }
 
-static void crash_comes(struct sim_event *e)
+/* How the relay ends before its time: told to, killed, or the power goes. At any moment, but often just when somebody took a mail,
+ * which is when it matters who knows of it. */
+static void end_comes(struct sim_event *e)
 {
-    (void)e;
-    if (!crowd->calm && world->relay_up)
-        world->crash_now = true;
+    bool soon = e == &world->end_in_a_moment;
+
+    if (crowd->calm || !world->relay_up || world->stopping)
+        return;
+    if (!soon && sim_chance(2)) {
+        world->armed = true;
+        world->seen = crowd->acked + crowd->took;
+        return;
+    }
+    world->end_now = true;
 }
 
-static void crash(void)
+static void end_plan(void)
 {
-    struct sim_disk *d = sim_disk();
-    when now = clock_now();
+    if (world->endings && !crowd->calm) {
+        world->endings--;
+        sim_at(&world->end_at, clock_now() + sim_between(30 * SECOND, CHAOS / 3));
+    }
+}
 
-    world->crash_now = false;
-    must(world->ncrash < COUNT(world->crash));
-    world->crash[world->ncrash++] = (struct crash){ now, (world->disk_bad_since ? world->disk_bad_since : now) - MARGIN - 3 * d->sync_most };
-    world->how = sim_chance(2) ? SIM_KILL : SIM_POWER;
-    sim_crash(world->how);
+static void armed_look(void)
+{
+    if (!world->armed || crowd->acked + crowd->took == world->seen)
+        return;
+    world->armed = false;
+    sim_at(&world->end_in_a_moment, clock_now() + sim_between(0, sim_chance(2) ? 5 * MILLISECOND : 80 * MILLISECOND));
+}
+
+static void relay_gone(when pause)
+{
     memset(world->idle, 0, sizeof world->idle);
     world->relay = NULL;
-    world->relay_up = false;
-    if (world->how == SIM_POWER)
+    world->relay_up = world->stopping = false;
+    sim_at(&world->restart, clock_now() + pause);
+}
+
+static void relay_end(void)
+{
+    when now = clock_now(), behind = MARGIN + 3 * sim_disk()->sync_most;
+
+    world->end_now = false;
+    world->ending = (enum ending)sim_random(3);
+    end_plan();
+    if (world->ending == SIGNAL) {
+        sim_tell("the relay is told to end");
+        world->stopping = true;
+        sched_signal(world->relay, 15);
+        return;
+    }
+    must(world->ncrash < COUNT(world->crash));
+    world->crash[world->ncrash++] = (struct crash){ now, (world->disk_bad_since ? world->disk_bad_since : now) - behind };
+    sim_crash(world->ending == KILLED ? SIM_KILL : SIM_POWER);
+    if (world->ending == POWER_CUT)
         sim_silence(&crowd->relay, true);
-    sim_at(&world->restart, now + sim_between(MILLISECOND, 30 * SECOND));
+    relay_gone(sim_between(MILLISECOND, 30 * SECOND));
 }
 
 static void restart_comes(struct sim_event *e)
 {
     (void)e;
     world->start_now = true;
-}
-
-/* Crashes come at random, but often just when somebody was answered. */
-static void crash_plan(void)
-{
-    if (!sim_chance(3))
-        sim_at(&world->crash_at, world->began + sim_between(MINUTE, CHAOS));
 }
 
 /* ---- the books ---- */
@@ -309,8 +345,8 @@ static bool note_lost(when said, when to)
 /* Copies of one recipient of one mail: each but the first must have its excuse. */
 static void book_copies(const struct mail_life *life, const struct story *s, const struct letter *l)
 {
-    when took = 0, said = 0;
-    bool unknown = false;
+    when took = 0, said = 0, unknown_said = 0;
+    bool unknown = false, unheard = false;
     char id[ULID_TEXT];
 
     for (size_t i = 0; i < s->n; i++) {
@@ -320,20 +356,27 @@ static void book_copies(const struct mail_life *life, const struct story *s, con
             if (took && said && !note_lost(said, m->at))
                 wrong("letter %u: %s got a second copy of %.*s, though the first was noted %.3f s before", l->number, s->addr,
                       STR(ulid_print(life->id, id)), (double)(m->at - said) / SECOND);
-            if (took && !said && !unknown && !crash_between(took, m->at))
+            if (took && !said && !unknown && !crash_between(unheard ? took - 15 * MINUTE : took, m->at))
                 wrong("letter %u: %s got a second copy of %.*s, and nobody said that this might be", l->number, s->addr,
                       STR(ulid_print(life->id, id)));
             took = m->at;
+            unheard = m->unheard;
             said = 0;
             unknown = false;
             break;
+        case SAID_REPEATED:
         case SAID_DELIVERED:
+            if (unknown_said && m->what != SAID_REPEATED && !note_lost(unknown_said, m->at))
+                wrong("letter %u: %s was delivered after an attempt without an answer, and it is not said that this may be a second copy",
+                      l->number, s->addr);
+            unknown_said = 0;
             if (!took)
                 wrong("letter %u: %s is said to have %.*s, but no hop took it", l->number, s->addr, STR(ulid_print(life->id, id)));
             said = m->at;
             break;
         case SAID_UNKNOWN:
             unknown = true;
+            unknown_said = m->at;
             break;
         case SAID_DEFERRED:     /* a hop that takes and then says 4xx has itself to blame */
             unknown |= took && !said;
@@ -403,25 +446,34 @@ static void heard_log(void *ctx, enum log_level level, str line)
     crowd_heard_log(line);
 }
 
+/* A relay that ended as it should left no descriptor open. */
+static void relay_held_nothing(void)
+{
+    if (sim_descriptors_open())
+        wrong("%u descriptors are left open", sim_descriptors_open());
+}
+
 static void step(void)
 {
     if (!sim_step())
         wrong("nothing moves any more");
-    if (world->crash_now)
-        crash();
+    armed_look();
+    if (world->end_now)
+        relay_end();
     if (world->start_now) {
         world->start_now = false;
         sim_silence(&crowd->relay, false);
         relay_start();
     }
     if (world->relay_up && sched_ended(world->relay)) {
-        /* It could not begin; whoever watches over it tries again. */
+        /* It ended as it was told to, or could not begin: whoever watches over it tries again. */
         thread_join(world->relay);
-        world->relay = NULL;
-        world->relay_up = false;
         if (crowd->calm && world->relay_result != OK)
             wrong("the relay does not start in calm weather");
-        sim_at(&world->restart, clock_now() + 5 * SECOND);
+        if (!world->stopping && world->relay_result == OK)
+            wrong("the relay ends unasked");
+        relay_held_nothing();
+        relay_gone(sim_between(MILLISECOND, 10 * SECOND));
     }
 }
 
@@ -464,7 +516,9 @@ static void calm(void)
     crowd_calm();
     disk_good();
     sim_network()->pieces = SIM_WHOLE;
-    sim_cancel(&world->crash_at);
+    sim_cancel(&world->end_at);
+    sim_cancel(&world->end_in_a_moment);
+    world->armed = false;
     while (!world->failed && clock_now() < until) {
         step();
         if (clock_now() >= next) {
@@ -477,6 +531,24 @@ static void calm(void)
         wrong("six calm hours, and the queue is not empty");
         tell_rest();
     }
+}
+
+/* What it left on the disk is in order. */
+static err verify_run(void *out)
+{
+    return spool_verify(S("/spool"), out);
+}
+
+static void verify(void)
+{
+    AUTO_BUF out = { 0 };
+    struct thread *t = sim_thread(SIM_RELAY, "verify", verify_run, &out);
+
+    while (!sched_ended(t))
+        must(sim_step());
+    if (thread_join(t) != OK)
+        wrong("the spool is not in order: %.*s", STR(buf_str(&out)));
+    relay_held_nothing();
 }
 
 static void go_home(struct thread *clients)
@@ -492,6 +564,8 @@ static void go_home(struct thread *clients)
     }
     if (thread_join(world->relay) != OK)
         wrong("the relay ends with an error");
+    relay_held_nothing();
+    verify();
     crowd->ending = true;
     while (!sched_ended(clients))
         if (!sim_step()) {
@@ -507,7 +581,6 @@ static bool hour(uint64_t seed, bool trace)
 
     world = mem_new(sizeof *world);
     world->seed = seed;
-    world->trace = trace;
     crowd = mem_new(sizeof *crowd);
     crowd->a = arena_new();
     crowd->wrong = wrong;
@@ -523,14 +596,17 @@ static bool hour(uint64_t seed, bool trace)
     disk_good();
     world->weather.run = weather;
     world->fault.run = fault;
-    world->crash_at.run = crash_comes;
+    world->end_at.run = world->end_in_a_moment.run = end_comes;
     world->restart.run = restart_comes;
     world->check.run = check;
     sim_at(&world->weather, world->began + 30 * SECOND);
     sim_at(&world->check, world->began + 5 * SECOND);
     if (sim_chance(2))
         sim_at(&world->fault, world->began + sim_between(MINUTE, 30 * MINUTE));
-    crash_plan();
+    world->endings = (unsigned)sim_random(5);
+    end_plan();
+    world->segment = sim_chance(3) ? 0 : sim_chance(2) ? 1u << 20 : 600u << 10;
+    world->spool_bytes = world->segment && sim_chance(3) ? (10 + sim_random(20)) * world->segment : 0;
     world->config = config_text(a);
     struct thread *clients = sim_thread(SIM_OUTSIDE, "crowd", crowd_run, NULL);
     relay_start();
