@@ -21,7 +21,7 @@ err sync_dir(struct spool *s)
 static void pace(struct spool *s, when took)
 {
     unsigned ready = load_acquire(&s->ready);
-    if (ready && !s->keeper_ends)
+    if (ready && !load_acquire(&s->keeper_ends))
         task_sleep(clock_now() + MIN(ready < s->setup.reserve ? took : 3 * took, PACE_MOST));
 }
 
@@ -204,7 +204,7 @@ static void keep(struct spool *s)
 {
     bool more = true;
 
-    while (more && !s->keeper_ends) {
+    while (more && !load_acquire(&s->keeper_ends)) {
         more = false;
         if (load_acquire(&s->loaded) && clock_now() >= s->free_again)
             while (free_one(s))
@@ -233,10 +233,10 @@ static err keeper(void *arg)
 {
     struct spool *s = arg;
 
-    while (!s->keeper_ends) {
+    while (!load_acquire(&s->keeper_ends)) {
         s->keeper_poked = false;
         keep(s);
-        if (!s->keeper_poked && !s->keeper_ends)
+        if (!s->keeper_poked && !load_acquire(&s->keeper_ends))
             waiters_wait(&s->keeper_wake, load_acquire(&s->full) || s->free_again > clock_now() ? clock_now() + MAKE_AGAIN : NEVER);
     }
     return OK;
