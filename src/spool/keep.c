@@ -181,12 +181,14 @@ static bool index_one(struct spool *s)
 {
     struct segment *g = NULL;
 
+    if (!load_acquire(&s->loaded)) /* spool_load() reads them */
+        return false;
     pthread_mutex_lock(&s->lock);
     for (size_t i = 0; i < s->nsegment && !g; i++)
         if (s->segment[i]->state == SEGMENT_SEALED && s->segment[i]->known && s->segment[i]->index && !s->segment[i]->indexed)
             g = s->segment[i];
     pthread_mutex_unlock(&s->lock);
-    if (!g || !load_acquire(&s->loaded))
+    if (!g)
         return false;
     if (index_write(s, g, g->index) != OK)
         log_warn("spool_index", LOG_INT("segment", g->number), LOG_STR("reason", err_text()));

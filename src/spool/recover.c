@@ -641,13 +641,10 @@ err spool_load(struct spool *s, err (*each)(void *ctx, const struct message *m, 
             break;
         pthread_mutex_lock(&s->lock);
         segment_learn(s, all[i], x);
+        if (!all[i]->indexed && !all[i]->index)
+            all[i]->index = take(x); /* kept until the keeper has written its file */
         pthread_mutex_unlock(&s->lock);
-        if (all[i]->indexed)
-            index_free(x);
-        else if (all[i]->index)
-            index_free(x);
-        else
-            all[i]->index = x;
+        index_free(x);
     }
     bool all_known = e == OK;
     for (size_t i = 0; i < n && e == OK; i++) {
