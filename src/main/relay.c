@@ -394,6 +394,15 @@ static err run_until_told(struct relay *r)
     }
 }
 
+/* Nobody posts a client or a message to a worker that has not made what they go to. */
+static err has_begun(struct worker *w, void *none)
+{
+    (void)none;
+    while (!w->dispatch)
+        TRY(task_sleep(clock_now() + MILLISECOND));
+    return OK;
+}
+
 err relay_run(void *relay_setup)
 {
     struct relay r = { .setup = *(struct relay_setup *)relay_setup, .started = clock_now(), .lock = PTHREAD_MUTEX_INITIALIZER };
@@ -414,6 +423,8 @@ err relay_run(void *relay_setup)
         snprintf(name, sizeof name, "worker-%u", i);
         w->thread = thread_start(name, worker_main, w);
     }
+    for (unsigned i = 0; i < r.nworker; i++)
+        worker_call(&r.worker[i], has_begun, NULL);
     r.listener = mem_new(MAX(r.setup.nlistening, 1) * sizeof *r.listener);
     for (size_t i = 0; i < r.setup.nlistening; i++) {
         r.listener[r.nlistener++] = (struct relay_listener){ r.setup.listening[i].addr, r.setup.listening[i].name, r.setup.listening[i].fd };
