@@ -44,7 +44,7 @@ static err bench_task(void *arg)
     AUTO_ARENA a = arena_new();
     struct rcpt rcpt = { .to = S("user@example.com"), .given = S("user@example.com") };
 
-    while (clock_now() < b->until) {
+    while (clock_now() < b->until || b->keep) {
         AUTO(spool_slab) slab = spool_slab_new(b->size);
         struct message m = { .id = ulid_new(), .env = { .sender = S("bench@example.org"), .rcpt = &rcpt, .nrcpt = 1 } };
         memset(slab->body.p, 'x', b->size);

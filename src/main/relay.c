@@ -63,6 +63,8 @@ static err bind_new(struct relay *r, const struct receive_settings *s, struct re
             char *copy = mem_new(name.n + 1);
             memcpy(copy, name.p, name.n);
             l.name = str_of(copy, name.n);
+            r->name = mem_grow(r->name, (r->nname + 1) * sizeof *r->name);
+            r->name[r->nname++] = copy;
             *ret = mem_grow(*ret, (*n + 1) * sizeof **ret);
             (*ret)[(*n)++] = l;
         }
@@ -442,6 +444,9 @@ err relay_run(void *relay_setup)
     log_info("stopped");
     mem_free(r.worker);
     mem_free(r.listener);
+    for (size_t i = 0; i < r.nname; i++)
+        mem_free(r.name[i]);
+    mem_free(r.name);
     snapshot_drop(&r.newest->snapshot);
     return OK;
 }

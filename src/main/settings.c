@@ -12,7 +12,7 @@ static const struct setting log_settings[] = {
     { .name = "form", .type = CONF_ENUM, .offset = offsetof(struct settings, log.form), .preset = "json", .words = log_forms,
       .form = "text | json", .help = "JSON lines, or text for people." },
     { .name = "file", .type = CONF_PATH, .offset = offsetof(struct settings, log.file), .form = "PATH",
-      .help = "Where lines go instead of standard error. Opened again by a reload." },
+      .help = "Where lines go instead of standard error. Opened again on SIGUSR1." },
     { .name = NULL },
 };
 
@@ -38,7 +38,7 @@ static const struct setting own_settings[] = {
     { .name = "spool", .type = CONF_BLOCK, .sub = spool_settings, .required = true, .form = "", .help = "Where accepted mail lies safely." },
     { .name = "log", .type = CONF_BLOCK, .sub = log_settings, .form = "", .help = "What happened, an event a line." },
     { .name = "control", .type = CONF_PATH, .offset = offsetof(struct settings, control), .form = "PATH",
-      .help = "Unix socket for waypost(8)'s other verbs. Default: control.sock beside the spool's directory." },
+      .help = "Unix socket for waypost(8)'s other verbs. Default: the spool's directory with .sock behind it." },
     { .name = "user", .type = CONF_STR, .offset = offsetof(struct settings, user), .form = "NAME",
       .help = "Whom the worker becomes when started as root. Default: waypost, when there is such a user." },
     { .name = "threads", .type = CONF_INT, .offset = offsetof(struct settings, threads), .preset = "0", .most = 256,
@@ -114,7 +114,7 @@ struct settings *settings_load(str path, const str *text, struct diags *d)
     else {
         bool understood = conf_bind(&b, settings_table(), &s->tree, s);
         if (s->control.n == 0 && s->spool.dir.n)
-            s->control = str_printf(a, "%.*s/../control.sock", STR(s->spool.dir));
+            s->control = str_printf(a, "%.*s.sock", STR(s->spool.dir));
         routes_finish(&b, &s->snapshot.routes);
         if (understood) /* else what is missing may only have been misspelt */
             receive_settings_finish(&b, &s->snapshot.receive, &s->snapshot.routes);

@@ -216,7 +216,7 @@ static void done_relay_domain(struct binder *b, const struct node *node, void *b
 static const struct setting relay_domain_settings[] = {
     { .name = "backend", .type = CONF_OWN, .take = take_backend, .required = true, .form = "NAME",
       .help = "The backend that gets the mail of these domains." },
-    { .name = "recipients", .type = CONF_OWN, .take = take_recipients, .sub = recipients_settings, .form = "{ file PATH ... } | any",
+    { .name = "recipients", .type = CONF_OWN, .take = take_recipients, .sub = recipients_settings, .form = "any, or a block",
       .help = "Who exists there. \"any\" accepts unknown users and must be written out." },
     { .name = "expire", .type = CONF_TIME, .offset = offsetof(struct relay_domain, expire), .preset = "0s", .most = 86400 * 60,
       .help = "How long mail of these domains is tried; 0: as \"retry\" says." },
@@ -300,7 +300,7 @@ const struct setting route_settings[] = {
     { .name = "network", .type = CONF_BLOCK, .make = make_network, .done = done_network, .sub = network_settings, .repeats = true,
       .form = "NAME CIDR ...", .help = "Clients that may relay to any recipient, without a login, for their own sender domains. "
       "\"unix\" stands for clients of a Unix socket." },
-    { .name = "route", .type = CONF_OWN, .take = take_route, .sub = route_block_settings, .form = "default { via BACKEND }",
+    { .name = "route", .type = CONF_OWN, .take = take_route, .sub = route_block_settings, .form = "default",
       .help = "Where mail goes that is for no relay domain." },
     { .name = NULL },
 };

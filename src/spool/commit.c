@@ -239,7 +239,6 @@ static bool may_open(const struct spool *s, enum entry_rank rank)
     switch (rank) {
     /* Where the disk has room for the whole reserve, its being made need not be waited for. */
     case RANK_INTAKE: return ready > reserve || (ready && load_acquire(&s->roomy) && !load_acquire(&s->full));
-    case RANK_RESERVE: return ready > (reserve > 1); /* the last one is for compaction, which gives room back */
     default: return ready > 0;
     }
 }
@@ -321,43 +320,16 @@ static void batch_fill(struct committer *c, struct queue *q, uint32_t most)
     }
 }
 
-/* Where a message went that a note speaks of, when it was copied forward. Under lock. */
-static bool forward(struct spool *s, struct spool_ref *home)
-{
-    bool any = false;
-
-    for (;;) {
-        struct segment *g = segment_find(s, home->segment);
-        uint32_t slot = g && g->moved ? segment_slot(g, home->offset) : NO_SLOT;
-        if (slot == NO_SLOT || !(g->flag[slot] & SLOT_MOVED))
-            return any;
-        *home = g->moved[slot];
-        any = true;
-    }
-}
-
 static void place_frames(struct committer *c, struct entry *e, uint32_t at)
 {
-    struct spool *s = c->s;
     struct segment *g = c->open;
-    bool moving = load_acquire(&s->moving) > 0;
 
     e->at = (struct spool_ref){ g->number, at };
     for (unsigned i = 0; i < e->nparts; i++) {
         uint8_t *p = e->part[i].iov_base, *end = p + e->part[i].iov_len;
         for (uint32_t size; p < end; p += size, at += size) {
             size = frame_size(frame_length(p));
-            bool again = e->placed;
-            if (moving && e->kind == ENTRY_NOTES && frame_type_of(p) != FRAME_FOLD) {
-                struct spool_ref home = { le32(p + FRAME_HEAD), le32(p + FRAME_HEAD + 4) };
-                pthread_mutex_lock(&s->lock);
-                if (forward(s, &home)) {
-                    note_move(p, home);
-                    again = true;
-                }
-                pthread_mutex_unlock(&s->lock);
-            }
-            if (again)
+            if (e->placed)
                 frame_again(p);
             frame_place(p, g->number, g->life, at);
             c->frames++;
@@ -461,18 +433,6 @@ static void learn_message(struct committer *c, struct entry *e)
     add_stat(s, messages, 1);
 }
 
-static void late_add(struct spool *s, const uint8_t *frame, struct spool_ref home)
-{
-    uint32_t n = frame_size(frame_length(frame));
-    struct late *l = mem_new(sizeof *l + n);
-
-    l->home = home;
-    l->n = n;
-    memcpy(l->frame, frame, n);
-    *s->late_end = l;
-    s->late_end = &l->next;
-}
-
 static void learn_notes(struct committer *c, struct entry *e)
 {
     struct spool *s = c->s;
@@ -481,14 +441,7 @@ static void learn_notes(struct committer *c, struct entry *e)
         const uint8_t *p = e->part[i].iov_base, *end = p + e->part[i].iov_len;
         for (; p < end; p += frame_size(frame_length(p))) {
             struct spool_ref home = { le32(p + FRAME_HEAD), le32(p + FRAME_HEAD + 4) };
-            if (frame_type_of(p) == FRAME_FOLD) {
-                if (segment_find(s, home.segment) && home.segment < c->open->number)
-                    segment_depend(c->open, home.segment, 1, false);
-                c->open->notes++;
-                continue;
-            }
-            if (segment_note(s, c->open, frame_type_of(p), home) & (SLOT_MOVING | SLOT_MOVED))
-                late_add(s, p, home);
+            segment_note(s, c->open, frame_type_of(p), home);
         }
     }
     add_stat(s, notes, e->notes);
@@ -538,7 +491,6 @@ static void batch_durable(struct committer *c)
             learn_notes(c, e);
         }
     }
-    bool late = s->late != NULL;
     pthread_mutex_unlock(&s->lock);
     c->nlost = 0;
     c->durable = (struct spool_ref){ g->number, c->at };
@@ -550,8 +502,6 @@ static void batch_durable(struct committer *c)
     while (c->batch.first)
         answer(c, queue_take(&c->batch), OK);
     tell_ports(c);
-    if (late)
-        keeper_poke(s);
 }
 
 /* The first time all of it is tried again elsewhere; what lies in the condemned segment does not count, and the next batch says so.

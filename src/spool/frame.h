@@ -27,11 +27,10 @@ enum frame_type {
     FRAME_OUTCOME,                      /* what happened to recipients */
     FRAME_END,                          /* the same, and none of them waits any more */
     FRAME_ABORT,                        /* the message was stored but never acknowledged: as if it were not there */
-    FRAME_FOLD,                         /* messages of one segment that have ended, by offset */
 };
 #define FRAME_IGNORABLE 0x8000u         /* in a type: a reader that does not know it may pass over it */
-static inline bool frame_known(unsigned type) { return type >= FRAME_BATCH && type <= FRAME_FOLD; }
-static inline bool frame_is_note(unsigned type) { return type >= FRAME_OUTCOME && type <= FRAME_FOLD; }
+static inline bool frame_known(unsigned type) { return type >= FRAME_BATCH && type <= FRAME_ABORT; }
+static inline bool frame_is_note(unsigned type) { return type >= FRAME_OUTCOME && type <= FRAME_ABORT; }
 static inline bool frame_is_octets(unsigned type) { return type == FRAME_BODY || type == FRAME_CHUNK; }
 
 struct frame {
@@ -109,17 +108,8 @@ struct stored_piece stored_piece(const struct frame *f, uint32_t i);
 #define NOTE_BODY 16u
 void note_write(struct buf *out, struct spool_ref home, const struct rcpt_state *state, size_t n);
 err note_home(const struct frame *f, struct spool_ref *ret, uint32_t *n);
-static inline void note_move(uint8_t *frame, struct spool_ref home) /* change it in place; frame_again() after */
-{
-    put32(frame + FRAME_HEAD, home.segment);
-    put32(frame + FRAME_HEAD + 4, home.offset);
-}
 /* Merge into state[0..nrcpt) what is newer, by version. Strings are borrowed. */
 err note_merge(const struct frame *f, struct rcpt_state *state, size_t nrcpt);
-
-/* FRAME_FOLD: its home has offset 0; then n offsets of ended messages there. */
-void fold_write(struct buf *out, uint32_t segment, const uint32_t *offset, uint32_t n);
-static inline uint32_t fold_offset(const struct frame *f, uint32_t i) { return le32(f->body + NOTE_BODY + 4 * (size_t)i); }
 
 /* ---- walk: what lies in a segment ------------------------------------------------------------------------------- */
 

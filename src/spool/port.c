@@ -359,25 +359,6 @@ void port_note(struct spool_port *p, unsigned type, ulid id, struct spool_ref ho
     port_note_one(p, type, id, home, state, n);
 }
 
-void port_note_frame(struct spool_port *p, const struct frame *f, struct spool_ref home)
-{
-    struct buf *b = notes_begin(p);
-    size_t at = frame_open(b);
-    buf_add(b, str_of((const char *)f->body, f->n));
-    note_move((uint8_t *)b->p + at, home);
-    frame_close(b, at, f->type, f->id);
-    notes_end(p);
-}
-
-void port_note_fold(struct spool_port *p, uint32_t segment, const uint32_t *offset, uint32_t n)
-{
-    struct buf *b = notes_begin(p);
-    size_t at = frame_open(b);
-    fold_write(b, segment, offset, n);
-    frame_close(b, at, FRAME_FOLD, (ulid){ { 0 } });
-    notes_end(p);
-}
-
 void spool_outcome(struct spool_port *p, ulid id, struct spool_ref home, const struct rcpt_state *state, size_t n, bool end)
 {
     port_note(p, end ? FRAME_END : FRAME_OUTCOME, id, home, state, n);
@@ -439,12 +420,14 @@ void spool_port_close(struct spool_port *p)
         return;
     p->closing = true;
     waiters_wake_all(&p->timer);
-    port_push(p, entry_new(p, ENTRY_CLOSE));
+    struct entry *last = entry_new(p, ENTRY_CLOSE);
+    port_push(p, last);
     while (!p->gone || p->in_flight || p->timers)
         if (waiters_wait(&p->closer, NEVER) != OK)
             work_run(s->disk, nothing, NULL); /* which is not cut short */
     pthread_mutex_lock(&s->lock);
     list_del(&p->link);
     pthread_mutex_unlock(&s->lock);
+    entry_free(last);
     mem_free(p);
 }

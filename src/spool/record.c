@@ -128,16 +128,6 @@ void note_write(struct buf *out, struct spool_ref home, const struct rcpt_state 
         add_state(out, &state[i]);
 }
 
-void fold_write(struct buf *out, uint32_t segment, const uint32_t *offset, uint32_t n)
-{
-    add32(out, segment);
-    add32(out, 0);
-    add32(out, n);
-    add32(out, 0);
-    for (uint32_t i = 0; i < n; i++)
-        add32(out, offset[i]);
-}
-
 /* ---- reading ---- */
 
 /* What is left to read; once something was missing, everything reads as zero and `bad` stays set. */
@@ -300,7 +290,7 @@ err stored_read(const struct frame *f, arena *a, struct stored_read *ret)
 
 err note_home(const struct frame *f, struct spool_ref *ret, uint32_t *n)
 {
-    if (f->n < NOTE_BODY || (f->type == FRAME_FOLD && le32(f->body + 8) > (f->n - NOTE_BODY) / 4))
+    if (f->n < NOTE_BODY)
         return fail(E_DAMAGED, "note at %u:%u makes no sense", f->segment, f->offset);
     *ret = (struct spool_ref){ le32(f->body), le32(f->body + 4) };
     *n = le32(f->body + 8);

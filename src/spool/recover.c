@@ -326,7 +326,7 @@ static err open_segments(struct spool *s, struct listing *l)
     bool renamed = false;
     err e = OK;
 
-    if (l->nsegment)
+    if (l->nsegment) /* an empty list has no address to give */
         qsort(l->segment, l->nsegment, sizeof *l->segment, by_number);
     for (size_t i = 0; i < l->nsegment && e == OK; i++) {
         struct segment *g;
@@ -490,7 +490,6 @@ err spool_open(const struct spool_setup *setup, struct spool **ret)
     memcpy(s->dir_text, setup->dir.p, setup->dir.n);
     pthread_mutex_init(&s->lock, NULL);
     list_init(&s->ports);
-    s->late_end = &s->late;
     err e = open_dir(s);
     if (e == OK) {
         int got = machine->file_list(s->dir, list_entry, &l);

@@ -24,7 +24,6 @@ void segment_free(struct segment *g)
     mem_free(g->flag);
     mem_free(g->foreign);
     mem_free(g->depend);
-    mem_free(g->moved);
     if (g->index)
         index_free(g->index);
     mem_free(g);

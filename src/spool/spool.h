@@ -2,7 +2,7 @@
  *
  * A message is on stable storage when spool_accept() returns OK, and not before. What happened to its recipients is noted
  * by spool_outcome(), which does not wait: notes are durable with the next commit, at the latest after 50 ms or 256 notes.
- * One committer thread writes and syncs for all; a keeper thread makes zeroed segments ahead of need, recycles and compacts.
+ * One committer thread writes and syncs for all; a keeper thread makes zeroed segments ahead of need and recycles them.
  *
  * A reference names a record by segment and offset and is good until its message has ended, or `moved` said otherwise. */
 #ifndef SPOOL_H
@@ -60,13 +60,13 @@ struct spool_move;
 struct spool_moved;                             /* a batch of moves, see spool_moved_done() */
 struct spool_setup {
     str dir;                        /* made when absent, mode 0700, locked against a second process */
-    unsigned reserve;               /* ready segments kept for notes, reports and compaction; default 4 */
+    unsigned reserve;               /* ready segments kept for notes and reports; default 4 */
     unsigned ahead;                 /* ready segments made ahead of need; default 2 beyond the reserve */
     uint32_t segment;               /* size of one; default SPOOL_SEGMENT. Tests make them small */
     uint64_t max_bytes;             /* of all segments; 0: what the file system has */
     uint64_t min_free;              /* bytes left free on the file system */
-    /* A message was copied forward: its record is now at `to`. Called on the keeper's thread, in batches; then
-     * `done` may be called from any thread once nobody holds `from` any more. NULL: nobody holds references. */
+    /* For compaction, which is not there yet, so nothing calls it. A message was copied forward: its record is now at `to`. Called on the
+     * keeper's thread, in batches; then `done` may be called from any thread once nobody holds `from` any more. */
     void (*moved)(void *ctx, const struct spool_move *moves, size_t n, struct spool_moved *batch);
     void *ctx;
 };

@@ -24,7 +24,7 @@ struct file_name file_name(uint32_t number, const char *ending); /* "0000002a.se
 /* ---- segment.c: segments, and the table of them ----------------------------------------------------------------------- */
 
 /* One message of a segment: eight octets at most (plus array slack). */
-enum { SLOT_ENDED = 1, SLOT_MOVING = 2, SLOT_MOVED = 4, SLOT_NOTED = 8, SLOT_FOREIGN = 16 };
+enum { SLOT_ENDED = 1, SLOT_MOVED = 4, SLOT_NOTED = 8, SLOT_FOREIGN = 16 };
 
 struct foreign { uint32_t message, segment, bytes; };   /* a live message here has a piece there */
 struct depend {                         /* we may not be freed before that earlier segment */
@@ -57,10 +57,6 @@ struct segment {
     uint32_t pins;                      /* pieces here that messages elsewhere, or unfinished ones, need */
     struct depend *depend; uint32_t ndepend, depend_cap; /* by segment */
     uint32_t notes;                     /* note records in it */
-
-    struct spool_ref *moved;            /* where each message went, by slot; NULL until one has */
-    uint32_t unsettled;                 /* batches of moves out of here that somebody may still hold */
-    bool resettle;                      /* after a crash within a move: repeat notes under the new homes before freeing */
 
     struct index *index;                /* in memory until its file is written */
     bool indexed;                       /* the file is there */
@@ -182,8 +178,6 @@ struct entry *entry_chunk(struct spool_port *p, unsigned type, ulid id, str octe
 struct entry *entry_new(struct spool_port *p, enum entry_kind kind);
 void port_push(struct spool_port *p, struct entry *e);  /* with the notes that wait */
 void port_note(struct spool_port *p, unsigned type, ulid id, struct spool_ref home, const struct rcpt_state *state, size_t n);
-void port_note_frame(struct spool_port *p, const struct frame *f, struct spool_ref home); /* the same note again */
-void port_note_fold(struct spool_port *p, uint32_t segment, const uint32_t *offset, uint32_t n);
 
 /* Chunks whose message is not written yet. Under lock. */
 struct chunks { struct spool_ref *slot; size_t n, cap; };
@@ -217,7 +211,7 @@ void segment_verdicts(struct spool *s);
 /* Take the messages and notes of an index into the table. Under lock. */
 void segment_learn(struct spool *s, struct segment *g, const struct index *x);
 
-/* ---- keep.c: the keeper; compact.c: what it does when room is short ------------------------------------------------------- */
+/* ---- keep.c: the keeper ---------------------------------------------------------------------------------------------------- */
 
 struct spare { struct spare *next; uint32_t number; int fd; };
 
@@ -227,22 +221,6 @@ WAITS void keeper_stop(struct spool *s);
 void keeper_poke(struct spool *s);      /* from any thread */
 WAITS err keeper_make(struct spool *s); /* one more ready segment */
 WAITS err sync_dir(struct spool *s);
-/* One step of compaction; true when it did something and wants another turn soon. */
-WAITS bool compact_step(struct spool *s);
-WAITS void compact_late(struct spool *s); /* repeat notes that came under an old home */
-WAITS bool compact_settle(struct spool *s, struct segment *g); /* may g's moves be forgotten? */
-
-struct late { struct late *next; struct spool_ref home; uint32_t n; uint8_t frame[]; };
-
-struct spool_moved {
-    struct spool *s;
-    struct spool_moved *next;
-    uint32_t segment;                   /* moved out of */
-    bool done;
-    struct post post;
-    struct { struct spool_port *port; uint64_t made; } *barrier; size_t nbarrier; bool barrier_set;
-};
-
 /* ---- the whole ------------------------------------------------------------------------------------------------------------- */
 
 /* Four buckets to each power of two. */
@@ -271,14 +249,10 @@ struct spool {
     struct segment **segment; size_t nsegment, segment_cap; /* by number */
     struct link ports;
     struct chunks chunks;
-    struct late *late, **late_end;
-    unsigned moving;                    /* segments with `moved`; the committer asks without the lock */
 
     /* keeper's own */
     struct spare *spare;
     uint32_t next_number;
-    struct spool_port *keeper_port;
-    struct spool_moved *moves;
     bool keeper_waits, keeper_poked, keeper_ends;
     struct waiters keeper_wake;
     struct post keeper_post;

@@ -30,7 +30,8 @@ static int by_number(const void *a, const void *b)
 
 static void verify_heads(struct verify *v)
 {
-    qsort(v->number, v->n, sizeof *v->number, by_number);
+    if (v->n)
+        qsort(v->number, v->n, sizeof *v->number, by_number);
     for (size_t i = 0; i < v->n; i++) {
         struct segment *g;
         bool used;

@@ -188,6 +188,11 @@ def main():
                 if wrong:
                     print(f"FAIL {client.name}: {check}: {len(wrong)} wrong")
                     print("".join(f"  {w}\n" for w in wrong[:8]), end="")
+        if relay:
+            wrong = relay.broken()
+            passed += not wrong
+            failed += bool(wrong)
+            print("".join(f"FAIL {w}\n" for w in wrong), end="")
         # Without a relay the faults are the clients' own.
         if relay:
             passed += not sink.faults

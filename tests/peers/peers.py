@@ -123,6 +123,7 @@ class Pair:
             handed_in = time.monotonic() - began
             self.wait()
             checks = self.judge(lost)
+            checks["servers"] = [wrong for server in self.chain for wrong in server.broken()]
         finally:
             for server in reversed(self.chain):
                 server.stop()

@@ -73,6 +73,15 @@ class Server:
         self.log.close()
         self.process = None
 
+    def broken(self):
+        """What it should not have done to itself: ended, or said that something in it is wrong."""
+        wrong = []
+        if self.process.poll() is not None:
+            wrong.append(f"{self.name} ended with {self.process.returncode}")
+        for word in ("AddressSanitizer", "runtime error:", "this must hold"):
+            wrong += [f"{self.name}: {line}" for line in self.told(word)]
+        return wrong
+
     def pids(self):
         """The process and all that it started: its session is ours alone."""
         found = []

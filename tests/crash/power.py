@@ -1,0 +1,65 @@
+"""The power cut: records a loaded relay, with segments made, filled, given back and used again and two kills in between, then cuts
+the power at many places of the record.
+
+   power.py [CUTS] [SUBSETS] [SEED]"""
+import os
+import random
+import subprocess
+import sys
+import time
+
+import lab
+from lab import BUILD, Relay, Sink, acked, blast, check, preload, run, say, until
+
+CUTS, SUBSETS = (sys.argv[1:] + ["500", "4"])[:2] if len(sys.argv) < 3 else sys.argv[1:3]
+SEED = int(sys.argv[3]) if len(sys.argv) > 3 else random.randrange(1 << 30)
+LOG_BYTES = 6 << 30
+SLOTS_AT = 64 * 8
+SEGMENTS = 9            # so many segments' worth of mail: the first ones come round again
+
+
+def load(relay, log, mails, size, sessions):
+    return blast(relay.at, "--verify-log", log, "--mails", str(mails), "--size", size, "--sessions", str(sessions))
+
+
+def record(dir):
+    with open(dir + "/log", "wb") as f:
+        f.truncate(LOG_BYTES)       # sparse
+    shim = dict(CRASH_LOG=dir + "/log")
+    sink = Sink(dir, "--reject", "rcpt:451:later:2%", "--seed", str(SEED), env=preload("record", **shim))
+    relay = Relay(dir, sink.at, env=preload("record", CRASH_SPOOL=dir + "/spool", **shim)).start()
+    log = dir + "/acked"
+    open(log, "w").close()
+    dice = random.Random(SEED)
+    for round in range(3):
+        blasts = [load(relay, log, SEGMENTS * 64 * 1024 // 32 // 4, "32k", 16), load(relay, log, 800, "1500", 4), load(relay, log, 30, "600k", 2)]
+        if round < 2:
+            time.sleep(dice.uniform(1, 3))
+            until(lambda: len(acked(log)) > 1000 * (round + 1), 60)
+            relay.kill()
+            relay.start()
+        for b in blasts:
+            check(until(lambda: b.poll() is not None, 90), "a blast ends")
+    check(relay.drained(60), "all drains", relay.stats())
+    relay.stop()
+    sink.end()
+    lost = acked(log) - sink.taken().keys()
+    check(not lost, "lost without any power cut", sorted(lost)[:5])
+    with open(relay.log, errors="replace") as f:
+        bad = [line for line in f if "dies of" in line or "spool_damage" in line]
+    check(not bad, "the relay was well", bad[:3])
+    say("recorded: %d acknowledged" % len(acked(log)))
+
+
+def power(dir):
+    record(dir)
+    p = subprocess.run([os.path.join(BUILD, "crash_replay"), dir + "/log", "--cuts", CUTS, "--subsets", SUBSETS, "--seed", str(SEED)],
+                       stdout=subprocess.PIPE, text=True)
+    lines = p.stdout.splitlines()
+    say("\n".join(lines[:-1]))
+    words = lines[-1].split() if lines else ["0", "", "1"]
+    lab.passed += int(words[0])
+    lab.failed += int(words[2])
+
+
+run(power, keep=True)
