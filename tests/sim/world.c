@@ -436,6 +436,17 @@ static void books(void)
 
 /* ---- an hour ---- */
 
+/* As good as a crash: what was noted since the disk went bad is gone. */
+static void notes_lost(void)
+{
+    when now = clock_now();
+
+    must(world->ncrash < COUNT(world->crash));
+    world->crash[world->ncrash++] = (struct crash){ now, (world->disk_bad_since ? world->disk_bad_since : now) - MARGIN };
+    if (!world->disk_bad_since)
+        wrong("notes are lost though the disk is good");
+}
+
 static void heard_log(void *ctx, enum log_level level, str line)
 {
     (void)ctx;
@@ -443,6 +454,8 @@ static void heard_log(void *ctx, enum log_level level, str line)
     sim_tell("log: %.*s", STR(line));
     if (level >= LOG_ERROR && crowd->calm)
         sim_tell("an error in calm weather");
+    if (str_has(line, S(" spool_notes_lost ")))
+        notes_lost();
     crowd_heard_log(line);
 }
 
