@@ -40,7 +40,7 @@ with Relay(hop, preexec_fn=few) as relay:
             if lines[3][:3] == b"354":
                 s.sendall(b"Subject: tight\r\n\r\nx\r\n.\r\n")
                 lines.append(f.readline())
-            said.append(lines[-1][:3])
+            said.append(next((l[:3] for l in lines[:4] if l[:1] in (b"4", b"5")), lines[-1][:3])) # behind a 452 to MAIL all is 503
         except OSError:
             said.append(b"")
         if len(said) >= 10:
@@ -51,7 +51,7 @@ with Relay(hop, preexec_fn=few) as relay:
 
     # Without a restart.
     check(until(relay.greets), "it greets again")
-    check(relay.send().startswith("250"), "and takes mail")
+    check(until(lambda: relay.send().startswith("250")), "and takes mail") # the spool looks for room again every second
     want = said.count(b"250") + 2
     got = relay.settled(delivered=want)
     check(got["delivered"] == want and got["failed"] == 0, "all that was taken is delivered, once", got, want)
