@@ -188,13 +188,13 @@ void segment_learn(struct spool *s, struct segment *g, const struct index *x)
 
     for (uint32_t i = 0; i < x->nmessage; i++) {
         const struct index_message *m = &x->message[i];
-        const struct index_foreign *elsewhere = x->foreign + foreign;
+        uint32_t first = foreign;
         foreign += m->nforeign;
         if (g->n && g->offset[g->n - 1] >= m->offset)
             continue;
         segment_add(g, m->offset, m->bytes);
-        for (uint32_t k = 0; k < m->nforeign; k++)
-            segment_add_foreign(s, g, m->offset, elsewhere[k].segment, elsewhere[k].bytes);
+        for (uint32_t k = first; k < foreign; k++)
+            segment_add_foreign(s, g, m->offset, x->foreign[k].segment, x->foreign[k].bytes);
         if (m->was_segment && m->was_segment < g->number) {
             struct segment *old = segment_find(s, m->was_segment);
             segment_depend(g, m->was_segment, 0, true);
