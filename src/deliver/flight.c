@@ -34,7 +34,13 @@ static err load_mail(struct dispatch *d, struct ticket *t)
         return OK;
     arena *a = arena_new();
     struct message *m;
-    err e = spool_read(d->setup.port, t->home, a, &m);
+    struct spool_ref at;
+    err e;
+    do { /* while we read it, it may move, and what we hold is the old place's */
+        at = t->home;
+        arena_reset(a);
+        e = spool_read(d->setup.port, at, a, &m);
+    } while (at.segment != t->home.segment || at.offset != t->home.offset);
     if (e != OK) {
         arena_free(a);
         return e;

@@ -158,10 +158,19 @@ static err show_one(struct worker *w, void *arg)
 
     if (!t)
         return OK;
-    struct spool_ref home = t->home;
-    TRY(spool_read(w->port, home, a, &m));
-    TRY(spool_read_states(w->port, s->id, home, a, &state, &n));
-    t = queue_find(w->queue, s->id); /* it may have gone meanwhile */
+    for (;;) { /* while we read it may move, or go */
+        struct spool_ref home = t->home;
+        err e = spool_read(w->port, home, a, &m);
+        if (e == OK)
+            e = spool_read_states(w->port, s->id, home, a, &state, &n);
+        t = queue_find(w->queue, s->id);
+        if (e == OK)
+            break;
+        if (!t)
+            return OK;
+        if (t->home.segment == home.segment && t->home.offset == home.offset)
+            return e;
+    }
     s->found = true;
     buf_addc(&s->line, '{');
     add_id(&s->line, "id", m->id);

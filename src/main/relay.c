@@ -260,6 +260,8 @@ static err load_backlog(void *relay)
     mem_free(l.open);
     snapshot_drop(&l.settings->snapshot);
     r->loading = false;
+    if (e == OK)
+        spool_may_move(r->spool, true);
     if (e != OK && e != E_CANCELED)
         log_error("backlog_not_loaded", LOG_STR("reason", err_text()));
     else
@@ -268,39 +270,96 @@ static err load_backlog(void *relay)
     return e;
 }
 
-/* ---- messages that compaction moved: every worker looks whether they are its own ---- */
+/* ---- messages that compaction moved ---- */
 
-struct moving { struct relay *relay; struct spool_moved *batch; struct spool_move *move; size_t n; _Atomic unsigned left; };
-struct moving_post { struct post post; struct moving *moving; struct worker *w; };
+/* Every worker looks whether they are its own, twice: what was on its way to a queue in the first round (accepted just now, or handed from
+ * one thread to another) is there in the second. After its second look a worker makes durable what it noted before. */
+struct moving {
+    struct moving *next;        /* in relay.moving, under its lock */
+    struct relay *relay;
+    size_t n;
+    _Atomic unsigned left;      /* workers, of this round */
+    unsigned round;
+    struct spool_move *move[];
+};
+struct moving_look { struct post post; struct moving *moving; struct worker *w; };
 
-static void moves_arrived(struct post *p)
+static void moving_end(struct moving *m)
 {
-    struct moving_post *mp = AROUND(p, struct moving_post, post);
-    struct moving *m = mp->moving;
-
     for (size_t i = 0; i < m->n; i++)
-        queue_moved(mp->w->queue, m->move[i].id, m->move[i].from, m->move[i].to);
-    mem_free(mp);
-    if (atomic_fetch_sub(&m->left, 1) == 1) {
-        spool_moved_done(m->batch);
-        mem_free(m->move);
-        mem_free(m);
+        spool_move_done(m->move[i]);
+    mem_free(m);
+}
+
+static void moving_forget(struct moving *m)
+{
+    struct relay *r = m->relay;
+
+    pthread_mutex_lock(&r->lock);
+    struct moving **at = &r->moving;
+    while (*at != m)
+        at = &(*at)->next;
+    *at = m->next;
+    pthread_mutex_unlock(&r->lock);
+    moving_end(m);
+}
+
+static void moving_round(struct moving *m);
+
+/* As a task, not a post: it comes after those tasks that were woken before. */
+static err moving_look(void *arg)
+{
+    struct moving_look *l = arg;
+    struct moving *m = l->moving;
+    struct worker *w = l->w;
+
+    mem_free(l);
+    for (size_t i = 0; i < m->n; i++)
+        queue_moved(w->queue, m->move[i]);
+    if (m->round == 2)
+        while (spool_flush(w->port) != OK)
+            TRY(task_sleep(clock_now() + SECOND)); /* we end: so does the relay, and the moves with it */
+    if (atomic_fetch_sub(&m->left, 1) != 1)
+        return OK;
+    if (m->round == 1)
+        moving_round(m);
+    else
+        moving_forget(m);
+    return OK;
+}
+
+static void moving_arrived(struct post *p)
+{
+    struct moving_look *l = AROUND(p, struct moving_look, post);
+
+    /* Without a look the moves are never over: their segments stay pinned until the next start, which does the rest. */
+    if (l->w->ending || group_spawn(thread_group(), "moved", moving_look, l) != OK)
+        mem_free(l);
+}
+
+static void moving_round(struct moving *m)
+{
+    m->round++;
+    atomic_store(&m->left, m->relay->nworker);
+    for (unsigned i = 0; i < m->relay->nworker; i++) {
+        struct moving_look *l = mem_new(sizeof *l);
+        *l = (struct moving_look){ .post.run = moving_arrived, .moving = m, .w = &m->relay->worker[i] };
+        thread_post(l->w->thread, &l->post);
     }
 }
 
-static void moved(void *ctx, const struct spool_move *moves, size_t n, struct spool_moved *batch)
+static void moved(void *ctx, struct spool_move *const *moves, size_t n)
 {
     struct relay *r = ctx;
-    struct moving *m = mem_new(sizeof *m);
+    struct moving *m = mem_new(sizeof *m + n * sizeof m->move[0]);
 
-    *m = (struct moving){ .relay = r, .batch = batch, .n = n, .left = r->nworker };
-    m->move = mem_new(n * sizeof *moves);
-    memcpy(m->move, moves, n * sizeof *moves);
-    for (unsigned i = 0; i < r->nworker; i++) {
-        struct moving_post *mp = mem_new(sizeof *mp);
-        *mp = (struct moving_post){ .post.run = moves_arrived, .moving = m, .w = &r->worker[i] };
-        thread_post(r->worker[i].thread, &mp->post);
-    }
+    *m = (struct moving){ .relay = r, .n = n };
+    memcpy(m->move, moves, n * sizeof m->move[0]);
+    pthread_mutex_lock(&r->lock);
+    m->next = r->moving;
+    r->moving = m;
+    pthread_mutex_unlock(&r->lock);
+    moving_round(m);
 }
 
 /* ---- start and end ---- */
@@ -446,10 +505,16 @@ err relay_run(void *relay_setup)
         log_info("draining");
         r.draining = true;
     }
+    spool_may_move(r.spool, false);
     for (unsigned i = 0; i < r.nworker; i++)
         worker_call(&r.worker[i], stop_worker, NULL);
     for (unsigned i = 0; i < r.nworker; i++)
         thread_join(r.worker[i].thread);
+    while (r.moving) { /* nobody is left who would look */
+        struct moving *m = r.moving;
+        r.moving = m->next;
+        moving_end(m);
+    }
     pool_stop(r.pool);
     spool_close(r.spool);
     log_info("stopped");

@@ -30,7 +30,7 @@ struct worker {
     struct dispatch *dispatch;
     struct acceptor *acceptor;
     struct waiters stop;
-    bool stopping, failed;
+    bool stopping, ending;          /* told to; its tasks are being ended */
     _Atomic uint32_t load;          /* sessions here or on their way here */
 };
 
@@ -41,7 +41,8 @@ struct relay {
     struct worker *worker;
     unsigned nworker;
     uint64_t instance;
-    pthread_mutex_t lock;           /* of `newest` */
+    pthread_mutex_t lock;           /* of `newest` and `moving` */
+    struct moving *moving;          /* what the workers have not all heard of yet */
     struct settings *newest;
     when started;
     bool loading, draining;

@@ -265,6 +265,7 @@ err worker_main(void *worker)
     worker_unlisten(w, NULL);
     finish_sessions(w, clock_now() + 30 * SECOND);
     finish_deliveries(w, clock_now() + 30 * SECOND);
+    w->ending = true;
     group_close(thread_group());
     spool_flush(w->port);
     dispatch_free(w->dispatch);

@@ -35,6 +35,7 @@ struct mail {
     struct spool_slab *slab;            /* its body, when it has one piece and is in memory; else NULL */
     uint32_t holders;                   /* tickets and flights */
     size_t bytes, *counted;             /* its share of a queue's body_bytes; NULL: of none */
+    struct spool_move *move;            /* its pieces are read where they were before; held */
     struct post post;                   /* to hand it to another thread */
     void *to;                           /* inside: that thread's queue */
 };
@@ -156,7 +157,7 @@ struct why ticket_why(const struct ticket *t);
 bool ticket_retry(struct ticket *t);
 /* Take it out for good, into flight; the caller settles its recipients. False while in flight. */
 bool ticket_remove(struct ticket *t);
-/* The message's record moved in the spool. */
-void queue_moved(struct queue *q, ulid id, struct spool_ref from, struct spool_ref to);
+/* The message moved in the spool. Mail in memory that reads its body from there holds the move until it is dropped. */
+void queue_moved(struct queue *q, struct spool_move *move);
 
 #endif

@@ -15,6 +15,8 @@ void mail_drop(struct mail *m)
         return;
     if (m->counted)
         *m->counted -= m->bytes;
+    if (m->move)
+        spool_move_done(m->move);
     spool_slab_free(m->slab);
     arena_free(m->a);
 }
@@ -367,15 +369,25 @@ bool ticket_done(struct ticket *t)
     return last;
 }
 
-void queue_moved(struct queue *q, ulid id, struct spool_ref from, struct spool_ref to)
+static void mail_moved(struct mail *mail, struct spool_move *move)
 {
-    struct ticket *first = queue_find(q, id);
+    mail->m->at = move->to;
+    if (mail->slab || mail->move == move)
+        return;
+    must(!mail->move); /* one move is over before the next begins */
+    mail->move = move;
+    atomic_fetch_add(&move->holders, 1);
+}
+
+void queue_moved(struct queue *q, struct spool_move *move)
+{
+    struct ticket *first = queue_find(q, move->id);
 
     for (struct ticket *t = first; t; t = t->sibling == first ? NULL : t->sibling)
-        if (t->home.segment == from.segment && t->home.offset == from.offset) {
-            t->home = to;
+        if (t->home.segment == move->from.segment && t->home.offset == move->from.offset) {
+            t->home = move->to;
             if (t->mail)
-                t->mail->m->at = to;
+                mail_moved(t->mail, move);
         }
 }
 

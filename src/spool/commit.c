@@ -415,7 +415,9 @@ static void learn_message(struct committer *c, struct entry *e)
     for (size_t i = 0; i < e->npiece; i++)
         if (e->piece[i].at.segment == g->number)
             own += frame_size(e->piece[i].n);
-    segment_add(g, offset, own);
+    uint32_t slot = segment_add(g, offset, own);
+    if (e->was.segment)
+        g->flag[slot] |= SLOT_NEW;
     for (size_t i = 0; i < e->npiece; i++) {
         struct entry_piece *piece = &e->piece[i];
         bool mine = chunks_take(&s->chunks, piece->at);

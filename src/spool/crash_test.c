@@ -10,10 +10,11 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MAILS 400
+#define MAILS 2000
 #define RCPTS 40
 #define WORKERS 2
 
@@ -43,7 +44,11 @@ struct world {
     bool strict;                        /* the last life ended well: nothing may be in doubt */
     bool done;
     unsigned acked, loads;
+    bool compacts;
+    struct worker *workers;
 };
+
+static _Atomic unsigned *moves_seen;    /* by all runs, which are processes of their own */
 
 static struct world *world;             /* put back to NULL by a crash, and set again */
 
@@ -201,7 +206,7 @@ static struct message *message(arena *a, unsigned i)
 
 /* ---- the work ---- */
 
-struct worker { struct world *w; unsigned nth; struct spool_port *port; };
+struct worker { struct world *w; unsigned nth; struct spool_port *port; struct thread *thread; };
 
 static err offer(struct worker *k, unsigned i)
 {
@@ -295,6 +300,80 @@ static struct mail *any_mail(struct worker *k, bool end)
     return NULL;
 }
 
+/* ---- moves ---- */
+
+struct look { struct post post; struct worker *k; size_t n; struct spool_move *move[]; };
+
+static err look_task(void *arg)
+{
+    struct look *look = arg;
+    struct worker *k = look->k;
+
+    for (size_t i = 0; i < look->n; i++) {
+        const struct spool_move *m = look->move[i];
+        struct mail *l = &k->w->mail[le32(m->id.b + 12) - 1];
+        if (l->worker == k->nth && l->at.segment == m->from.segment && l->at.offset == m->from.offset)
+            l->at = m->to;
+    }
+    while (k->port && spool_flush(k->port) != OK)
+        TRY(task_sleep(clock_now() + SECOND));
+    if (k->port)
+        for (size_t i = 0; i < look->n; i++)
+            spool_move_done(look->move[i]);
+    return OK;
+}
+
+static void look_arrived(struct post *p)
+{
+    struct look *look = AROUND(p, struct look, post);
+
+    if (look->k->port)
+        group_spawn(thread_group(), "look", look_task, look);
+}
+
+static void moved(void *ctx, struct spool_move *const *moves, size_t n)
+{
+    struct world *w = ctx;
+
+    *moves_seen += (unsigned)n;
+    for (size_t i = 0; i < n; i++)
+        atomic_fetch_add(&moves[i]->holders, WORKERS - 1);
+    for (unsigned i = 0; i < WORKERS; i++) {
+        struct look *look = mem_new(sizeof *look + n * sizeof look->move[0]);
+        look->post.run = look_arrived;
+        look->k = &w->workers[i];
+        look->n = n;
+        memcpy(look->move, moves, n * sizeof look->move[0]);
+        if (look->k->port)
+            thread_post(look->k->thread, &look->post);
+    }
+}
+
+/* Read a message that waits; what moves meanwhile is read anew. */
+static void read_back(struct worker *k, struct mail *l)
+{
+    AUTO_ARENA a = arena_new();
+    struct spool_ref at;
+    struct message *m;
+    unsigned i = (unsigned)(l - k->w->mail), n;
+    err e;
+
+    do {
+        at = l->at;
+        n = 0;
+        e = spool_read(k->port, at, a, &m);
+        for (size_t p = 0; e == OK && p < m->npiece; p++) {
+            str got;
+            e = spool_read_piece(k->port, m->piece[p], a, &got);
+            n += e == OK ? (unsigned)got.n : 0;
+        }
+    } while (e != OK && (at.segment != l->at.segment || at.offset != l->at.offset));
+    if (e != OK)
+        wrong("message %u cannot be read at %u:%u: %.*s", i, at.segment, at.offset, STR(err_text()));
+    if (n != l->length)
+        wrong("message %u has %u octets of %u", i, n, l->length);
+}
+
 static err work(void *arg)
 {
     struct worker *k = arg;
@@ -318,6 +397,12 @@ static err work(void *arg)
             if ((l = any_mail(k, true)))
                 note(k, l, true);
             break;
+        case 7:
+            if (w->compacts && sim_chance(2) && (l = any_mail(k, false))) {
+                read_back(k, l);
+                break;
+            }
+            /* fall through */
         default:
             if (spool_flush(k->port) == OK)
                 flushed(k);
@@ -339,7 +424,7 @@ static err work(void *arg)
         task_sleep(clock_now() + 2 * SECOND);
     }
     flushed(k);
-    spool_port_close(k->port);
+    spool_port_close(take(k->port));
     return OK;
 }
 
@@ -435,6 +520,14 @@ static err life(void *arg)
     struct thread *t[WORKERS];
     struct spool_setup setup = { .dir = S("/spool"), .reserve = 2, .ahead = 1, .segment = 64 << 10 };
 
+    w->workers = k;
+    if (w->compacts) {
+        setup.moved = moved;
+        setup.ctx = w;
+        setup.compact_after = MILLISECOND;
+        setup.compact_slack = 1;
+    }
+
     for (unsigned tries = 0;; tries++) {
         err e = spool_open(&setup, &w->spool);
         if (e == OK)
@@ -446,9 +539,10 @@ static err life(void *arg)
     check_all(w);
     w->strict = false;
     for (unsigned i = 0; i < WORKERS; i++) {
-        k[i] = (struct worker){ w, i, NULL };
-        t[i] = thread_start("worker", work, &k[i]);
+        k[i] = (struct worker){ w, i, NULL, NULL };
+        k[i].thread = t[i] = thread_start("worker", work, &k[i]);
     }
+    spool_may_move(w->spool, true);
     for (unsigned i = 0; i < WORKERS; i++)
         thread_join(t[i]);
     spool_close(w->spool);
@@ -533,6 +627,29 @@ static void fault_run(unsigned run)
     live(w, SIM_POWER);
 }
 
+/* Many die young and few never, so that segments are given back around those that wait. */
+static void compact_run(unsigned run)
+{
+    struct world *w;
+
+    run_begin(&w, run);
+    w->compacts = true;
+    w->actions = 150;
+    w->crash_at = run % 8 ? 1 + (unsigned)sim_random(900) : 0;
+    live(w, run % 4 ? SIM_POWER : SIM_KILL);
+    w->crash_at = 1 + (unsigned)sim_random(500);
+    w->fault = sim_chance(3) ? (enum fault)(1 + sim_random(FAULTS - 1)) : FAULT_NONE;
+    w->fault_at = w->fault ? 1 + (unsigned)sim_random(300) : 0;
+    live(w, sim_chance(4) ? SIM_KILL : SIM_POWER);
+    w->fault_at = 0;
+    w->crash_at = 1 + (unsigned)sim_random(200);
+    live(w, SIM_POWER);
+    w->crash_at = 0;
+    w->actions = 0;
+    live(w, SIM_POWER);
+    live(w, SIM_POWER);
+}
+
 /* Each of `n` runs in a process of its own. SPOOL_RUNS=FROM-TO chooses others. */
 static void runs(void (*one)(unsigned run), unsigned n)
 {
@@ -569,3 +686,14 @@ static void runs(void (*one)(unsigned run), unsigned n)
 
 TEST(spool_survives_a_crash_at_any_operation) { runs(crash_run, RUNS(100 / KIT_SLOW + 20)); }
 TEST(spool_survives_a_failing_disk) { runs(fault_run, RUNS(100 / KIT_SLOW + 20)); }
+TEST(spool_survives_all_that_while_it_compacts)
+{
+    moves_seen = mmap(NULL, sizeof *moves_seen, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    must(moves_seen != MAP_FAILED);
+    runs(compact_run, RUNS(100 / KIT_SLOW + 20));
+    if (RUNS(1) && !getenv("SPOOL_RUNS"))
+        CHECK(*moves_seen > 20 + 100 / KIT_SLOW);
+    if (getenv("SPOOL_LOG")) printf("moves %u\n", *moves_seen);
+    munmap(moves_seen, sizeof *moves_seen);
+    moves_seen = NULL;
+}

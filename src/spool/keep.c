@@ -1,4 +1,5 @@
-/* The keeper: makes segments ahead of need, writes indexes of those that are full, gives back those that hold nothing any more. */
+/* The keeper: makes segments ahead of need, writes indexes of those that are full, gives back those that hold nothing any more, and has
+ * what little waits in the others copied out of them (compact.c). */
 #include "spool/spool_inside.h"
 
 #include <errno.h>
@@ -228,7 +229,19 @@ static void keep(struct spool *s)
         }
         if (load_acquire(&s->ready) >= s->setup.reserve)
             more |= index_one(s);
+        if (load_acquire(&s->loaded) && (load_acquire(&s->full) || load_acquire(&s->ready) >= want))
+            more |= compact_some(s);
     }
+}
+
+/* Without being poked: a disk gets room, a segment gets old. */
+static when look_again(struct spool *s)
+{
+    when now = clock_now();
+
+    if (load_acquire(&s->full) || s->free_again > now)
+        return now + MAKE_AGAIN;
+    return load_acquire(&s->may_move) ? now + s->setup.compact_after / 4 + MAKE_AGAIN : NEVER;
 }
 
 static err keeper(void *arg)
@@ -239,8 +252,9 @@ static err keeper(void *arg)
         s->keeper_poked = false;
         keep(s);
         if (!s->keeper_poked && !load_acquire(&s->keeper_ends))
-            waiters_wait(&s->keeper_wake, load_acquire(&s->full) || s->free_again > clock_now() ? clock_now() + MAKE_AGAIN : NEVER);
+            waiters_wait(&s->keeper_wake, look_again(s));
     }
+    compact_end(s);
     return OK;
 }
 

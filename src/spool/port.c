@@ -157,9 +157,8 @@ WAITS static err entry_wait(struct entry *e)
     return e->result == OK ? OK : fail(e->result, "%s", e->why);
 }
 
-err port_commit(struct spool_port *p, struct entry *e, struct spool_ref *ret)
+err port_wait(struct entry *e, struct spool_ref *ret)
 {
-    port_push(p, e);
     err got = entry_wait(e);
     if (e->abandoned)
         return got;
@@ -167,6 +166,12 @@ err port_commit(struct spool_port *p, struct entry *e, struct spool_ref *ret)
         *ret = e->at;
     entry_free(e);
     return got;
+}
+
+err port_commit(struct spool_port *p, struct entry *e, struct spool_ref *ret)
+{
+    port_push(p, e);
+    return port_wait(e, ret);
 }
 
 /* ---- mail ---- */
@@ -357,6 +362,16 @@ void port_note(struct spool_port *p, unsigned type, ulid id, struct spool_ref ho
     for (; n > STATES_MAX; state += STATES_MAX, n -= STATES_MAX)
         port_note_one(p, FRAME_OUTCOME, id, home, state, STATES_MAX);
     port_note_one(p, type, id, home, state, n);
+}
+
+void port_note_again(struct spool_port *p, const struct frame *f)
+{
+    struct buf *b = notes_begin(p);
+    size_t at = frame_open(b);
+
+    buf_add(b, str_of((const char *)f->body, f->n));
+    frame_close(b, at, f->type, f->id);
+    notes_end(p);
 }
 
 void spool_outcome(struct spool_port *p, ulid id, struct spool_ref home, const struct rcpt_state *state, size_t n, bool end)

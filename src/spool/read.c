@@ -80,17 +80,23 @@ err place_read(struct spool *s, const struct place *at, uint32_t offset, uint32_
     }
 }
 
-err spool_read(struct spool_port *p, struct spool_ref at, arena *a, struct message **ret)
+err message_read(struct spool *s, struct spool_ref home, arena *a, bool pool, struct stored_read *ret)
 {
     struct place place;
     struct frame f;
+
+    TRY(place_find(s, home.segment, &place));
+    TRY(place_read(s, &place, home.offset, 1024, a, pool, &f));
+    if (f.type != FRAME_MESSAGE)
+        return fail(E_NOTFOUND, "no message lies at %u:%u", home.segment, home.offset);
+    return stored_read(&f, a, ret);
+}
+
+err spool_read(struct spool_port *p, struct spool_ref at, arena *a, struct message **ret)
+{
     struct stored_read st;
 
-    TRY(place_find(p->s, at.segment, &place));
-    TRY(place_read(p->s, &place, at.offset, 1024, a, true, &f));
-    if (f.type != FRAME_MESSAGE)
-        return fail(E_NOTFOUND, "no message lies at %u:%u", at.segment, at.offset);
-    TRY(stored_read(&f, a, &st));
+    TRY(message_read(p->s, at, a, true, &st));
     *ret = st.m;
     return OK;
 }
@@ -183,8 +189,7 @@ err merge_notes(const struct index *x, struct spool_ref home, struct rcpt_state 
     return OK;
 }
 
-/* What is known of a message before any note: all wait, but for what a copy carried with it. */
-static struct rcpt_state *states_begin(const struct stored_read *st, arena *a)
+struct rcpt_state *states_begin(const struct stored_read *st, arena *a)
 {
     struct rcpt_state *state = NEW_ARRAY(a, struct rcpt_state, st->m->env.nrcpt);
 
@@ -197,20 +202,20 @@ static struct rcpt_state *states_begin(const struct stored_read *st, arena *a)
 
 err spool_read_states(struct spool_port *p, ulid id, struct spool_ref home, arena *a, struct rcpt_state **ret, size_t *n)
 {
-    struct place place;
-    struct frame f;
     struct stored_read st;
     AUTO(index) x = index_new();
     bool ended = false;
 
     (void)id;
     TRY(spool_flush(p)); /* so that what this thread noted last is among them */
-    TRY(place_find(p->s, home.segment, &place));
-    TRY(place_read(p->s, &place, home.offset, 1024, a, true, &f));
-    TRY(stored_read(&f, a, &st));
+    TRY(message_read(p->s, home, a, true, &st));
     struct rcpt_state *state = states_begin(&st, a);
     TRY(gather_notes(p->s, home.segment, x));
     TRY(merge_notes(x, home, state, st.m->env.nrcpt, &ended));
+    if (st.was.segment) { /* as long as the move is not over */
+        TRY(gather_notes(p->s, st.was.segment, x));
+        TRY(merge_notes(x, st.was, state, st.m->env.nrcpt, &ended));
+    }
     for (size_t i = 0; i < st.m->env.nrcpt; i++) { /* their texts lie in the index */
         state[i].reply = str_dup(a, state[i].reply);
         state[i].remote = str_dup(a, state[i].remote);

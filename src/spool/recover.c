@@ -195,9 +195,10 @@ void segment_learn(struct spool *s, struct segment *g, const struct index *x)
         segment_add(g, m->offset, m->bytes);
         for (uint32_t k = first; k < foreign; k++)
             segment_add_foreign(s, g, m->offset, x->foreign[k].segment, x->foreign[k].bytes);
-        if (m->was_segment && m->was_segment < g->number) {
+        if (m->was_segment && m->was_segment <= g->number) { /* in the same one: it was copied away from a piece of its body */
             struct segment *old = segment_find(s, m->was_segment);
-            segment_depend(g, m->was_segment, 0, true);
+            if (old != g)
+                segment_depend(g, m->was_segment, 0, true);
             uint32_t slot = old ? segment_slot(old, m->was_offset) : NO_SLOT;
             if (slot != NO_SLOT)
                 segment_gone(s, old, slot, SLOT_MOVED);
@@ -485,6 +486,8 @@ err spool_open(const struct spool_setup *setup, struct spool **ret)
     s->setup = *setup;
     s->setup.reserve = setup->reserve ? setup->reserve : 4;
     s->setup.ahead = setup->ahead ? setup->ahead : 2;
+    s->setup.compact_slack = setup->compact_slack ? setup->compact_slack : 4;
+    s->setup.compact_after = setup->compact_after ? setup->compact_after : MINUTE;
     s->size = setup->segment ? setup->segment : SPOOL_SEGMENT;
     s->dir_text = mem_new(setup->dir.n + 1);
     memcpy(s->dir_text, setup->dir.p, setup->dir.n);
@@ -564,8 +567,55 @@ static err load_index(struct spool *s, struct segment *g, struct index **ret, st
     return OK;
 }
 
+/* Moves that a crash cut short: what was noted about the originals since they were copied. */
+struct late { struct spool *s; struct spool_port *port; struct index *notes; uint32_t about; };
+
+/* Merge it into the state of the copy, and note it about that: its original is to be given back. */
+static err load_late(struct late *l, const struct stored_read *st, struct rcpt_state *state, arena *a, bool *ended)
+{
+    struct spool *s = l->s;
+    size_t n = st->m->env.nrcpt;
+    bool late_end = false;
+
+    pthread_mutex_lock(&s->lock);
+    struct segment *old = segment_find(s, st->was.segment);
+    uint32_t slot = old ? segment_slot(old, st->was.offset) : NO_SLOT;
+    bool noted = slot != NO_SLOT && old->flag[slot] & (SLOT_NOTED | SLOT_ENDED);
+    pthread_mutex_unlock(&s->lock);
+    if (!noted)
+        return OK;
+    if (l->about != st->was.segment) {
+        index_free(take(l->notes));
+        l->notes = index_new();
+        TRY(gather_notes(s, st->was.segment, l->notes));
+        l->about = st->was.segment;
+    }
+    struct rcpt_state *known = NEW_ARRAY(a, struct rcpt_state, n);
+    memcpy(known, state, n * sizeof *known);
+    TRY(merge_notes(l->notes, st->was, state, n, &late_end));
+    if (!l->port)
+        l->port = port_open(s, RANK_RESERVE);
+    fold_late(l->port, st, known, state, late_end);
+    *ended |= late_end;
+    return OK;
+}
+
+/* What was noted must be durable before an original is given back. */
+static err late_end(struct late *l)
+{
+    err e = OK;
+
+    index_free(l->notes);
+    if (!l->port)
+        return OK;
+    while ((e = spool_flush(l->port)) != OK && e != E_CANCELED)
+        TRY(task_sleep(clock_now() + SECOND));
+    spool_port_close(l->port);
+    return e;
+}
+
 /* The messages of one segment that still wait, with all notes about them. */
-static err load_segment(struct spool *s, struct segment *g, const struct index *x,
+static err load_segment(struct spool *s, struct segment *g, const struct index *x, struct late *late,
                         err (*each)(void *ctx, const struct message *m, const struct rcpt_state *state), void *ctx, struct spool_loaded *count)
 {
     AUTO(index) notes = index_new();
@@ -605,8 +655,15 @@ static err load_segment(struct spool *s, struct segment *g, const struct index *
             count->damaged++;           /* what it said is lost: its recipients may get a second copy, never none */
             log_error("spool_damage", LOG_INT("segment", g->number), LOG_STR("reason", err_text()));
         }
-        if (ended) {
-            count->ended++;
+        if (st.was.segment && !ended)
+            e = load_late(late, &st, state, a, &ended);
+        if (e == E_DAMAGED) {
+            count->damaged++;
+            log_error("spool_damage", LOG_INT("segment", g->number), LOG_STR("reason", err_text()));
+            e = OK;
+        }
+        if (ended || e != OK) {
+            count->ended += ended;
             continue;
         }
         count->messages++;
@@ -620,6 +677,7 @@ static err load_segment(struct spool *s, struct segment *g, const struct index *
 err spool_load(struct spool *s, err (*each)(void *ctx, const struct message *m, const struct rcpt_state *state), void *ctx,
                struct spool_loaded *ret)
 {
+    struct late late = { .s = s };
     err e = OK;
     size_t n = 0;
 
@@ -659,11 +717,13 @@ err spool_load(struct spool *s, err (*each)(void *ctx, const struct message *m, 
             x = mine;
         }
         if (e == OK)
-            e = load_segment(s, all[i], x, each, ctx, ret);
+            e = load_segment(s, all[i], x, &late, each, ctx, ret);
         index_free(mine);
     }
     mem_free(all);
-    if (all_known) { /* else nothing may be given back: one that we could not read may need what looks free */
+    err noted = late_end(&late);
+    e = e != OK ? e : noted;
+    if (all_known && noted == OK) { /* else nothing may be given back: one that we could not read may need what looks free */
         store_release(&s->loaded, true);
         keeper_poke(s);
     }

@@ -222,6 +222,8 @@ unsigned segment_note(struct spool *s, struct segment *in, unsigned type, struct
     if (slot == NO_SLOT)
         return 0;
     unsigned before = h->flag[slot];
+    if (before & SLOT_MOVING)
+        h->flag[slot] |= SLOT_LATE;
     if (type == FRAME_OUTCOME)
         h->flag[slot] |= SLOT_NOTED;
     else

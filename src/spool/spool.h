@@ -4,12 +4,15 @@
  * by spool_outcome(), which does not wait: notes are durable with the next commit, at the latest after 50 ms or 256 notes.
  * One committer thread writes and syncs for all; a keeper thread makes zeroed segments ahead of need and recycles them.
  *
- * A reference names a record by segment and offset and is good until its message has ended, or `moved` said otherwise. */
+ * A reference names a record by segment and offset and is good until its message has ended, or `moved` said otherwise. What still waits
+ * in old segments is copied forward when too little else is in them (compaction). */
 #ifndef SPOOL_H
 #define SPOOL_H
 
 #include "mail/mail.h"
 #include "task/task.h"
+
+#include <stdatomic.h>
 
 #define SPOOL_FORMAT 1                          /* what this release writes; it reads this one and the one before */
 #define SPOOL_SEGMENT (64u << 20)
@@ -56,8 +59,19 @@ struct message {
     bool report;                                /* one of our own: may use the reserve, expires into nothing */
 };
 
-struct spool_move;
-struct spool_moved;                             /* a batch of moves, see spool_moved_done() */
+/* A message that was copied forward, so that its old segment can be given back. Lives until the last holder has let go of it. */
+struct spool_move {
+    ulid id;
+    struct spool_ref from, to;
+    _Atomic uint32_t holders;       /* one when it is told of; who gives it to several adds theirs */
+    /* spool's own */
+    struct spool *spool;
+    struct spool_move *next;
+};
+/* One holder less, from any thread. With the last, nobody notes or reads `from` any more, and what was noted about it has been flushed
+ * (spool_flush() of that thread's port). */
+void spool_move_done(struct spool_move *m);
+
 struct spool_setup {
     str dir;                        /* made when absent, mode 0700, locked against a second process */
     unsigned reserve;               /* ready segments kept for notes and reports; default 4 */
@@ -65,13 +79,13 @@ struct spool_setup {
     uint32_t segment;               /* size of one; default SPOOL_SEGMENT. Tests make them small */
     uint64_t max_bytes;             /* of all segments; 0: what the file system has */
     uint64_t min_free;              /* bytes left free on the file system */
-    /* For compaction, which is not there yet, so nothing calls it. A message was copied forward: its record is now at `to`. Called on the
-     * keeper's thread, in batches; then `done` may be called from any thread once nobody holds `from` any more. */
-    void (*moved)(void *ctx, const struct spool_move *moves, size_t n, struct spool_moved *batch);
+    when compact_after;             /* a segment sealed for so long may be compacted; default 1 minute */
+    unsigned compact_slack;         /* segments that may be in use beyond twice what waits; default 4 */
+    /* Messages were copied forward: the record of each now lies at `to`, and its pieces with it; `from` stays readable until the move is
+     * done. Called on the keeper's thread; must not wait. NULL: nothing is ever moved. */
+    void (*moved)(void *ctx, struct spool_move *const *moves, size_t n);
     void *ctx;
 };
-struct spool_move { ulid id; struct spool_ref from, to; };
-void spool_moved_done(struct spool_moved *batch);
 
 /* Open: segment heads are read, a new segment is begun, the threads are started; the backlog is not loaded yet. Served at once.
  * A full disk is no error: what waits goes out, and intake resumes when there is room.
@@ -89,6 +103,9 @@ WAITS void spool_port_close(struct spool_port *p);
 struct spool_loaded { uint64_t messages, ended, damaged, torn_bytes; };
 WAITS err spool_load(struct spool *s, err (*each)(void *ctx, const struct message *m, const struct rcpt_state *state), void *ctx,
                      struct spool_loaded *ret);
+
+/* From now on (or no more) messages may be copied forward: everybody who was told of one by spool_load() can be told that it moved. */
+void spool_may_move(struct spool *s, bool may);
 
 /* Is there room for mail from outside? E_NOSPACE (text says what is short) when only the reserve is left. No wait. */
 err spool_room(struct spool *s);

@@ -24,7 +24,12 @@ struct file_name file_name(uint32_t number, const char *ending); /* "0000002a.se
 /* ---- segment.c: segments, and the table of them ----------------------------------------------------------------------- */
 
 /* One message of a segment: eight octets at most (plus array slack). */
-enum { SLOT_ENDED = 1, SLOT_MOVED = 4, SLOT_NOTED = 8, SLOT_FOREIGN = 16 };
+enum {
+    SLOT_ENDED = 1, SLOT_MOVED = 4, SLOT_NOTED = 8, SLOT_FOREIGN = 16,
+    SLOT_MOVING = 32,                   /* it is being copied forward */
+    SLOT_LATE = 64,                     /* something was noted about it since that began */
+    SLOT_NEW = 128,                     /* it is such a copy, and the move is not over */
+};
 
 struct foreign { uint32_t message, segment, bytes; };   /* a live message here has a piece there */
 struct depend {                         /* we may not be freed before that earlier segment */
@@ -54,13 +59,14 @@ struct segment {
     uint32_t live;                      /* neither ended nor moved */
     uint64_t live_bytes;                /* theirs, and pieces here of messages elsewhere */
     struct foreign *foreign; uint32_t nforeign, foreign_cap; /* by message */
-    uint32_t pins;                      /* pieces here that messages elsewhere, or unfinished ones, need */
+    uint32_t pins;                      /* pieces here that messages elsewhere, or unfinished ones, need; and moves from here */
     struct depend *depend; uint32_t ndepend, depend_cap; /* by segment */
     uint32_t notes;                     /* note records in it */
 
     struct index *index;                /* in memory until its file is written */
     bool indexed;                       /* the file is there */
     when sealed;                        /* clock */
+    when compact_again;                 /* not before then */
 };
 
 struct segment *segment_new(struct spool *s, uint32_t number, uint32_t life, int fd);
@@ -172,12 +178,14 @@ struct spool_port *port_open(struct spool *s, enum entry_rank rank);
 struct stored;
 err entry_message(struct spool_port *p, const struct stored *st, struct spool_slab *slab, struct entry **ret);
 void pieces_unpin(struct spool *s, struct entry *e);
-/* Push and wait; the entry is freed unless the wait was cancelled (then it is freed later). */
-WAITS err port_commit(struct spool_port *p, struct entry *e, struct spool_ref *ret);
+/* Wait for what was pushed; the entry is freed unless the wait was cancelled (then it is freed later). */
+WAITS err port_wait(struct entry *e, struct spool_ref *ret);
+WAITS err port_commit(struct spool_port *p, struct entry *e, struct spool_ref *ret); /* push and wait */
 struct entry *entry_chunk(struct spool_port *p, unsigned type, ulid id, str octets);
 struct entry *entry_new(struct spool_port *p, enum entry_kind kind);
 void port_push(struct spool_port *p, struct entry *e);  /* with the notes that wait */
 void port_note(struct spool_port *p, unsigned type, ulid id, struct spool_ref home, const struct rcpt_state *state, size_t n);
+void port_note_again(struct spool_port *p, const struct frame *f); /* a note that stands elsewhere already */
 
 /* Chunks whose message is not written yet. Under lock. */
 struct chunks { struct spool_ref *slot; size_t n, cap; };
@@ -191,10 +199,14 @@ struct place { int fd; uint32_t number, life, end; };
 err place_find(struct spool *s, uint32_t segment, struct place *ret);
 /* Read the frame at `offset`, checked. In `a`. With `pool`, waits there when the disk must be read; else reads on this thread. */
 WAITS err place_read(struct spool *s, const struct place *at, uint32_t offset, uint32_t guess, arena *a, bool pool, struct frame *ret);
-/* All durable notes about messages of segment `home` (that are neither ended nor moved, with `live_only`): appended to x. */
+/* All durable notes about messages of segment `home`: appended to x. */
 WAITS err gather_notes(struct spool *s, uint32_t home, struct index *x);
 /* Merge all notes in a sorted index about the message at `home` into state. */
 err merge_notes(const struct index *x, struct spool_ref home, struct rcpt_state *state, size_t nrcpt, bool *ended);
+/* What is known of a message before any note: all wait, but for what a copy carried with it. In `a`, for each recipient. */
+struct rcpt_state *states_begin(const struct stored_read *st, arena *a);
+/* The message record at `home`. In `a`. */
+WAITS err message_read(struct spool *s, struct spool_ref home, arena *a, bool pool, struct stored_read *ret);
 
 /* ---- recover.c ------------------------------------------------------------------------------------------------------------- */
 
@@ -221,6 +233,16 @@ WAITS void keeper_stop(struct spool *s);
 void keeper_poke(struct spool *s);      /* from any thread */
 WAITS err keeper_make(struct spool *s); /* one more ready segment */
 WAITS err sync_dir(struct spool *s);
+
+/* ---- compact.c: on the keeper's thread ------------------------------------------------------------------------------------- */
+
+struct compaction;
+/* One bounded piece of work; false: there is nothing to do now. */
+WAITS bool compact_some(struct spool *s);
+WAITS void compact_end(struct spool *s);
+/* What was noted about a copy's original since it was copied is noted about the copy. `known` is what the copy carries. */
+void fold_late(struct spool_port *p, const struct stored_read *copy, const struct rcpt_state *known, const struct rcpt_state *now, bool ended);
+
 /* ---- the whole ------------------------------------------------------------------------------------------------------------- */
 
 /* Four buckets to each power of two. */
@@ -259,7 +281,9 @@ struct spool {
     bool keeper_post_busy;              /* atomic */
     struct thread *keeper;
     when make_again, free_again;
-    uint64_t files_bytes;
+    struct compaction *compaction;
+    struct spool_move *moves_done;      /* atomic: the last holder has let go of these */
+    bool may_move;                      /* atomic */
 
     /* between keeper and committer; ready under lock, the counts also read without */
     struct segment *ready_list[64];
