@@ -693,7 +693,6 @@ TEST(spool_survives_all_that_while_it_compacts)
     runs(compact_run, RUNS(100 / KIT_SLOW + 20));
     if (RUNS(1) && !getenv("SPOOL_RUNS"))
         CHECK(*moves_seen > 20 + 100 / KIT_SLOW);
-    if (getenv("SPOOL_LOG")) printf("moves %u\n", *moves_seen);
     munmap(moves_seen, sizeof *moves_seen);
     moves_seen = NULL;
 }

@@ -100,6 +100,10 @@ static err relay_main(void *unused)
     }
     s->spool.segment = world->segment;
     s->spool.max_bytes = world->spool_bytes;
+    if (world->segment) { /* as busy as a large one */
+        s->spool.compact_after = 5 * SECOND;
+        s->spool.compact_slack = 1;
+    }
     TRY(listen_open(&l.addr, &l.fd));
     struct relay_setup setup = { .settings = s, .listening = &l, .nlistening = 1, .control_fd = -1, .parent_fd = -1 };
     world->relay_result = relay_run(&setup);
