@@ -339,12 +339,15 @@ static void moving_arrived(struct post *p)
 
 static void moving_round(struct moving *m)
 {
+    struct relay *r = m->relay;
+
     m->round++;
-    atomic_store(&m->left, m->relay->nworker);
-    for (unsigned i = 0; i < m->relay->nworker; i++) {
+    atomic_store(&m->left, r->nworker);
+    for (unsigned i = 0; i < r->nworker; i++) { /* with the last post all may be over: `m` is not ours any more */
         struct moving_look *l = mem_new(sizeof *l);
-        *l = (struct moving_look){ .post.run = moving_arrived, .moving = m, .w = &m->relay->worker[i] };
-        thread_post(l->w->thread, &l->post);
+        struct thread *to = r->worker[i].thread;
+        *l = (struct moving_look){ .post.run = moving_arrived, .moving = m, .w = &r->worker[i] };
+        thread_post(to, &l->post);
     }
 }
 

@@ -31,6 +31,8 @@ static const struct setting spool_settings[] = {
     { .name = "min_free", .type = CONF_BYTES, SPOOL(min_free), .preset = "256MiB", .help = "Space left free on the file system: new mail is put off with 452 before." },
     { .name = "reserve", .type = CONF_OWN, .take = take_reserve, .preset = "4", .form = "N",
       .help = "Segments of 64 MiB kept for outcomes and reports, so that a full disk drains by itself." },
+    { .name = "compact_after", .type = CONF_TIME, SPOOL(compact_after), .preset = "1m", .least = 1, .most = 86400,
+      .help = "How long a full segment is left alone before the little that still waits in it is copied forward, so that it can be used again." },
     { .name = NULL },
 };
 

@@ -281,6 +281,8 @@ bool ticket_retry(struct ticket *t)
         calendar_del(lane->queue, t);
         lane_put(lane, t, false);
     }
+    if (lane->state == LANE_DOWN && lane->backend)
+        backend_try_now(lane->backend, clock_now());
     lane_open(lane);
     return true;
 }

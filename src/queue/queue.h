@@ -153,7 +153,7 @@ str ticket_domain(const struct ticket *t);
 /* Why it waits, since and until when (wall clock; next 0: in flight or at its turn). */
 struct why { str reason; when since, next; };
 struct why ticket_why(const struct ticket *t);
-/* Make it due now: also opens a lane that is down, for one try. False while in flight. */
+/* Make it due now: also opens a lane that is down, for one try at each of its servers. False while in flight. */
 bool ticket_retry(struct ticket *t);
 /* Take it out for good, into flight; the caller settles its recipients. False while in flight. */
 bool ticket_remove(struct ticket *t);

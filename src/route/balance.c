@@ -125,6 +125,15 @@ void server_works(struct server_state *s, when now)
         atomic_store(&s->probing, false);
 }
 
+void backend_try_now(const struct backend *be, when now)
+{
+    for (size_t i = 0; i < be->nserver; i++) {
+        int64_t out = atomic_load(&be->server[i].state->out_until);
+        if (out > now) /* unless it came back just now */
+            atomic_compare_exchange_strong(&be->server[i].state->out_until, &out, now);
+    }
+}
+
 void server_answered(struct server_state *s, when took)
 {
     uint32_t old = atomic_load_explicit(&s->latency_us, memory_order_relaxed);

@@ -91,3 +91,17 @@ TEST(balance_gives_a_returning_server_little_at_first)
         first += four_pick(&f, HOUR + 2 * MINUTE) == &f.server[0];
     CHECK_INT(first, 100);
 }
+
+TEST(balance_tries_at_once_when_an_operator_says_so)
+{
+    struct four f;
+
+    four_open(&f, S("now"));
+    for (int i = 0; i < 4; i++)
+        server_failed(f.server[i].state, HOUR);
+    CHECK(four_pick(&f, HOUR) == NULL);
+    backend_try_now(&f.b, HOUR);
+    for (int i = 0; i < 4; i++) /* each by one caller */
+        CHECK(four_pick(&f, HOUR) == &f.server[i]);
+    CHECK(four_pick(&f, HOUR) == NULL);
+}

@@ -55,6 +55,8 @@ struct next_hop *backend_pick(const struct backend *be, const bool *avoid, when 
  * 60 s with each further one in a row, spread by a quarter. */
 void server_failed(struct server_state *s, when now);
 void server_works(struct server_state *s, when now);
+/* An operator knows better: all that are out may be tried now. */
+void backend_try_now(const struct backend *be, when now);
 void server_answered(struct server_state *s, when took);    /* smooths the latency */
 
 /* ---- relay domains and networks -------------------------------------------------------------------------------------------- */

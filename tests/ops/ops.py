@@ -290,6 +290,59 @@ def test_crash():
         relay.remove()
 
 
+def test_compaction():
+    """Mail that waits for long in the midst of much that does not: its segments come free, and none of it is lost or sent twice."""
+    port, dead, live = free_ports(3)
+    relay = Relay()
+    relay.write(listen=[port], extra=f"backend gone {{ server 127.0.0.1:{dead} }}\nrelay_domain gone.example {{ backend gone; recipients any }}\n"
+                f"backend there {{ server 127.0.0.1:{live} }}\nrelay_domain there.example {{ backend there; recipients any }}\n")
+    with open(relay.conf) as f:
+        text = f.read()
+    with open(relay.conf, "w") as f:
+        f.write(text.replace("min_free 1MiB", "min_free 1MiB; compact_after 1s"))
+    def blast(mails, size, to):
+        sent = run("blast", f"127.0.0.1:{port}", "--mails", str(mails), "--size", size, "--sessions", "10", "--to", to, "--json")
+        check(sent.returncode == 0, "blast", sent.stderr, sent.stdout)
+    def spool(key):
+        return json.loads(relay.ask("stats", "--json").stdout)["spool"][key]
+    def sink(at):
+        p = subprocess.Popen([WAYPOST, "sink", "-l", f"127.0.0.1:{at}", "--json", "--unique"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        p.stderr.readline()
+        return p
+    def sink_end(p):
+        p.terminate()
+        got = json.loads(p.communicate(timeout=PATIENCE)[0].strip().splitlines()[-1])
+        return got["messages"], got["duplicates"]
+    there = sink(live)
+    gone = None
+    try:
+        relay.start()
+        for _ in range(10):
+            blast(20, "2k", "user%d@gone.example")
+            blast(1, "600k", "user%d@gone.example")
+            blast(1100, "64k", "user%d@there.example")
+        check(until(lambda: spool("compacted") >= 100), "what waits was copied forward", relay.ask("stats").stdout)
+        check("worker_crashed" not in relay.said(), "by a relay that is well")
+        check(until(lambda: spool("segments") - spool("ready") <= 6), "and its segments came free", relay.ask("stats").stdout)
+        check(sink_end(there) == (11000, 0), "the others went out once")
+        relay.end(signal.SIGKILL)
+        relay.start()
+        queued = lambda: json.loads(relay.ask("stats", "--json").stdout)["queue"]["messages"]
+        check(until(lambda: queued() == 210), "all that waited is there after a kill", queued())
+        gone = sink(dead)
+        check(until(lambda: relay.ask("queue", "retry", "--all").returncode == 0 and queued() == 0), "and goes out", queued())
+        check(sink_end(gone) == (210, 0), "once")
+        gone = None
+        check(relay.end() == 0, "it ends")
+        verified = run("spool", "verify", f"{relay.dir}/spool")
+        check(verified.returncode == 0 and ", 0 of them waiting" in verified.stdout, "the spool is in order, and empty", verified.stdout)
+    finally:
+        there.kill()
+        if gone:
+            gone.kill()
+        relay.remove()
+
+
 def test_parent_killed():
     (port,) = free_ports(1)
     relay = Relay(listen=[port]).start()
