@@ -244,25 +244,31 @@ class Waypost:
     def rss(self):
         return rss_of(self.pids())
 
-    def logged(self, event):
-        """The newest line of the log about this event."""
-        found = None
+    def log_end(self):
+        return os.path.getsize(self.log)
+
+    def logged(self, event, behind):
+        """The first line about this event behind that place of the log, or None."""
         with open(self.log, 'rb') as f:
+            f.seek(behind)
             for line in f:
-                if event.encode() in line:
+                if event.encode() in line and line.endswith(b'\n'):
                     told = json.loads(line)
-                    found = told if told.get('event') == event else found
-        return found
+                    if told.get('event') == event:
+                        return told
+        return None
 
     def end(self):
         self.p.terminate()
         self.p.wait(120)
 
     def kill(self):
-        for pid in self.pids():
+        pids = self.pids()
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.p.wait()
+        until('all of it has ended', lambda: not any(os.path.exists('/proc/%d' % pid) for pid in pids))     # and left its ports
 
     def remove(self):
         self.end()
