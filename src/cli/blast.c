@@ -16,6 +16,7 @@
 #define RCPTS_MAX 10000
 #define ADDRESS_MAX 254
 #define ERRORS_MAX 8            /* different texts kept */
+#define SLOW_PIECE 512          /* octets that --rate-limit says at once, at least */
 #define NONE UINT64_MAX
 
 /* ---- how long answers took ---- */
@@ -71,19 +72,23 @@ static uint64_t lengths_part(const struct lengths *l, double part)
 struct worker {
     struct blast *b;
     struct thread *thread;
-    size_t sessions;
+    size_t sessions, under_way;
     uint64_t connections, taken, messages, recipients, octets;
     uint64_t classes[6];        /* answers to recipients, by their first digit */
+    uint64_t turned_away[6];    /* connections that the server ended with a reply, by its first digit */
+    uint64_t lost;              /* connections that broke, or never came about */
+    uint64_t missed;            /* messages of sessions that could not begin: too many were under way */
     struct lengths lengths;
 };
 
 struct blast {
     struct addr to;
     uint64_t sessions, mails, per_session, rcpts, rate, threads;
-    uint64_t size;
+    uint64_t size, octets_a_second;
+    struct cidr from;           /* where connections come from; bound: it was given */
     when lasts;
     str sender, ehlo, rcpt_head, rcpt_tail; /* the pattern, before and behind its %d */
-    bool rcpt_numbered, pipelining, bdat, json, keep_going;
+    bool rcpt_numbered, pipelining, bdat, json, keep_going, open, bound;
     int log_fd;
     uint32_t run;               /* what makes ids differ from those of other runs */
     str header, text;           /* of every message; the digits of the id are set in a copy */
@@ -91,6 +96,7 @@ struct blast {
     when began, ends, took;
     struct worker *worker;
     _Atomic uint64_t next;      /* message */
+    _Atomic uint64_t froms;     /* addresses of `from` used */
     _Atomic uint64_t connected;
     pthread_mutex_t mutex;      /* over what follows */
     struct { char text[160]; uint64_t n; } error[ERRORS_MAX];
@@ -116,7 +122,7 @@ static void error_note(struct blast *b, str text)
 
 static when slot_time(const struct blast *b, uint64_t number)
 {
-    return b->rate ? b->began + (when)(number * SECOND / b->rate) : 0;
+    return b->rate && !b->open ? b->began + (when)(number * SECOND / b->rate) : 0;
 }
 
 /* Is there a message whose time has come, or will come? */
@@ -154,6 +160,8 @@ struct sender {
     struct letter letter[2];
     char *header;               /* this session's copy */
     str piece[2];
+    struct stream *line;        /* this connection's */
+    size_t said;                /* octets of the message under way */
 };
 
 static void digits_put(char *p, uint64_t n)
@@ -187,10 +195,30 @@ static err piece_of(void *ctx, size_t i, str *ret)
     return OK;
 }
 
+/* The same for a slow client: a little, and then a pause. The first pause is cut short by chance, or ten thousand sessions that
+ * began together would speak together for ever. */
+static err piece_of_slow(void *ctx, size_t i, str *ret)
+{
+    struct sender *s = ctx;
+    uint64_t rate = s->w->b->octets_a_second;
+    size_t step = MAX((size_t)rate / 10, (size_t)SLOW_PIECE);
+    when pause = (when)(step * SECOND / rate);
+
+    if (i == 0)
+        s->said = 0;
+    stream_flush(s->line);
+    TRY(task_sleep(clock_now() + (i ? pause : (when)random_below((uint64_t)pause + 1))));
+    size_t behind = s->said < s->piece[0].n ? 0 : s->piece[0].n; /* of the header */
+    str rest = str_from(s->piece[behind ? 1 : 0], s->said - behind);
+    *ret = rest.n ? str_head(rest, step) : (str){ 0 };
+    s->said += ret->n;
+    return OK;
+}
+
 static err body_say(struct sender *s, struct client *c, struct letter *l)
 {
     const struct blast *b = s->w->b;
-    struct body body = { .size = b->header.n + b->text.n, .piece = piece_of, .ctx = s };
+    struct body body = { .size = b->header.n + b->text.n, .piece = b->octets_a_second ? piece_of_slow : piece_of, .ctx = s };
 
     for (size_t i = 0; i < COUNT(b->id_at); i++)
         digits_put(s->header + b->id_at[i] + 9, l->number);
@@ -210,6 +238,9 @@ static void ack_log(const struct blast *b, uint64_t number)
     }
 }
 
+/* A reference of its own would make every refusal a text of its own. */
+static str without_ref(str reply) { return str_head(reply, str_find(reply, S(" [ref "))); }
+
 static void letter_done(struct sender *s, struct letter *l)
 {
     struct worker *w = s->w;
@@ -219,7 +250,7 @@ static void letter_done(struct sender *s, struct letter *l)
         w->classes[MIN(l->out[i].reply.code / 100, 5)]++;
         accepted += l->out[i].settled && reply_ok(l->out[i].reply);
         if (l->out[i].settled && !reply_ok(l->out[i].reply))
-            error_note(w->b, reply_print(l->a, &l->out[i].reply));
+            error_note(w->b, without_ref(reply_print(l->a, &l->out[i].reply)));
     }
     if (!accepted)
         return;
@@ -275,21 +306,53 @@ static err talk(struct sender *s, struct client *c)
     return OK;
 }
 
+/* The addresses of --bind in turn. */
+static struct addr from_next(struct blast *b)
+{
+    struct addr a = b->from.base;
+    bool v4 = a.sa.sa_family == AF_INET;
+    uint8_t *last = v4 ? (uint8_t *)&a.v4.sin_addr + 3 : &a.v6.sin6_addr.s6_addr[15];
+    unsigned bits = MIN((v4 ? 32u : 128u) - b->from.bits, 16u);
+    uint64_t n = atomic_fetch_add_explicit(&b->froms, 1, memory_order_relaxed) & ((1u << bits) - 1);
+
+    last[0] |= (uint8_t)n;
+    last[-1] |= (uint8_t)(n >> 8);
+    return a;
+}
+
+/* A server may end a connection, with a reply that says why. */
+static void end_note(struct worker *w, const struct client *c, err e)
+{
+    int code = c && (e == E_REFUSED || e == E_CLOSED) ? c->last.code : 0;
+
+    if (code >= 400 && code < 600 && (e == E_REFUSED || code == 421))
+        w->turned_away[code / 100]++;
+    else
+        w->lost += e != E_CANCELED;
+}
+
 static err connect_and_talk(struct sender *s)
 {
     struct blast *b = s->w->b;
-    struct stream *line;
+    struct addr from = b->bound ? from_next(b) : (struct addr){ 0 };
     AUTO(client) c = NULL;
 
-    TRY(stream_connect(&b->to, NULL, clock_now() + CONNECT_WAIT, &line));
-    s->w->connections++;
-    TRY(during(client_open(line, b->ehlo, &c), "opening"));
-    atomic_store_explicit(&b->connected, 1, memory_order_relaxed);
-    if (!b->pipelining)
-        c->caps &= ~(unsigned)CAP_PIPELINING;
-    TRY(talk(s, c));
-    client_quit(take(c));
-    return OK;
+    err e = stream_connect(&b->to, b->bound ? &from : NULL, clock_now() + CONNECT_WAIT, &s->line);
+    if (e == OK) {
+        s->w->connections++;
+        e = during(client_open(s->line, b->ehlo, &c), "opening");
+    }
+    if (e == OK) {
+        atomic_store_explicit(&b->connected, 1, memory_order_relaxed);
+        if (!b->pipelining)
+            c->caps &= ~(unsigned)CAP_PIPELINING;
+        e = talk(s, c);
+    }
+    if (e != OK)
+        end_note(s->w, c, e);
+    else
+        client_quit(take(c));
+    return e;
 }
 
 static void letter_new(const struct blast *b, struct letter *l, arena *a)
@@ -317,10 +380,11 @@ static err sender_run(void *arg)
         letter_new(b, &s.letter[i], a);
     while (work_left(b)) {
         err e = connect_and_talk(&s);
-        if (e == OK)
-            continue;
-        error_note(b, str_printf(a, "%s: %.*s", err_name(e), STR(err_text())));
-        if (e == E_CANCELED || !b->keep_going || task_sleep(clock_now() + RETRY_PAUSE) != OK)
+        if (e != OK)
+            error_note(b, str_printf(a, "%s: %.*s", err_name(e), STR(err_text())));
+        if (b->open)
+            break;
+        if (e != OK && (e == E_CANCELED || !b->keep_going || task_sleep(clock_now() + RETRY_PAUSE) != OK))
             break;
     }
     for (int i = 0; i < 2; i++)
@@ -328,11 +392,44 @@ static err sender_run(void *arg)
     return OK;
 }
 
+static err visitor_run(void *arg)
+{
+    struct worker *w = arg;
+    err e = sender_run(w);
+
+    w->under_way--;
+    return e;
+}
+
+/* --open: sessions begin when their time has come, as clients of the world do, however the server is. */
+static err arrivals_run(struct worker *w)
+{
+    struct blast *b = w->b;
+    AUTO_GROUP g = group_open(NEVER);
+
+    for (uint64_t i = (uint64_t)(w - b->worker); i < b->mails / b->per_session; i += b->threads) {
+        when at = b->began + (when)((double)(i * b->per_session) * SECOND / (double)b->rate);
+        if (at >= b->ends)
+            break;
+        if (at > clock_now())
+            TRY(task_sleep(at));
+        if (w->under_way >= w->sessions || task_room() < 16) {
+            w->missed += b->per_session;
+            continue;
+        }
+        w->under_way++;
+        TRY(group_spawn(&g, "session", visitor_run, w));
+    }
+    return group_wait(&g);
+}
+
 static err worker_run(void *arg)
 {
     struct worker *w = arg;
     AUTO_GROUP g = group_open(NEVER);
 
+    if (w->b->open)
+        return arrivals_run(w);
     for (size_t i = 0; i < w->sessions; i++)
         TRY(group_spawn(&g, "session", sender_run, w));
     return group_wait(&g);
@@ -375,6 +472,9 @@ static void figures_print(const struct blast *b, const struct worker *all)
                  ",\"seconds\":%.6f,\"rate\":%.1f,\"mb_per_second\":%.2f",
                  all->messages, all->taken - all->messages, all->recipients, all->connections, seconds, rate, mb);
         buf_addf(&out,
+                 ",\"turned_away\":{\"4xx\":%" PRIu64 ",\"5xx\":%" PRIu64 "},\"lost\":%" PRIu64 ",\"missed\":%" PRIu64,
+                 all->turned_away[4], all->turned_away[5], all->lost, all->missed);
+        buf_addf(&out,
                  ",\"latency_us\":{\"p50\":%" PRIu64 ",\"p95\":%" PRIu64 ",\"p99\":%" PRIu64 ",\"max\":%" PRIi64
                  "},\"replies\":{",
                  p50, p95, p99, l->most);
@@ -385,6 +485,11 @@ static void figures_print(const struct blast *b, const struct worker *all)
                  "the answer to the final dot: p50 %" PRIu64 " us, p95 %" PRIu64 " us, p99 %" PRIu64
                  " us, longest %" PRIi64 " us\n",
                  p50, p95, p99, l->most);
+        if (all->turned_away[4] + all->turned_away[5] + all->lost + all->missed)
+            buf_addf(&out,
+                     "connections: %" PRIu64 " ended with a 4xx, %" PRIu64 " with a 5xx, %" PRIu64 " lost; %" PRIu64
+                     " messages had no session to go by\n",
+                     all->turned_away[4], all->turned_away[5], all->lost, all->missed);
         buf_add(&out, S("recipients:"));
     }
     for (int class = 2; class < 6; class++) {
@@ -476,6 +581,15 @@ static bool rate_parse(struct blast *b, const char *rate)
     return false;
 }
 
+static bool bind_parse(struct blast *b, const char *text)
+{
+    b->bound = cidr_parse(str_z(text), &b->from) == OK && b->from.base.sa.sa_family == b->to.sa.sa_family &&
+               b->to.sa.sa_family != AF_UNIX;
+    if (!b->bound)
+        cli_usage("blast", "--bind %s: an address such as 127.0.0.2, or a network such as 127.0.1.0/24, of the server's kind", text);
+    return b->bound;
+}
+
 static bool counts_good(const struct blast *b)
 {
     if (b->sessions && b->per_session && b->rcpts && b->threads && b->threads <= THREADS_MAX && b->rcpts <= RCPTS_MAX)
@@ -504,14 +618,18 @@ static int run(struct blast *b, arena *a)
         all->messages += w->messages;
         all->recipients += w->recipients;
         all->octets += w->octets;
-        for (size_t class = 0; class < COUNT(all->classes); class++)
+        for (size_t class = 0; class < COUNT(all->classes); class++) {
             all->classes[class] += w->classes[class];
+            all->turned_away[class] += w->turned_away[class];
+        }
+        all->lost += w->lost;
+        all->missed += w->missed;
         lengths_merge(&all->lengths, &w->lengths);
     }
     figures_print(b, all);
     if (!atomic_load(&b->connected))
         return CLI_UNREACHABLE;
-    return e == OK && all->messages == all->taken && !b->error[0].n ? CLI_DONE : CLI_NO;
+    return e == OK && all->messages == all->taken && !all->missed && !b->error[0].n ? CLI_DONE : CLI_NO;
 }
 
 int cli_blast(int argc, char **argv)
@@ -519,7 +637,7 @@ int cli_blast(int argc, char **argv)
     AUTO_ARENA a = arena_new();
     struct blast *b = NEW(a, struct blast);
     const char *size = "4k", *lasts = NULL, *to = "user%d@example.com", *from = "blast@blast.example", *rate = NULL,
-               *pipelining = "on";
+               *pipelining = "on", *bind = NULL, *slow = NULL;
     const char *log = NULL, *ehlo = "blast.example";
     const struct flag flags[] = {
         { "sessions", .number = &b->sessions },
@@ -532,6 +650,9 @@ int cli_blast(int argc, char **argv)
         { "from", .text = &from },
         { "ehlo", .text = &ehlo },
         { "rate", .text = &rate },
+        { "open", .on = &b->open },
+        { "rate-limit", .text = &slow },
+        { "bind", .text = &bind },
         { "pipelining", .text = &pipelining },
         { "bdat", .on = &b->bdat },
         { "verify-log", .text = &log },
@@ -560,10 +681,14 @@ int cli_blast(int argc, char **argv)
         return cli_usage("blast", "--size %s: such as 4k, at most 1g", size);
     if (strcmp(pipelining, "on") != 0 && strcmp(pipelining, "off") != 0)
         return cli_usage("blast", "--pipelining is on or off");
+    if (slow && (!cli_size(slow, &b->octets_a_second) || !b->octets_a_second))
+        return cli_usage("blast", "--rate-limit %s: octets a second, such as 10k", slow);
+    if (b->open && !rate)
+        return cli_usage("blast", "--open needs a --rate");
     b->pipelining = strcmp(pipelining, "on") == 0;
     b->ehlo = str_z(ehlo);
     if (!counts_good(b) || (rate && !rate_parse(b, rate)) || !rcpt_parse(b, str_z(to)) ||
-        !sender_parse(b, str_z(from)) || !cli_addr("blast", argv[1], &b->to))
+        !sender_parse(b, str_z(from)) || !cli_addr("blast", argv[1], &b->to) || (bind && !bind_parse(b, bind)))
         return CLI_USAGE;
     if (log) {
         b->log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);

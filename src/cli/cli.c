@@ -26,14 +26,16 @@ const struct cli_verb cli_verbs[] = {
     { "trace", "the story of a message", "waypost trace ID|ADDRESS [--json]", .run = cli_trace,
       .more = RELAY_AT_HELP "\nAn address may be a part of one: of a sender or a recipient. What is remembered is the recent past." },
     { "stats", "counters, times, lanes and servers", "waypost stats [--json] [--watch]", .run = cli_stats,
-      .more = RELAY_AT_HELP "  --watch            again and again, with rates, until interrupted" },
+      .more = RELAY_AT_HELP "  --watch            again and again, with rates, until interrupted\n"
+              "  --json             all there is; of each thread too: posts from other threads, sleeps, switches between tasks, and tasks,\n"
+              "                     now and at most" },
     { "config", "show the configuration, or the manual of all settings", "waypost config show [-c FILE]\nwaypost config manual",
       .run = cli_config,
       .more = "show prints every setting, those that were not given too, and where each comes from.\n"
               "manual prints waypost.conf(5) as mdoc: waypost config manual | man -l -" },
     { "sink", "a mail server for tests: takes all mail, counts it and throws it away", "waypost sink [-l ADDR:PORT] [OPTIONS]",
       .run = cli_sink,
-      .more = "  -l, --listen ADDR:PORT       127.0.0.1:2525 unless given; may be given again\n"
+      .more = "  -l, --listen ADDR:PORT       127.0.0.1:2525 unless given; may be given again; ADDR:FIRST-LAST is a server a port\n"
               "  --threads N                  1 unless given\n"
               "  --json                       figures as JSON; they are printed at the end, and on SIGUSR1\n"
               "  --count-file FILE            and written there\n"
@@ -63,6 +65,10 @@ const struct cli_verb cli_verbs[] = {
               "  --from ADDRESS               blast@blast.example unless given; empty: the null sender\n"
               "  --ehlo NAME                  blast.example unless given\n"
               "  --rate N/s                   no more messages a second than that\n"
+              "  --open                       sessions begin as --rate and --per-session say, however many are still under way:\n"
+              "                               clients that know nothing of each other; --sessions is the most at a time\n"
+              "  --rate-limit SIZE            octets a second that a session says of a message: slow clients\n"
+              "  --bind ADDR[/BITS]           connect from there, or from the addresses of that network in turn\n"
               "  --pipelining on|off          on where the server offers it\n"
               "  --bdat                       BODY=BINARYMIME and BDAT, where the server offers them\n"
               "  --verify-log FILE            append id and time of each message that got its 250, before going on\n"

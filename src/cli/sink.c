@@ -39,7 +39,8 @@ static err accept_run(void *arg)
 static err worker_run(void *arg)
 {
     struct worker *w = arg;
-    struct acceptor at[LISTENERS_MAX];
+    AUTO_ARENA a = arena_new();
+    struct acceptor *at = NEW_ARRAY(a, struct acceptor, w->sink->nlistener);
     AUTO_GROUP g = group_open(NEVER);
 
     w->group = &g;
@@ -239,20 +240,57 @@ static bool fail_parse(struct sink *k, arena *a, const char *value)
     return rule_add(k, r);
 }
 
-static bool listen_at(struct sink *k, struct addr at)
+/* What --listen asks for: one address, or one with a range of ports. */
+struct ports { struct addr first; uint16_t last; };
+
+static bool ports_parse(arena *a, const char *value, struct ports *ret)
+{
+    str text = str_z(value);
+    uint64_t last = 0;
+    size_t dash = text.n;
+
+    while (dash && ascii_digit(text.p[dash - 1]))
+        dash--;
+    bool range = dash > 1 && dash < text.n && text.p[dash - 1] == '-' && ascii_digit(text.p[dash - 2]) && !str_starts(text, S("unix:"));
+    if (!cli_addr("sink", range ? str_cz(a, str_head(text, dash - 1)) : value, &ret->first))
+        return false;
+    ret->last = addr_port(&ret->first);
+    if (!range)
+        return true;
+    if (!str_u64(str_from(text, dash), 65535, &last) || !ret->last || last < ret->last) {
+        cli_usage("sink", "--listen %s: ADDR:FIRST-LAST, such as 127.0.0.1:2600-2699", value);
+        return false;
+    }
+    ret->last = (uint16_t)last;
+    return true;
+}
+
+static bool listen_at(struct sink *k, const struct ports *p)
 {
     char text[ADDR_TEXT];
     struct sockaddr_storage sa;
     socklen_t n;
+    struct addr at = p->first;
+    size_t ports = p->last - addr_port(&at) + 1u;
 
-    if (listen_open(&at, &k->listener[k->nlistener]) != OK) {
-        cli_say("%.*s", STR(err_text()));
-        return false;
+    k->listener = mem_grow(k->listener, (k->nlistener + ports) * sizeof *k->listener);
+    for (size_t i = 0; i < ports; i++) {
+        if (ports > 1)
+            addr_set_port(&at, (uint16_t)(addr_port(&p->first) + i));
+        if (listen_open(&at, &k->listener[k->nlistener]) != OK) {
+            cli_say("%.*s", STR(err_text()));
+            return false;
+        }
+        k->nlistener++;
     }
-    if (machine->sock_name(k->listener[k->nlistener], false, &sa, &n) == 0)
+    if (ports > 1)
+        at = p->first;
+    else if (machine->sock_name(k->listener[k->nlistener - 1], false, &sa, &n) == 0)
         at = addr_of(&sa, n); /* which port it became, if it was 0 */
-    cli_say("sink: listening on %.*s", STR(addr_print(&at, text)));
-    k->nlistener++;
+    if (ports > 1)
+        cli_say("sink: listening on %.*s to %u", STR(addr_print(&at, text)), p->last);
+    else
+        cli_say("sink: listening on %.*s", STR(addr_print(&at, text)));
     return true;
 }
 
@@ -268,6 +306,7 @@ static void sink_free(struct sink *k)
 {
     for (size_t i = 0; i < k->nlistener; i++)
         close(k->listener[i]);
+    mem_free(k->listener);
     mem_free(k->worker);
     mem_free(k->ids.slot);
 }
@@ -332,9 +371,9 @@ int cli_sink(int argc, char **argv)
 
     if (!at.n)
         at.p[at.n++] = "127.0.0.1:2525";
-    struct addr *addrs = NEW_ARRAY(a, struct addr, at.n);
+    struct ports *places = NEW_ARRAY(a, struct ports, at.n);
     for (size_t i = 0; i < at.n; i++)
-        if (!cli_addr("sink", at.p[i], &addrs[i]))
+        if (!ports_parse(a, at.p[i], &places[i]))
             return CLI_USAGE;
 
     const struct { bool off; str word; } offers[] = {
@@ -357,7 +396,7 @@ int cli_sink(int argc, char **argv)
         !file_open(k->capture, O_RDONLY | O_DIRECTORY, &k->capture_fd))
         return CLI_NO;
     for (size_t i = 0; i < at.n; i++) {
-        if (!listen_at(k, addrs[i])) {
+        if (!listen_at(k, &places[i])) {
             sink_free(k);
             return CLI_NO;
         }

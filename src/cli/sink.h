@@ -8,7 +8,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define LISTENERS_MAX 16
 #define THREADS_MAX 64
 #define RULES_MAX 32
 
@@ -50,7 +49,7 @@ struct sink {
     const char *count_file, *capture;
     int hash_fd, capture_fd;
     /* what it is doing */
-    int listener[LISTENERS_MAX];
+    int *listener;
     size_t nlistener;
     struct worker *worker;
     pthread_mutex_t mutex;

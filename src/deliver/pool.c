@@ -326,6 +326,7 @@ static err connection_run(void *arg)
     bool talked = false;
 
     mem_free(arg);
+    task_favour(); /* thousands of sessions would leave a few connections no time, and what they took in would only pile up */
     k.snap = k.d->setup.newest(k.d->setup.ctx);
     k.backend = lane->backend;
     if (k.backend && !k.d->draining) {

@@ -344,7 +344,13 @@ static void trace(struct control *c, void *relay)
 
 /* ---- stats ---- */
 
-struct worker_stats { struct queue_totals q; size_t sessions, connections; struct lane_stats *lane; size_t nlane; arena *a; };
+struct worker_stats {
+    struct queue_totals q;
+    size_t sessions, connections;
+    struct lane_stats *lane; size_t nlane;
+    struct thread_stats *thread;        /* one a worker */
+    arena *a;
+};
 struct lane_stats { str name, reason; size_t ready, waiting, flying, connections; bool down; when retry_at; };
 
 static err stats_one(struct worker *w, void *arg)
@@ -362,6 +368,7 @@ static err stats_one(struct worker *w, void *arg)
     s->q.oldest = s->q.oldest && q.oldest ? MIN(s->q.oldest, q.oldest) : MAX(s->q.oldest, q.oldest);
     s->sessions += reception_sessions(w->reception);
     s->connections += dispatch_connections(w->dispatch);
+    s->thread[w->number] = thread_stats();
     for (size_t i = 0; (lane = queue_lane(w->queue, i)); i++) {
         struct lane_stats *l = NULL;
         for (size_t k = 0; k < s->nlane && !l; k++)
@@ -444,6 +451,24 @@ static void add_lanes(struct buf *b, const struct worker_stats *w, const struct 
     buf_addc(b, ']');
 }
 
+static void add_threads(struct buf *b, const struct worker_stats *w, unsigned n)
+{
+    add_key(b, "threads");
+    buf_addc(b, '[');
+    for (unsigned i = 0; i < n; i++) {
+        const struct thread_stats *t = &w->thread[i];
+        add_key(b, "");
+        buf_addc(b, '{');
+        add_int(b, "posts", (int64_t)t->posts);
+        add_int(b, "sleeps", (int64_t)t->sleeps);
+        add_int(b, "switches", (int64_t)t->switches);
+        add_int(b, "tasks", (int64_t)t->tasks);
+        add_int(b, "tasks_peak", (int64_t)t->tasks_peak);
+        buf_addc(b, '}');
+    }
+    buf_addc(b, ']');
+}
+
 static void add_spool(struct buf *b, const struct relay *r)
 {
     struct spool_stats s = spool_stats(r->spool);
@@ -471,7 +496,7 @@ static void stats(struct control *c, void *relay)
     struct relay *r = relay;
     AUTO_ARENA a = arena_new();
     AUTO_BUF b = { 0 };
-    struct worker_stats w = { .a = a };
+    struct worker_stats w = { .a = a, .thread = NEW_ARRAY(a, struct thread_stats, r->nworker) };
     struct settings *s = relay_newest(r);
     struct stats sum;
 
@@ -499,6 +524,7 @@ static void stats(struct control *c, void *relay)
     buf_addc(&b, '}');
     add_int(&b, "sessions", (int64_t)w.sessions);
     add_int(&b, "connections", (int64_t)w.connections);
+    add_threads(&b, &w, r->nworker);
     add_spool(&b, r);
     add_lanes(&b, &w, s);
     add_int(&b, "uptime_s", (clock_now() - r->started) / SECOND);

@@ -75,6 +75,7 @@ struct task {
     uint8_t state;
     bool canceled;              /* its group was, or one above */
     bool steady;                /* the current wait is not cut short */
+    bool favoured;              /* task_favour() */
     struct group *group;
     struct link sibling;        /* in group->tasks */
     struct link groups;         /* those it opened that have children */
@@ -104,8 +105,9 @@ struct thread {
 
     /* Its own. */
     _Alignas(64) struct task *current;
-    struct link ready;
-    size_t nready;
+    struct link ready, favoured; /* those that are to run; of them the favoured ones */
+    size_t nready;              /* both */
+    bool favour;                /* it was another's turn last */
     struct heap timers;
     struct post *inbox;         /* posts taken over, the oldest first */
     when now;                   /* of this round */

@@ -15,7 +15,8 @@
 #endif
 
 #define TURN 64                 /* tasks run before timers and posts are looked at again */
-#define POLL_PATIENCE (100 * MICROSECOND) /* how long tasks may run before epoll is asked, though more are ready */
+#define GLANCE 4                /* tasks run between two looks at the clock */
+#define POLL_PATIENCE (200 * MICROSECOND) /* how long tasks may run before epoll is asked, though more are ready */
 
 _Thread_local struct thread *here;
 
@@ -160,7 +161,7 @@ static void task_free(struct task *task)
 void task_ready(struct task *t)
 {
     t->state = TASK_READY;
-    list_add(&t->thread->ready, &t->link);
+    list_add(t->favoured ? &t->thread->favoured : &t->thread->ready, &t->link);
     t->thread->nready++;
 }
 
@@ -228,10 +229,13 @@ err task_told(err e, const char *what)
 
 /* ---- steps ---- */
 
+/* First come, first served among those of a kind; the kinds take turns. */
 static void task_run_one(struct thread *t)
 {
-    struct task *task = AROUND(t->ready.next, struct task, link);
+    bool favour = !list_empty(&t->favoured) && (t->favour || list_empty(&t->ready));
+    struct task *task = AROUND((favour ? &t->favoured : &t->ready)->next, struct task, link);
 
+    t->favour = !favour;
     list_del(&task->link);
     t->nready--;
     task_enter(t, task);
@@ -318,14 +322,17 @@ void sched_run(struct thread *t)
         polled = MIN(polled, t->now);
         while (timer_run_one(t))
             ;
-        for (unsigned n = 0; n < TURN && t->nready; n++)
+        for (unsigned n = 1; n <= TURN && t->nready; n++) {
             task_run_one(t);
+            if (n % GLANCE == 0 && clock_now() - polled > POLL_PATIENCE)
+                break; /* one that is favoured may be ready by now, and waits for us to hear of it */
+        }
         if (!t->stats.tasks && !atomic_load(&t->posts))
             return;
         if (!t->nready) {
             sched_sleep(t);
             polled = NEVER;
-        } else if (t->now - polled > POLL_PATIENCE) {
+        } else if (clock_now() - polled > POLL_PATIENCE) {
             io_poll(t, 0);
             polled = NEVER;
         }
@@ -413,6 +420,7 @@ struct task *task_current(void) { return here ? here->current : NULL; }
 const char *task_name(void) { return task_running() ? here->current->name : ""; }
 bool task_canceled(void) { return task_running() && here->current->canceled; }
 size_t task_room(void) { return stack_room(); }
+void task_favour(void) { task_self()->favoured = true; }
 
 void task_forbid_wait(void)
 {

@@ -43,6 +43,7 @@ static struct thread *thread_new(const char *name, task_fn *fn, void *arg)
     atomic_store(&t->posts, NULL);
     atomic_store(&t->joiner, NULL);
     list_init(&t->ready);
+    list_init(&t->favoured);
     list_init(&t->all);
     t->epoll_fd = -1;
     t->root = (struct group){ .deadline = NEVER };

@@ -256,6 +256,40 @@ TASK_TEST(task_has_a_name_and_an_error_text_of_its_own)
     CHECK_ERR(group_wait(&g), OK);
 }
 
+struct turns { char who[512]; size_t n; };
+struct runner { struct turns *turns; char who; int rounds; };
+
+static err run_rounds(void *arg)
+{
+    struct runner *r = arg;
+    if (r->who == 'f')
+        task_favour();
+    for (int i = 0; i < r->rounds; i++) {
+        task_yield();
+        r->turns->who[r->turns->n++] = r->who;
+    }
+    return OK;
+}
+
+/* However many others there are, and without holding them up either. */
+TASK_TEST(task_favour_is_every_second_turn)
+{
+    struct turns t = { 0 };
+    struct runner many = { &t, 'm', 10 }, few = { &t, 'f', 100 };
+    size_t twice = 0;
+    AUTO_GROUP g = group_open(NEVER);
+
+    for (int i = 0; i < 20; i++)
+        group_spawn(&g, "many", run_rounds, &many);
+    for (int i = 0; i < 2; i++)
+        group_spawn(&g, "few", run_rounds, &few);
+    CHECK_ERR(group_wait(&g), OK);
+    CHECK_INT(t.n, 400);
+    for (size_t i = 2; i < 399; i++) /* the second of the few began as one of the many */
+        twice += t.who[i] == t.who[i - 1];
+    CHECK_INT(twice, 0);
+}
+
 TEST(task_outside_there_is_none)
 {
     CHECK(!task_running());

@@ -23,8 +23,9 @@ class Sink:
     def __init__(self, *options, listen='127.0.0.1:0'):
         self.p = subprocess.Popen([WAYPOST, 'sink', '-l', listen, '--json', *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         Sink.running.append(self.p)
-        self.at = re.search(r'listening on (\S+)', self.p.stderr.readline()).group(1)
-        self.port = int(self.at.rsplit(':', 1)[1]) if not listen.startswith('unix') else 0
+        said = re.search(r'listening on (\S+)', self.p.stderr.readline())
+        self.at = said.group(1) if said else ''
+        self.port = int(self.at.rsplit(':', 1)[1]) if said and not listen.startswith('unix') else 0    # 0: a port was taken
 
     def count(self):
         self.p.send_signal(signal.SIGUSR1)
@@ -83,6 +84,39 @@ try:
     n = sink.count()['messages']
     check(json.load(open(dir + '/count')) == sink.end() and n == sent['messages'] + 30, 'the figures stand in the file')
 
+    # Many servers in one, clients from many addresses, slow ones, and ones that come whether they are waited for or not.
+    for first in range(21000, 32000, 50):
+        sink = Sink('--threads', '2', '--unique', listen='127.0.0.1:%d-%d' % (first, first + 49))
+        if sink.port:
+            break
+    check(sink.at == '127.0.0.1:%d' % first, 'a range of ports', sink.at)
+    for port in first, first + 25, first + 49:
+        blast('127.0.0.1:%d' % port, '--mails', '10')
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        p = subprocess.Popen([WAYPOST, 'blast', '127.0.0.1:%d' % listener.getsockname()[1], '--json', '--mails', '16', '--per-session', '1', '--open',
+                              '--rate', '1000/s', '--bind', '127.7.7.0/29'], stdout=subprocess.PIPE, text=True)
+        seen = []
+        for _ in range(16):
+            s, peer = listener.accept()
+            seen.append(peer[0])
+            s.close()
+        check(sorted(seen) == sorted(['127.7.7.%d' % i for i in range(8)] * 2), 'connections from every address in turn', seen)
+        check(json.loads(p.communicate(timeout=20)[0])['lost'] == 16 and p.returncode == 3, 'lost ones')
+    sent = blast(sink.at, '--mails', '4', '--size', '4k', '--rate-limit', '8k', '--per-session', '1')
+    check(sent['messages'] == 4 and 0.4 < sent['seconds'], 'slow clients', sent)
+    sent = blast(sink.at, '--mails', '100', '--open', '--rate', '500/s', '--per-session', '5', '--threads', '2')
+    check(sent['messages'] == 100 and sent['connections'] == 20 and sent['missed'] == 0, 'sessions at their times', sent)
+    check(0.15 < sent['seconds'], 'and not before', sent)
+    check(sink.end()['unique'] == 134, 'all of that arrives')
+    sink = Sink('--delay', 'dot:2s')
+    sent = blast(sink.at, '--mails', '10', '--open', '--rate', '100/s', '--per-session', '1', '--sessions', '3', want=1)
+    check(sent['messages'] == sent['connections'] == 3 and sent['missed'] == 7, 'sessions that found no place', sent)
+    sink.end()
+    sent, got = both(['--reject', 'greeting:421:not now:50%'], ['--mails', '100', '--open', '--rate', '2000/s', '--per-session', '1'], want=1)
+    check(sent['turned_away']['4xx'] == got['refused'] > 20 and sent['messages'] == 100 - got['refused'] and not sent['lost'], 'turned away', sent, got)
+    sent, got = both(['--close', 'rcpt'], ['--mails', '10', '--open', '--rate', '2000/s', '--per-session', '1'], want=1)
+    check(sent['lost'] == 10 and sent['turned_away'] == {'4xx': 0, '5xx': 0}, 'lost', sent)
+
     # What goes wrong is counted on both ends.
     sent, got = both(['--reject', 'rcpt:452:too many:30%', '--seed', '7'], ['--mails', '500'], want=1)
     check(sent['messages'] + sent['failed'] == 500 and sent['messages'] == got['messages'], 'refused recipients', sent, got)
@@ -140,7 +174,9 @@ try:
                          ('blast', '127.0.0.1:1', '--time', '3'), ('blast', '127.0.0.1:1', '--pipelining', 'x'), ('blast', '127.0.0.1:1', '--form', 'x'),
                          ('sink', 'x'), ('sink', '--reject', 'dot:250'), ('sink', '--reject', 'x:450'), ('sink', '--delay', 'dot'),
                          ('sink', '--close', 'dot:x'), ('sink', '--fail-rcpt', 'x'), ('sink', '--threads', '0'), ('sink', '--max-size', 'x'),
-                         ('sink', '-l', 'x')]:
+                         ('sink', '-l', 'x'), ('sink', '-l', '127.0.0.1:9-8'), ('sink', '-l', '127.0.0.1:0-8'), ('sink', '-l', '127.0.0.1:1-65536'),
+                         ('blast', '127.0.0.1:1', '--open'), ('blast', '127.0.0.1:1', '--rate-limit', '0'), ('blast', '127.0.0.1:1', '--bind', 'x'),
+                         ('blast', '127.0.0.1:1', '--bind', '::1'), ('blast', 'unix:/nowhere', '--bind', 'unix')]:
         p = subprocess.run([WAYPOST, verb, *words], capture_output=True, text=True, timeout=20)
         check(p.returncode == 2 and p.stderr.startswith('waypost %s: ' % verb) and not p.stdout, 'usage: ' + ' '.join([verb, *words]), p)
 finally:
