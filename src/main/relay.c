@@ -111,6 +111,8 @@ err relay_reload(struct relay *r, struct buf *text)
     struct settings *s = settings_load(old->path, NULL, &d);
     diags_print(&d, text);
     err e = s ? bind_new(r, &s->snapshot.receive, &fresh, &nfresh) : fail(E_SYNTAX, "%zu errors", d.errors);
+    if (e == OK)
+        e = during(resolver_configure(r->resolver, &s->dns), "looking up names");
     if (e != OK) {
         buf_addf(text, "the configuration in force stays: %.*s\n", STR(err_text()));
         log_error("reload_failed", LOG_STR("path", old->path), LOG_STR("reason", err_text()));
@@ -415,7 +417,7 @@ err relay_run(void *relay_setup)
     r.worker = mem_new(r.nworker * sizeof *r.worker);
     TRY(during(spool_open(&s->spool, &r.spool), "opening the spool"));
     TRY(instance_load(&r, s->spool.dir));
-    r.pool = pool_start("lookup", 4);
+    TRY(during(resolver_open(&s->dns, &r.resolver), "looking up names"));
     for (unsigned i = 0; i < r.nworker; i++) {
         struct worker *w = &r.worker[i];
         char name[16];
@@ -450,7 +452,7 @@ err relay_run(void *relay_setup)
         worker_call(&r.worker[i], stop_worker, NULL);
     for (unsigned i = 0; i < r.nworker; i++)
         thread_join(r.worker[i].thread);
-    pool_stop(r.pool);
+    resolver_close(r.resolver);
     spool_close(r.spool);
     log_info("stopped");
     mem_free(r.worker);
