@@ -116,8 +116,10 @@ err relay_reload(struct relay *r, struct buf *text)
     if (e != OK) {
         buf_addf(text, "the configuration in force stays: %.*s\n", STR(err_text()));
         log_error("reload_failed", LOG_STR("path", old->path), LOG_STR("reason", err_text()));
-        for (size_t i = 0; i < nfresh; i++)
+        for (size_t i = 0; i < nfresh; i++) {
+            parent_unlisten(r->setup.parent_fd, &fresh[i].addr);
             machine->close(fresh[i].fd);
+        }
         if (s)
             snapshot_drop(&s->snapshot);
         else
