@@ -30,10 +30,12 @@ bool rdata_name(arena *a, str *rdata, str *ret, bool *host)
     *rdata = (str){ 0 };
     for (;;) {
         /* Above 63 it would be a pointer, and there is nothing here to point into (RFC 1035 4.1.4). */
-        if (!cut_u8(&s, &label) || label > 63 || label > s.n || n + label + 1u > DNS_NAME_MAX + 1)
+        if (!cut_u8(&s, &label) || label > 63 || label > s.n)
             return false;
         if (label == 0)
             break;
+        if (n + label + 1 > DNS_NAME_MAX + 1)
+            return false;
         for (size_t i = 0; i < label; i++) {
             char c = ascii_lower(s.p[i]);
             text[n++] = c == '.' ? '\\' : c; /* a dot in a label must not make two of it; this makes it no host name */

@@ -84,7 +84,6 @@ static bool setup_change(struct resolver *r, struct setup *was, struct setup *ne
         r->setup = next;
         r->ctx = ctx;
         r->generation++;
-        r->looked = 0;
         cache_clear(r);
     }
     pthread_mutex_unlock(&r->lock);
@@ -116,6 +115,9 @@ err resolver_configure(struct resolver *r, const struct dns_settings *s)
         done = setup_change(r, was, next, ctx);
         setup_drop(r, was);
     }
+    pthread_mutex_lock(&r->lock);
+    r->looked = 0; /* there may be another hosts file */
+    pthread_mutex_unlock(&r->lock);
     return OK;
 }
 
