@@ -7,13 +7,15 @@
 #define KEEP_NONE (30 * SECOND)         /* the same without an SOA */
 #define KEEP_FAILED (5 * SECOND)        /* RFC 9520 3.2 */
 #define QUESTIONS_MOST 1000             /* under way */
+#define LOST_AFTER (3 * MINUTE)         /* under way for so long: nobody waits for that answer any more */
 #define ANSWER_MOST ((size_t)256 * 1024) /* octets: a packet has 64 KiB, names in it may be compressed */
 #define ENTRY_LEAST 256                 /* what an entry costs besides its octets */
 
 struct entry {
     struct resolver *r;
     struct dns_question q;
-    bool under_way;
+    bool under_way, lost;               /* lost: another has taken its place in the map */
+    when since;                         /* it is under way */
     struct link lru, waiting;           /* of askers */
     struct answer *answer;              /* NULL: none yet */
     str key;                            /* name, NUL, type */
@@ -119,7 +121,8 @@ static void entry_free(struct resolver *r, struct entry *e)
     r->counts.octets -= entry_size(e);
     r->counts.entries--;
     list_del(&e->lru);
-    map_del(&r->entries, e->key);
+    if (!e->lost)
+        map_del(&r->entries, e->key);
     drop(e->answer);
     mem_free(e);
 }
@@ -150,6 +153,7 @@ static void entry_ask(struct resolver *r, struct entry *e)
 {
     list_del(&e->lru); /* what is under way is not evicted */
     e->under_way = true;
+    e->since = clock_now();
     r->counts.under_way++;
     e->q.generation = r->generation;
     r->source->ask(r->ctx, &e->q);
@@ -175,6 +179,11 @@ struct asker *resolver_ask(struct resolver *r, str name, uint16_t type)
 
     pthread_mutex_lock(&r->lock);
     struct entry *e = map_get(&r->entries, key);
+    if (e && e->under_way && k->asked - e->since > LOST_AFTER) {
+        map_del(&r->entries, e->key);
+        e->lost = true;
+        e = NULL;
+    }
     bool known = e && !e->under_way && e->answer && e->answer->expires > k->asked;
     k->limit = k->asked + r->setup->s.timeout;
     r->counts.questions++;
@@ -251,6 +260,8 @@ void dns_answered(struct dns_question *q, const struct dns_reply *reply)
         k->post.run = asker_told;
         thread_post(k->home, &k->post);
     }
+    if (e->lost)
+        entry_free(r, e);
     evict(r, r->setup->s.cache / OUR_SHARE);
     pthread_mutex_unlock(&r->lock);
 }

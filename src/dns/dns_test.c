@@ -383,6 +383,34 @@ TASK_TEST(dns_waits_end)
     resolver_close(r);
 }
 
+TASK_TEST(dns_does_not_wait_for_what_was_lost)
+{
+    AUTO_ARENA a = arena_new();
+    struct resolver *r = resolver_of(&plain);
+    struct one first = one(r, a, S("a.example")), second = first, third = first;
+    AUTO_GROUP g = group_open(NEVER);
+
+    group_spawn(&g, "ask", ask_one, &first);
+    task_yield();
+    time_passes(MINUTE);
+    CHECK_ERR(first.e, E_AGAIN);
+    group_spawn(&g, "ask", ask_one, &second); /* it may still come */
+    task_yield();
+    CHECK_INT(fake.nasked, 1);
+    time_passes(3 * MINUTE);
+    CHECK_ERR(second.e, E_AGAIN);
+    group_spawn(&g, "ask", ask_one, &third);
+    task_yield();
+    CHECK_INT(fake.nasked, 2);
+    CHECK(answer(&(struct dns_reply){ .rcode = RCODE_NXDOMAIN })); /* the lost one, found */
+    task_yield();
+    CHECK(!third.done && resolver_counts(r).entries == 1);
+    CHECK(answer(&(struct dns_reply)ABC));
+    group_wait(&g);
+    CHECK_ERR(third.e, OK);
+    resolver_close(r);
+}
+
 /* The answer is on its way to a task that is told to end before it comes. */
 TASK_TEST(dns_answers_cross_with_cancellation)
 {
