@@ -137,6 +137,7 @@ typedef enum err {
     E_UNKNOWN,  /* a format or feature newer than this program */
     E_MAYBE,    /* it may have happened: the answer never came */
     E_PERM,     /* not allowed */
+    E_BOGUS,    /* signed, and the signature does not hold: DNSSEC */
     E_USAGE,    /* the caller of the command line erred */
     E_COUNT
 } err;

@@ -18,7 +18,7 @@ const char *err_name(err e)
         [E_NOTFOUND] = "notfound", [E_EXISTS] = "exists",     [E_CANCELED] = "canceled", [E_TIMEOUT] = "timeout",
         [E_CLOSED] = "closed",     [E_REFUSED] = "refused",   [E_LIMIT] = "limit",     [E_IO] = "io",
         [E_NOSPACE] = "nospace",   [E_DAMAGED] = "damaged",   [E_UNKNOWN] = "unknown", [E_MAYBE] = "maybe",
-        [E_PERM] = "perm",         [E_USAGE] = "usage",
+        [E_PERM] = "perm",         [E_USAGE] = "usage",       [E_BOGUS] = "bogus",
     };
     return (unsigned)e < E_COUNT ? names[e] : "?";
 }

@@ -33,6 +33,13 @@ const struct cli_verb cli_verbs[] = {
       .run = cli_config,
       .more = "show prints every setting, those that were not given too, and where each comes from.\n"
               "manual prints waypost.conf(5) as mdoc: waypost config manual | man -l -" },
+    { "dns", "look a name up as the relay would", "waypost dns NAME [addresses|mx|txt|tlsa|srv] [-c FILE] [--server ADDR] [--json]\n"
+      "waypost dns ADDRESS ptr [OPTIONS]", .run = cli_dns,
+      .more = "  -c, --config FILE  whose block dns says how; " CLI_CONFIG " if it is there, else as without one\n"
+              "  --server ADDR      ask this resolver; may be given again\n"
+              "  --timeout TIME     30s unless given\n"
+              "  --json             the answer as JSON\n\n"
+              "Says whether the answer is secure: validated by DNSSEC. Exits with 1 when there is no such name or no answer." },
     { "sink", "a mail server for tests: takes all mail, counts it and throws it away", "waypost sink [-l ADDR:PORT] [OPTIONS]",
       .run = cli_sink,
       .more = "  -l, --listen ADDR:PORT       127.0.0.1:2525 unless given; may be given again; ADDR:FIRST-LAST is a server a port\n"

@@ -111,5 +111,6 @@ int cli_queue(int argc, char **argv);
 int cli_trace(int argc, char **argv);
 int cli_stats(int argc, char **argv);
 int cli_spool(int argc, char **argv);
+int cli_dns(int argc, char **argv);
 
 #endif

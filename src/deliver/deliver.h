@@ -2,6 +2,7 @@
 #ifndef DELIVER_H
 #define DELIVER_H
 
+#include "dns/dns.h"
 #include "receive/receive.h"
 
 struct dispatch;
@@ -13,7 +14,7 @@ struct dispatch_setup {
     struct reception *reception;        /* reports are accepted there */
     void (*working_on)(void *ctx, ulid id);     /* told before work on what a message holds; zero: done. May be NULL */
     bool (*set_aside)(void *ctx, ulid id);      /* a message that must not be touched: it was there at two crashes. May be NULL */
-    struct pool *pool;                  /* look-ups of host names */
+    struct resolver *resolver;          /* of host names */
     unsigned threads, thread;           /* how many deliver, which one is this (from 0) */
 };
 /* One a thread. */

@@ -59,27 +59,43 @@ static struct next_hop *choose(struct connection *k, const bool *tried, when *re
 
 /* ---- opening ---- */
 
+#define ADDRESSES_TRIED 8       /* of one host */
+
+/* To a host by name: its addresses one after the other, from any of them on, until one takes the connection. */
+static err connect_name(struct connection *k, struct stream **ret)
+{
+    const struct next_hop *srv = k->server;
+    AUTO_ARENA a = arena_new();
+    struct dns_addresses found;
+    char ip[ADDR_TEXT];
+    err e = OK;
+
+    TRY(dns_addresses(k->d->setup.resolver, a, srv->host, srv->port, clock_now() + k->backend->connect_timeout, &found));
+    if (found.all.n == 0)
+        return fail(E_NONAME, "%.*s has no address", STR(srv->host));
+    size_t from = random_below(found.all.n);
+    for (size_t i = 0; i < MIN(found.all.n, ADDRESSES_TRIED); i++) {
+        const struct addr *to = &found.all.p[(from + i) % found.all.n];
+        snprintf(k->remote, sizeof k->remote, "%.*s[%.*s]", (int)MIN(srv->host.n, 64), srv->host.p, STR(addr_print(to, ip)));
+        e = stream_connect(to, NULL, clock_now() + k->backend->connect_timeout, ret);
+        if (e == OK || e == E_CANCELED)
+            break;
+    }
+    return e;
+}
+
 static err connect_server(struct connection *k, struct client **ret)
 {
     const struct next_hop *srv = k->server;
-    struct addr to = srv->addr;
     AUTO(stream) s = NULL;
     char ip[ADDR_TEXT];
 
-    if (to.n == 0) {
-        AUTO_ARENA a = arena_new();
-        struct addrs all;
-        TRY(addr_lookup(k->d->setup.pool, a, srv->host, srv->port, &all));
-        if (all.n == 0)
-            return fail(E_NONAME, "%.*s has no address", STR(srv->host));
-        to = all.p[random_below(all.n)];
+    if (srv->addr.n == 0) {
+        TRY(connect_name(k, &s));
+    } else {
+        snprintf(k->remote, sizeof k->remote, "%.*s", STR(addr_print(&srv->addr, ip)));
+        TRY(stream_connect(&srv->addr, NULL, clock_now() + k->backend->connect_timeout, &s));
     }
-    str address = addr_print(&to, ip);
-    if (srv->addr.n)
-        snprintf(k->remote, sizeof k->remote, "%.*s", STR(address));
-    else
-        snprintf(k->remote, sizeof k->remote, "%.*s[%.*s]", (int)MIN(srv->host.n, 64), srv->host.p, STR(address));
-    TRY(stream_connect(&to, NULL, clock_now() + k->backend->connect_timeout, &s));
     /* client_open() owns the stream from here, whatever it returns. */
     return client_open(take(s), k->snap->receive.hostname, ret);
 }

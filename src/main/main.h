@@ -15,6 +15,7 @@ struct settings {
     uint64_t threads;                   /* workers; 0: one a core */
     str control;                        /* path of the control socket */
     struct spool_setup spool;
+    struct dns_settings dns;
     struct { int level, form; str file; } log;
 };
 extern const struct setting *settings_table(void);      /* all sections in one, for binding and the manual */

@@ -111,11 +111,15 @@ err relay_reload(struct relay *r, struct buf *text)
     struct settings *s = settings_load(old->path, NULL, &d);
     diags_print(&d, text);
     err e = s ? bind_new(r, &s->snapshot.receive, &fresh, &nfresh) : fail(E_SYNTAX, "%zu errors", d.errors);
+    if (e == OK)
+        e = during(resolver_configure(r->resolver, &s->dns), "looking up names");
     if (e != OK) {
         buf_addf(text, "the configuration in force stays: %.*s\n", STR(err_text()));
         log_error("reload_failed", LOG_STR("path", old->path), LOG_STR("reason", err_text()));
-        for (size_t i = 0; i < nfresh; i++)
+        for (size_t i = 0; i < nfresh; i++) {
+            parent_unlisten(r->setup.parent_fd, &fresh[i].addr);
             machine->close(fresh[i].fd);
+        }
         if (s)
             snapshot_drop(&s->snapshot);
         else
@@ -477,7 +481,7 @@ err relay_run(void *relay_setup)
     r.worker = mem_new(r.nworker * sizeof *r.worker);
     TRY(during(spool_open(&s->spool, &r.spool), "opening the spool"));
     TRY(instance_load(&r, s->spool.dir));
-    r.pool = pool_start("lookup", 4);
+    TRY(during(resolver_open(&s->dns, &r.resolver), "looking up names"));
     for (unsigned i = 0; i < r.nworker; i++) {
         struct worker *w = &r.worker[i];
         char name[16];
@@ -518,7 +522,7 @@ err relay_run(void *relay_setup)
         r.moving = m->next;
         moving_end(m);
     }
-    pool_stop(r.pool);
+    resolver_close(r.resolver);
     spool_close(r.spool);
     log_info("stopped");
     mem_free(r.worker);

@@ -37,7 +37,7 @@ struct worker {
 struct relay {
     struct relay_setup setup;
     struct spool *spool;
-    struct pool *pool;              /* host names */
+    struct resolver *resolver;
     struct worker *worker;
     unsigned nworker;
     uint64_t instance;

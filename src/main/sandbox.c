@@ -100,6 +100,10 @@ static void allow_settings(const struct fence *f, const struct settings *s)
     for (size_t i = 0; i < r->ndomain; i++)
         for (size_t t = 0; t < r->domain[i]->recipients.ntable; t++)
             allow_dir_of(f, a, r->domain[i]->recipients.path[t], TO_READ);
+    const str names[] = { s->dns.hosts, s->dns.resolv, s->dns.anchor };
+    for (size_t i = 0; i < COUNT(names); i++)
+        if (names[i].n)
+            allow_dir_of(f, a, names[i], TO_READ);
     allow(f, str_cz(a, s->spool.dir), TO_WRITE);
     if (s->log.file.n)
         allow_dir_of(f, a, s->log.file, LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG);
@@ -107,10 +111,10 @@ static void allow_settings(const struct fence *f, const struct settings *s)
 
 static void allow_system(const struct fence *f)
 {
-    /* /etc as a whole: resolv.conf, hosts and nsswitch.conf are replaced by renaming, and getaddrinfo() reads them anew. The
-     * user's own rights keep it from the secrets in there. The libraries are for its modules. */
+    /* /etc as a whole: resolv.conf and hosts are replaced by renaming, and are read anew. The user's own rights keep it from
+     * the secrets in there. The libraries are for what libc loads late. /usr/share/dns: the root's keys. */
     static const char *const read[] = {
-        "/etc", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager",
+        "/etc", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/usr/share/dns",
         "/dev/urandom", "/dev/random", "/proc/sys/vm", "/sys/devices/system/cpu",
 #ifdef WAYPOST_SANITIZED
         "/proc", "/usr/bin", /* their reports */
@@ -204,7 +208,7 @@ static void add_rule(scmp_filter_ctx ctx, uint32_t action, const char *name, uns
 /* Calls that are allowed for some arguments only. */
 static void add_conditions(scmp_filter_ctx ctx)
 {
-    static const int families[] = { AF_UNIX, AF_INET, AF_INET6, AF_NETLINK /* getaddrinfo() asks for our addresses */ };
+    static const int families[] = { AF_UNIX, AF_INET, AF_INET6 };
     static const unsigned long ioctls[] = { FIONREAD, FIONBIO, FIOCLEX, TCGETS, TIOCGWINSZ };
     static const int prctls[] = { PR_SET_NAME, PR_GET_NAME, PR_GET_DUMPABLE, PR_SET_PDEATHSIG };
     const uint64_t spaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;

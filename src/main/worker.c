@@ -255,7 +255,7 @@ err worker_main(void *worker)
                                                             .working_on = working_on, .port = w->port, .instance = r->instance, .threads = r->nworker,
                                                             .narrow = w->number ? narrow : NULL });
     w->dispatch = dispatch_new(&(struct dispatch_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .port = w->port,
-                                                         .working_on = working_on, .set_aside = set_aside, .reception = w->reception, .pool = r->pool, .threads = r->nworker,
+                                                         .working_on = working_on, .set_aside = set_aside, .reception = w->reception, .resolver = r->resolver, .threads = r->nworker,
                                                          .thread = w->number });
     group_spawn(thread_group(), "calendar", queue_run, w->queue);
     while (!w->stopping)

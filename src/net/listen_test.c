@@ -241,25 +241,3 @@ TASK_TEST(listen_unix_replaces_what_nobody_listens_to)
     at = in_dir("none/x.sock");
     CHECK_ERR(listen_open(&at, &second), E_NOTFOUND);
 }
-
-/* ---- look-up ---- */
-
-TASK_TEST(addr_lookup_asks_the_system)
-{
-    AUTO_ARENA a = arena_new();
-    struct addrs got = { 0 };
-    struct pool *p = pool_start("lookup", 1);
-
-    CHECK_ERR(addr_lookup(p, a, S("localhost"), 25, &got), OK);
-    CHECK(got.n >= 1);
-    for (size_t i = 0; i < got.n; i++)
-        CHECK(addr_is_loopback(&got.p[i]) && addr_port(&got.p[i]) == 25);
-    CHECK_ERR(addr_lookup(p, a, S("192.0.2.7"), 587, &got), OK);
-    CHECK_INT(got.n, 1);
-    CHECK_ERR(addr_lookup(p, a, S(""), 25, &got), E_NONAME);
-    CHECK_ERR(addr_lookup(p, a, S("a\0b"), 25, &got), E_NONAME);
-    err e = addr_lookup(p, a, S("no-such-host.invalid"), 25, &got);
-    CHECK(e == E_NONAME || e == E_AGAIN); /* by whether there is a resolver */
-    CHECK_INT(got.n, 1);
-    pool_stop(p);
-}

@@ -45,10 +45,7 @@ struct cidr { struct addr base; unsigned bits; };
 err cidr_parse(str s, struct cidr *ret);
 bool cidr_has(const struct cidr *c, const struct addr *a);
 
-/* All addresses of a host by the system's resolver (hosts file, DNS), through work_run(). Order as given.
- * E_NONAME no such host; E_AGAIN resolver failed. `ret` in `a`. */
 struct addrs { struct addr *p; size_t n; };
-WAITS err addr_lookup(struct pool *p, arena *a, str host, uint16_t port, struct addrs *ret);
 
 /* ---- listener ----------------------------------------------------------------------------------------------------- */
 

@@ -29,6 +29,7 @@ struct sim {
     unsigned descriptors_most, descriptors;
 
     struct net *net;
+    struct names *names;
     struct disk *disk;
     struct image *image;
 };
@@ -53,6 +54,11 @@ void net_tell(void);
 void net_crash(enum sim_crash how);
 int net_close(struct sock *s);
 extern const struct machine net_machine;
+
+/* names.c */
+void names_begin(void);
+void names_end(void);
+void names_crash(void);
 
 /* disk.c */
 void disk_begin(void);

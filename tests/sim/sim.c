@@ -301,6 +301,7 @@ void sim_crash(enum sim_crash how)
     for (size_t i = sim->npool; i-- > 0;)
         if (sim->pool[i].host == SIM_RELAY)
             pool_stopped(sim->pool[i].p);
+    names_crash();
     net_crash(how);
     disk_crash(how);
     copy(__data_start, sim->image->bytes, sim->image->n);
@@ -350,6 +351,7 @@ void sim_begin(const struct sim_setup *setup)
     machine_make();
     sim_install(&sim_machine);
     net_begin();
+    names_begin();
     disk_begin();
     image_take();
 }
@@ -358,6 +360,7 @@ void sim_end(void)
 {
     must(sim->nthread == 0);
     net_end();
+    names_end();
     disk_end();
     heap_free(&sim->events);
     mem_free(sim->fd);

@@ -79,6 +79,22 @@ size_t sim_connections(const struct addr *to);  /* established, to this listenin
 unsigned sim_descriptors_open(void);    /* of the relay */
 void sim_descriptors(unsigned most);    /* sockets and files the relay may have open; 0: no limit */
 
+/* ---- names ----------------------------------------------------------------------------------------------------------- */
+
+/* What the relay's resolver hears, in the place of libunbound: a zone of the scenario's own. A name without any record is not there. */
+struct sim_names {
+    when delay_least, delay_most;       /* of an answer */
+    unsigned servfail, bogus, silent;   /* one answer in so many; 0: never. silent: SERVFAIL, after one to two minutes */
+    bool dead;                          /* SERVFAIL, always */
+};
+struct sim_names *sim_names(void);      /* in force; change it at will */
+/* One record more, of a type as dns/seam.h numbers them; `ttl` of the last one counts. */
+void sim_record(const char *name, uint16_t type, str rdata, uint32_t ttl, bool secure);
+void sim_address(const char *name, const struct addr *a);
+void sim_no_name(const char *name);     /* away with its records */
+void sim_hosts(str text);               /* its hosts file; {NULL,0}: there is none */
+unsigned sim_questions(void);           /* asked so far */
+
 /* ---- disk ------------------------------------------------------------------------------------------------------------- */
 
 /* The relay's one file system. What was written and not synced is kept sector by sector (512 octets) by a crash, or not; so

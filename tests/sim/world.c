@@ -42,6 +42,7 @@ static struct world {
     uint64_t sessions_limit, per_server_limit, body_memory;
     uint32_t segment;           /* of the spool: small, so that there are many */
     uint64_t spool_bytes;
+    bool hosts_file;
     str config;
 } *world;
 
@@ -61,9 +62,38 @@ static void wrong(const char *fmt, ...)
 
 /* ---- the relay ---- */
 
+/* Hop `i` as the configuration has it: by address, or by a name that its zone or its hosts file knows. */
+static str hop_name(arena *a, size_t i)
+{
+    struct addr at = hop_addr(i);
+    char text[ADDR_TEXT];
+
+    if (sim_chance(2))
+        return str_dup(a, addr_print(&at, text));
+    str name = str_printf(a, "hop%zu.%s.example", i + 1, world->hosts_file && sim_chance(4) ? "near" : "far");
+    if (str_has(name, S("far")))
+        sim_address(str_cz(a, name), &at);
+    return str_printf(a, "%.*s:25", STR(name));
+}
+
+static void names_good(void)
+{
+    *sim_names() = (struct sim_names){ .delay_least = MILLISECOND, .delay_most = 50 * MILLISECOND };
+}
+
 static str config_text(arena *a)
 {
     struct buf out = buf_in(a, 2048);
+    str hop[7];
+
+    world->hosts_file = sim_chance(2);
+    if (world->hosts_file)
+        for (size_t i = 0; i < COUNT(hop); i++)
+            hop[i] = str_printf(a, "203.0.113.%zu hop%zu.near.example\n", i + 1, i + 1);
+    if (world->hosts_file)
+        sim_hosts(str_printf(a, "%.*s%.*s%.*s%.*s%.*s%.*s%.*s", STR(hop[0]), STR(hop[1]), STR(hop[2]), STR(hop[3]), STR(hop[4]), STR(hop[5]), STR(hop[6])));
+    for (size_t i = 0; i < COUNT(hop); i++)
+        hop[i] = hop_name(a, i);
 
     buf_add(&out, S("waypost 1\nhostname mx.example.net\npostmaster postmaster@near.example\n"
                     "listen smtp 198.51.100.25:25\nspool { dir /spool; min_free 0 }\n"));
@@ -71,12 +101,12 @@ static str config_text(arena *a)
     world->sessions_limit = 3 + sim_random(20);
     world->per_server_limit = sim_chance(3) ? 1 : 2 + sim_random(6);
     buf_addf(&out, "limits { sessions %llu; sessions_per_client 3 }\n", (unsigned long long)world->sessions_limit);
-    buf_addf(&out, "backend near {\n server 203.0.113.1:25\n server 203.0.113.2:25\n server 203.0.113.3:25 priority 20\n"
-                   " max_connections %llu\n messages_per_connection %llu\n mix_domains %s\n}\n", (unsigned long long)world->per_server_limit,
-             sim_chance(3) ? 2ull : 0ull, sim_chance(2) ? "on" : "off");
-    buf_addf(&out, "backend other { server 203.0.113.4:25; max_connections %llu; connect_timeout %llus }\n",
+    buf_addf(&out, "backend near {\n server %.*s\n server %.*s\n server %.*s priority 20\n"
+                   " max_connections %llu\n messages_per_connection %llu\n mix_domains %s\n}\n", STR(hop[0]), STR(hop[1]), STR(hop[2]),
+             (unsigned long long)world->per_server_limit, sim_chance(3) ? 2ull : 0ull, sim_chance(2) ? "on" : "off");
+    buf_addf(&out, "backend other { server %.*s; max_connections %llu; connect_timeout %llus }\n", STR(hop[3]),
              (unsigned long long)world->per_server_limit, 5 + (unsigned long long)sim_random(100));
-    buf_addf(&out, "backend smart { server 203.0.113.5:25; server 203.0.113.6:25; server 203.0.113.7:25; max_connections %llu }\n",
+    buf_addf(&out, "backend smart { server %.*s; server %.*s; server %.*s; max_connections %llu }\n", STR(hop[4]), STR(hop[5]), STR(hop[6]),
              (unsigned long long)world->per_server_limit);
     buf_add(&out, S("relay_domain near.example *.near.example { backend near; recipients any }\n"
                     "relay_domain other.example { backend other; recipients any }\n"
@@ -226,6 +256,14 @@ static void weather(struct sim_event *e)
     sim_network()->buffer = sim_chance(4) ? 4096 : 0;
     sim_network()->reset_loses = sim_chance(2);
     sim_network()->latency_most = sim_chance(4) ? 200 * MILLISECOND : 5 * MILLISECOND;
+    names_good();
+    switch (sim_random(8)) {
+    case 0: sim_names()->dead = true; break;
+    case 1: sim_names()->servfail = 1 + (unsigned)sim_random(4); break;
+    case 2: sim_names()->silent = 1 + (unsigned)sim_random(4); break;
+    case 3: sim_names()->bogus = 1 + (unsigned)sim_random(4); break;
+    case 4: sim_names()->delay_most = 30 * SECOND; break;
+    }
     sim_at(e, clock_now() + sim_between(10 * SECOND, 3 * MINUTE));
 }
 
@@ -531,6 +569,7 @@ static void calm(void)
 
     sim_tell("calm");
     crowd_calm();
+    names_good();
     disk_good();
     sim_network()->pieces = SIM_WHOLE;
     sim_cancel(&world->end_at);
