@@ -17,6 +17,10 @@ const struct cli_verb cli_verbs[] = {
     { "reload", "put the configuration in force that its file now holds", "waypost reload", .run = cli_reload,
       .more = RELAY_AT_HELP "\nWith errors in it the old one stays in force, they are printed, and the exit code is 2." },
     { "drain", "take no more mail, finish what is under way, end", "waypost drain", .run = cli_drain, .more = RELAY_AT_HELP },
+    { "backend", "servers of backends: how they are; take mail from one, or give it back",
+      "waypost backend list [--json]\nwaypost backend drain BACKEND SERVER\nwaypost backend undrain BACKEND SERVER", .run = cli_backend,
+      .more = RELAY_AT_HELP "\nA server is named as `backend list` prints it: HOST:PORT. A drained one gets no further message; what is under way to it\n"
+              "is finished. It stays so until `undrain`, or until the relay starts anew; \"weight 0\" in the configuration lasts." },
     { "queue", "what waits, and why; try it now, or delete it",
       "waypost queue list [--lane LANE] [--domain DOMAIN] [--limit N] [--json]\n"
       "waypost queue show ID [--json]\n"

@@ -16,14 +16,20 @@ struct dispatch_setup {
     bool (*set_aside)(void *ctx, ulid id);      /* a message that must not be touched: it was there at two crashes. May be NULL */
     struct resolver *resolver;          /* of host names */
     unsigned threads, thread;           /* how many deliver, which one is this (from 0) */
+    /* Probes brought a server of that backend back: lanes that are down may open, on all threads. May be NULL. */
+    void (*server_up)(void *ctx, str backend);
 };
 /* One a thread. */
 struct dispatch *dispatch_new(const struct dispatch_setup *setup);
 void dispatch_free(struct dispatch *d);
+/* At the start and after each change of the configuration: thread 0 probes the servers that want it. */
+void dispatch_configure(struct dispatch *d);
 /* The queue's callbacks; ctx is the dispatch. */
 void dispatch_ready(void *ctx, struct lane *lane);
 void dispatch_expired(void *ctx, struct ticket *t);
 void dispatch_unroutable(void *ctx, struct ticket *t);
+/* What is known of the lane's servers changed: its idle connections look whether they are still wanted. */
+void dispatch_look(struct lane *lane);
 /* Start no further transaction; connections end when theirs does. */
 void dispatch_drain(struct dispatch *d);
 size_t dispatch_connections(const struct dispatch *d);

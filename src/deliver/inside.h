@@ -9,6 +9,7 @@ struct dispatch {
     size_t connections;
     struct link settle;         /* tickets in flight that no connection will settle: expired, unroutable */
     struct waiters settle_wait;
+    struct group *probers;      /* of the newest configuration; NULL: none run */
 };
 
 /* One ticket on its way: its message in memory, the envelope of just its recipients, and what they were answered. */
@@ -51,6 +52,22 @@ WAITS void flight_settle(struct dispatch *d, struct flight *f, enum flight_end e
 
 /* The task that settles what lies in d->settle. */
 WAITS err settle_run(void *dispatch);
+
+/* ---- connect.c ---- */
+
+struct remote { char z[ADDR_TEXT + 80]; };      /* who it is, for people: host[address]:port */
+struct remote remote_of(const struct next_hop *srv);
+/* Connect, hear the greeting, say EHLO. *ret may be set on an error too: the caller frees it. */
+WAITS err hop_connect(struct dispatch *d, const struct next_hop *srv, str ehlo_name, when timeout, struct remote *remote, struct client **ret);
+
+/* ---- share.c: which server's turn it is ---- */
+
+#define SHARE_PATIENCE SECOND           /* a server that took nothing for so long is not waited for */
+/* What this lane knows of each server of its backend; grown as needed. */
+struct lane_server *lane_servers(struct lane *lane, const struct backend *b);
+/* The next ticket for a connection to that server, in flight. NULL: none; then *other may be one that belongs to a server this lane has no
+ * connection to. `in_memory`: only when its message is. For the ways of balancing that have turns. */
+struct ticket *share_next(struct lane *lane, const struct backend *b, size_t server, bool in_memory, struct ticket **other, size_t *other_server);
 
 /* Report failures of `f` to its sender: out[i] for each i in failed[]. False: the report could not be stored. */
 struct report_item { uint32_t i; enum report_action action; const char *status; str diagnostic, remote, reason; };

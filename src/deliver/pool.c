@@ -1,8 +1,6 @@
 /* The connections of a lane: how many, to which servers, for how long. */
 #include "deliver/inside.h"
 
-#include <stdio.h>
-
 #define TICKETS_A_CONNECTION 4  /* one more connection for each so many that wait */
 #define PROBE_LEAST SECOND      /* a lane that is down is tried again no sooner */
 
@@ -15,7 +13,7 @@ struct connection {
     size_t server_at;
     struct ticket *first;       /* in flight already, bound to `server_at`; NULL: takes what comes */
     struct client *client;
-    char remote[ADDR_TEXT + 80];
+    struct remote remote;
 };
 
 static err connection_run(void *connection);
@@ -27,78 +25,26 @@ static uint32_t quota(const struct dispatch *d, const struct backend *b)
     return (uint32_t)MAX(b->max_connections / d->setup.threads, 1);
 }
 
-/* The lane counts its connections per server; a new configuration may have changed their number. */
-static uint8_t *per_server(struct lane *lane, const struct backend *b)
-{
-    if (lane->nper_server < b->nserver) {
-        lane->per_server = mem_grow(lane->per_server, b->nserver);
-        memset(lane->per_server + lane->nper_server, 0, b->nserver - lane->nper_server);
-        lane->nper_server = b->nserver;
-    }
-    return lane->per_server;
-}
-
-/* Of the servers not tried yet: first those of which this lane has fewest connections, so that equals share the mail even when
- * there is little of it; then any with a connection to spare. */
+/* Of the servers not tried yet: first those of which this lane has fewest connections for their weight, so that they share the mail
+ * even when there is little of it; then any with a connection to spare. */
 static struct next_hop *choose(struct connection *k, const bool *tried, when *retry_at)
 {
     const struct backend *b = k->backend;
-    uint8_t *have = per_server(k->lane, b);
+    const struct lane_server *have = lane_servers(k->lane, b);
     bool avoid[64] = { 0 };
-    uint32_t most = MIN(quota(k->d, b), 255u);
 
     for (size_t i = 0; i < b->nserver; i++) {
-        uint32_t least = UINT32_MAX;
-        for (size_t j = 0; j < b->nserver; j++)
-            if (b->server[j].priority == b->server[i].priority && !tried[j] && atomic_load(&b->server[j].state->out_until) == 0)
-                least = MIN(least, have[j]);
-        avoid[i] = tried[i] || have[i] >= most || (least != UINT32_MAX && have[i] > least);
+        const struct next_hop *me = &b->server[i];
+        bool most = have[i].connections >= quota(k->d, b);
+        for (size_t j = 0; j < b->nserver && !most; j++)
+            most = b->server[j].priority == me->priority && !tried[j] && server_in(&b->server[j])
+                   && have[i].connections * b->server[j].weight > have[j].connections * me->weight;
+        avoid[i] = tried[i] || most;
     }
     return backend_pick(b, avoid, clock_now(), retry_at);
 }
 
 /* ---- opening ---- */
-
-#define ADDRESSES_TRIED 8       /* of one host */
-
-/* To a host by name: its addresses one after the other, from any of them on, until one takes the connection. */
-static err connect_name(struct connection *k, struct stream **ret)
-{
-    const struct next_hop *srv = k->server;
-    AUTO_ARENA a = arena_new();
-    struct dns_addresses found;
-    char ip[ADDR_TEXT];
-    err e = OK;
-
-    TRY(dns_addresses(k->d->setup.resolver, a, srv->host, srv->port, clock_now() + k->backend->connect_timeout, &found));
-    if (found.all.n == 0)
-        return fail(E_NONAME, "%.*s has no address", STR(srv->host));
-    size_t from = random_below(found.all.n);
-    for (size_t i = 0; i < MIN(found.all.n, ADDRESSES_TRIED); i++) {
-        const struct addr *to = &found.all.p[(from + i) % found.all.n];
-        snprintf(k->remote, sizeof k->remote, "%.*s[%.*s]", (int)MIN(srv->host.n, 64), srv->host.p, STR(addr_print(to, ip)));
-        e = stream_connect(to, NULL, clock_now() + k->backend->connect_timeout, ret);
-        if (e == OK || e == E_CANCELED)
-            break;
-    }
-    return e;
-}
-
-static err connect_server(struct connection *k, struct client **ret)
-{
-    const struct next_hop *srv = k->server;
-    AUTO(stream) s = NULL;
-    char ip[ADDR_TEXT];
-
-    if (srv->addr.n == 0) {
-        TRY(connect_name(k, &s));
-    } else {
-        snprintf(k->remote, sizeof k->remote, "%.*s", STR(addr_print(&srv->addr, ip)));
-        TRY(stream_connect(&srv->addr, NULL, clock_now() + k->backend->connect_timeout, &s));
-    }
-    /* client_open() owns the stream from here, whatever it returns. */
-    return client_open(take(s), k->snap->receive.hostname, ret);
-}
 
 /* For a ticket whose last outcome is unknown: the server that may have it already might know it again, another cannot. */
 static struct next_hop *choose_bound(struct connection *k, const bool *tried)
@@ -108,9 +54,9 @@ static struct next_hop *choose_bound(struct connection *k, const bool *tried)
     if (k->server_at >= k->backend->nserver) /* a configuration with fewer came between */
         return NULL;
     /* Asked again here: others may have gone there since this connection was decided on. */
-    if (tried[k->server_at] || per_server(k->lane, k->backend)[k->server_at] >= quota(k->d, k->backend))
+    if (tried[k->server_at] || lane_servers(k->lane, k->backend)[k->server_at].connections >= quota(k->d, k->backend))
         return NULL;
-    return atomic_load(&s->state->out_until) ? NULL : s;
+    return server_in(s) ? s : NULL;
 }
 
 /* Try servers until one answers as it should. Says in *reason why the last one did not. */
@@ -123,24 +69,23 @@ static err open_any(struct connection *k, str *reason, arena *a, when *retry_at)
         if (!k->server)
             return fail(E_REFUSED, "no server of %.*s is there", STR(k->backend->name));
         k->server_at = (size_t)(k->server - k->backend->server);
-        snprintf(k->remote, sizeof k->remote, "%.*s", (int)MIN(k->server->host.n, 64), k->server->host.p);
-        k->lane->per_server[k->server_at]++;
+        k->lane->server[k->server_at].connections++;
         atomic_fetch_add(&k->server->state->connections, 1);
         stats_add(COUNT_connections, 1);
-        err e = connect_server(k, &k->client);
+        err e = hop_connect(k->d, k->server, k->snap->receive.hostname, k->backend->connect_timeout, &k->remote, &k->client);
         if (e == OK) {
             server_works(k->server->state, clock_now());
             return OK;
         }
         atomic_fetch_sub(&k->server->state->connections, 1);
-        k->lane->per_server[k->server_at]--;
+        k->lane->server[k->server_at].connections--;
         server_failed(k->server->state, clock_now());
-        *reason = str_printf(a, "%s: %.*s", k->remote, STR(err_text()));
+        *reason = str_printf(a, "%s: %.*s", k->remote.z, STR(err_text()));
         client_free(take(k->client)); /* it may have come as far as that */
         if (e == E_CANCELED)
             return e;
         stats_add(COUNT_connections_failed, 1);
-        log_warn("server_failed", LOG_STR("backend", k->backend->name), LOG_Z("server", k->remote), LOG_STR("reason", *reason));
+        log_warn("server_failed", LOG_STR("backend", k->backend->name), LOG_Z("server", k->remote.z), LOG_STR("reason", *reason));
         tried[k->server_at] = true;
     }
 }
@@ -155,7 +100,7 @@ static void close_connection(struct connection *k, bool politely)
         client_free(k->client);
     k->client = NULL;
     atomic_fetch_sub(&k->server->state->connections, 1);
-    k->lane->per_server[k->server_at]--;
+    k->lane->server[k->server_at].connections--;
 }
 
 /* ---- a lane that is down ---- */
@@ -212,8 +157,8 @@ static bool sent_elsewhere(struct connection *k, struct ticket *t)
 {
     size_t at = t->server - 1u;
 
-    if (!t->server || at == k->server_at || at >= k->backend->nserver || k->lane->per_server[at] >= quota(k->d, k->backend)
-        || atomic_load(&k->backend->server[at].state->out_until))
+    if (!t->server || at == k->server_at || at >= k->backend->nserver || k->lane->server[at].connections >= quota(k->d, k->backend)
+        || !server_in(&k->backend->server[at]))
         return false;
     open_connection(k->d, k->lane, t, at);
     return true;
@@ -225,34 +170,75 @@ static bool better_is_in(const struct connection *k)
     const struct backend *b = k->backend;
 
     for (size_t i = 0; i < b->nserver && b->server[i].priority < k->server->priority; i++)
-        if (atomic_load_explicit(&b->server[i].state->out_until, memory_order_relaxed) == 0)
+        if (server_in(&b->server[i]))
             return true;
     return false;
+}
+
+/* May nothing more go over this connection? */
+static bool is_over(const struct connection *k)
+{
+    uint64_t most = k->backend->messages_per_connection, theirs = k->client->mail_max;
+
+    if ((most && k->client->mails >= most) || (theirs && k->client->mails >= theirs))
+        return true;
+    if (k->d->draining || k->lane->state != LANE_OPEN || k->lane->backend != k->backend)
+        return true;
+    return !k->server->weight || atomic_load_explicit(&k->server->state->drained, memory_order_relaxed) || (!k->first && better_is_in(k));
+}
+
+static void wake_takers(struct lane *lane)
+{
+    lane->idle = 0;
+    waiters_wake_all(&lane->takers);
+}
+
+static bool in_turn(const struct backend *b) { return b->balance != BALANCE_LEAST_BUSY; }
+
+/* The next ticket for this connection, in flight; NULL: there is none for it just now. Behind a body that is still in the buffer
+ * (`behind`) only what is in memory is offered: nothing may hold that body up. */
+static struct ticket *next_ticket(struct connection *k, bool behind)
+{
+    struct lane *lane = k->lane;
+    struct ticket *t, *other = NULL;
+    size_t at;
+
+    if (k->first)
+        return take(k->first);
+    if (!in_turn(k->backend))
+        return lane->nready && (!behind || lane_first(lane)->mail) ? lane_take(lane) : NULL;
+    t = share_next(lane, k->backend, k->server_at, behind, &other, &at);
+    if (other && !behind)
+        open_connection(k->d, lane, lane_take_this(other), at);
+    if (t && lane->nready && lane->idle) /* it is somebody else's turn now */
+        wake_takers(lane);
+    return t;
+}
+
+/* Until there may be one. False: the connection has idled enough. */
+static bool await_ticket(struct connection *k)
+{
+    struct lane *lane = k->lane;
+    bool others = lane->nready > 0;     /* it is their turn, and they may never take it */
+
+    lane->idle++;
+    err e = waiters_wait(&lane->takers, clock_now() + (others ? MIN(k->backend->idle_timeout, SHARE_PATIENCE) : k->backend->idle_timeout));
+    if (e == OK)                        /* who wakes us counts us out */
+        return true;
+    lane->idle--;
+    return e == E_TIMEOUT && others;
 }
 
 /* The next ticket as a flight, offered. `wait`: until one comes or the connection has idled enough. False: there is none. */
 static bool next_flight(struct connection *k, struct flight *f, bool wait)
 {
-    struct lane *lane = k->lane;
-    uint64_t most = k->backend->messages_per_connection, theirs = k->client->mail_max;
-
     *f = (struct flight){ 0 };
-    if ((most && k->client->mails >= most) || (theirs && k->client->mails >= theirs))
-        return false;
     for (;;) {
-        if (k->d->draining || lane->state != LANE_OPEN || lane->backend != k->backend || (!k->first && better_is_in(k)))
+        if (is_over(k))
             return false;
-        struct ticket *t = take(k->first);
-        /* Behind a body that is still in the buffer only what is in memory is offered: nothing may hold that body up. */
-        if (!t && lane->nready && (wait || AROUND(lane->ready.next, struct ticket, place)->mail))
-            t = lane_take(lane);
+        struct ticket *t = next_ticket(k, !wait);
         if (!t) {
-            if (!wait)
-                return false;
-            lane->idle++;
-            err e = waiters_wait(&lane->takers, clock_now() + k->backend->idle_timeout);
-            lane->idle -= e != OK; /* who wakes us counts us out */
-            if (e != OK)
+            if (!wait || !await_ticket(k))
                 return false;
             continue;
         }
@@ -285,11 +271,11 @@ static void broken(struct connection *k, struct flight *cur, struct flight *next
 
     if (k->client->mails <= 1)
         server_failed(k->server->state, clock_now());
-    log_info("connection_lost", LOG_Z("remote", k->remote), LOG_STR("reason", reason));
+    log_info("connection_lost", LOG_Z("remote", k->remote.z), LOG_STR("reason", reason));
     if (next->a)
-        flight_settle(k->d, next, FLIGHT_NOT_TRIED, S(""), str_z(k->remote));
+        flight_settle(k->d, next, FLIGHT_NOT_TRIED, S(""), str_z(k->remote.z));
     if (cur->a)
-        flight_settle(k->d, cur, broken_end(k, e), reason, str_z(k->remote));
+        flight_settle(k->d, cur, broken_end(k, e), reason, str_z(k->remote.z));
 }
 
 static void talk(struct connection *k)
@@ -323,7 +309,7 @@ static void talk(struct connection *k)
         }
         if (any)
             atomic_fetch_add_explicit(&st->delivered, 1, memory_order_relaxed);
-        flight_settle(k->d, &cur, FLIGHT_ANSWERED, S("no answer"), str_z(k->remote));
+        flight_settle(k->d, &cur, FLIGHT_ANSWERED, S("no answer"), str_z(k->remote.z));
         cur = next;
         if (cur.a)
             cur.body.ctx = &cur;
@@ -368,20 +354,30 @@ static err connection_run(void *arg)
 
 /* ---- how many ---- */
 
-/* Servers of the best priority that has any in; *due: some server that was out, of that or a better one, is to be tried now. */
-static size_t servers_in(const struct backend *b, when now, bool *due)
-{
-    size_t n = 0;
+/* What a lane sees of its backend: servers of the best priority that has any in, and how many of them it has no connection to. */
+struct sight { size_t in, without; bool due /* some server that was out, of that or a better priority, is to be tried now */; };
 
-    *due = false;
+static struct sight look(struct lane *lane, const struct backend *b, when now)
+{
+    const struct lane_server *have = lane_servers(lane, b);
+    struct sight s = { 0 };
+    size_t opening = lane->connections;
+
     for (size_t i = 0; i < b->nserver; i++) {
-        when out = atomic_load_explicit(&b->server[i].state->out_until, memory_order_relaxed);
-        if (n && b->server[i].priority != b->server[i - 1].priority)
-            break;
-        n += out == 0;
-        *due |= out && out <= now && !atomic_load_explicit(&b->server[i].state->probing, memory_order_relaxed);
+        const struct server_state *st = b->server[i].state;
+        when out = atomic_load_explicit(&st->out_until, memory_order_relaxed);
+        opening -= MIN(opening, have[i].connections);
+        if (s.in && b->server[i].priority != b->server[i - 1].priority)
+            continue;
+        if (server_in(&b->server[i])) {
+            s.in++;
+            s.without += !have[i].connections;
+        }
+        s.due |= out && out <= now && b->server[i].weight && !atomic_load_explicit(&st->probing, memory_order_relaxed);
     }
-    return MAX(n, 1);
+    s.in = MAX(s.in, 1);
+    s.without -= MIN(s.without, opening); /* those will go there */
+    return s;
 }
 
 void dispatch_ready(void *ctx, struct lane *lane)
@@ -391,15 +387,19 @@ void dispatch_ready(void *ctx, struct lane *lane)
 
     if (!b || d->draining)
         return;
-    bool due, woken = lane->idle;
-    size_t servers = servers_in(b, clock_now(), &due);
-    if (woken) {
+    bool woken = lane->idle;
+    struct sight s = look(lane, b, clock_now());
+    if (woken && in_turn(b))
+        wake_takers(lane);
+    else if (woken) {
         lane->idle--;
         waiters_wake_one(&lane->takers);
     }
-    if (lane->connections >= quota(d, b) * servers + due)
+    if (lane->connections >= quota(d, b) * s.in + s.due)
         return;
-    if (due || lane->connections < servers || (!woken && lane->nready > (size_t)lane->connections * TICKETS_A_CONNECTION))
+    /* One for each server, as soon as there is more than one message; then one more for each few that wait. */
+    bool many = lane->nready > (size_t)lane->connections * TICKETS_A_CONNECTION;
+    if (s.due || lane->connections < s.in || (s.without && lane->nready > woken) || (!woken && many))
         open_connection(d, lane, NULL, 0);
 }
 
@@ -423,10 +423,13 @@ void dispatch_drain(struct dispatch *d)
     struct lane *lane;
 
     d->draining = true;
-    for (size_t i = 0; (lane = queue_lane(d->setup.queue, i)); i++) {
-        lane->idle = 0;
-        waiters_wake_all(&lane->takers);
-    }
+    for (size_t i = 0; (lane = queue_lane(d->setup.queue, i)); i++)
+        wake_takers(lane);
+}
+
+void dispatch_look(struct lane *lane)
+{
+    wake_takers(lane);
 }
 
 size_t dispatch_connections(const struct dispatch *d)

@@ -413,12 +413,12 @@ static void add_servers(struct buf *b, const struct settings *s, str lane)
         const struct backend *be = s->snapshot.routes.backend[i];
         for (size_t k = 0; str_eq(be->name, lane) && k < be->nserver; k++) {
             struct server_state *st = be->server[k].state;
-            when out = atomic_load(&st->out_until);
             add_key(b, "");
             buf_addc(b, '{');
             add_str(b, "host", str_z(st->key + be->name.n + 1));
-            add_str(b, "state", !out ? S("in") : out > now ? S("out") : S("to be tried"));
+            add_str(b, "state", server_words(&be->server[k], now));
             add_int(b, "priority", be->server[k].priority);
+            add_int(b, "weight", be->server[k].weight);
             add_int(b, "connections", atomic_load(&st->connections));
             add_int(b, "latency_us", atomic_load(&st->latency_us));
             add_int(b, "failures", atomic_load(&st->failures));
@@ -565,6 +565,9 @@ static void drain(struct control *c, void *relay)
 }
 
 const struct control_verb control_verbs[] = {
+    { "backend.list", backend_list, false },
+    { "backend.drain", backend_drain, true },
+    { "backend.undrain", backend_undrain, true },
     { "queue.list", queue_list, false },
     { "queue.show", queue_show, false },
     { "queue.retry", queue_retry, true },

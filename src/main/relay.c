@@ -235,6 +235,8 @@ static err load_one(void *ctx, const struct message *m, const struct rcpt_state 
     struct rcpt_state *states = NEW_ARRAY(b->a, struct rcpt_state, m->env.nrcpt);
     struct rcpt *rcpt = NEW_ARRAY(b->a, struct rcpt, m->env.nrcpt);
     *copy = (struct message){ .id = m->id, .at = m->at, .report = m->report, .origin.accepted = m->origin.accepted };
+    copy->env.sender = str_dup(b->a, m->env.sender);
+    copy->origin.tenant = str_dup(b->a, m->origin.tenant);
     copy->env.rcpt = rcpt;
     copy->env.nrcpt = m->env.nrcpt;
     for (size_t i = 0; i < m->env.nrcpt; i++) {
@@ -310,7 +312,7 @@ static void moving_forget(struct moving *m)
 
 static void moving_round(struct moving *m);
 
-/* As a task, not a post: it comes after those tasks that were woken before. */
+/* First those that were told of their message's place have their turn, to put it where we look. */
 static err moving_look(void *arg)
 {
     struct moving_look *l = arg;
@@ -318,6 +320,7 @@ static err moving_look(void *arg)
     struct worker *w = l->w;
 
     mem_free(l);
+    spool_catch_up(w->port);
     for (size_t i = 0; i < m->n; i++)
         queue_moved(w->queue, m->move[i]);
     if (m->round == 2)

@@ -60,6 +60,15 @@ WAITS err worker_configure(struct worker *w, void *snapshot);   /* takes over on
 void worker_listen(struct worker *w, const struct relay_listener *l);
 WAITS void worker_unlisten(struct worker *w, const struct addr *addr);
 
+/* Servers of that backend changed: on every thread its lanes open, and idle connections look whether they are still wanted. */
+void relay_lanes_look(struct relay *r, str backend);
+
+/* servers.c: verbs of the control socket */
+void backend_list(struct control *c, void *relay);
+void backend_drain(struct control *c, void *relay);
+void backend_undrain(struct control *c, void *relay);
+str server_words(const struct next_hop *s, when now);           /* "in", "out", "drained", ... */
+
 struct settings *relay_newest(struct relay *r);                  /* held */
 /* Read the configuration again and put it in force everywhere. Diagnostics go to `text`. */
 WAITS err relay_reload(struct relay *r, struct buf *text);

@@ -198,6 +198,7 @@ err worker_configure(struct worker *w, void *snapshot)
 
     w->snap = snapshot;
     queue_configure(w->queue, &w->snap->retry, &w->snap->routes);
+    dispatch_configure(w->dispatch);
     snapshot_drop(old);
     return OK;
 }
@@ -218,6 +219,35 @@ static void narrow(void *ctx, struct mail *mail)
     mail->post.run = narrow_arrived;
     thread_post(w->relay->worker[0].thread, &mail->post);
 }
+
+/* Word that servers of a backend have changed, on its way to a worker. */
+struct changed { struct post post; struct worker *w; char backend[]; };
+
+static void changed_arrived(struct post *p)
+{
+    struct changed *ch = AROUND(p, struct changed, post);
+    struct lane *lane;
+
+    for (size_t i = 0; !ch->w->ending && (lane = queue_lane(ch->w->queue, i)); i++)
+        if (str_eq(lane->name, str_z(ch->backend))) {
+            lane_open(lane);
+            dispatch_look(lane);
+        }
+    mem_free(ch);
+}
+
+void relay_lanes_look(struct relay *r, str backend)
+{
+    for (unsigned i = 0; i < r->nworker; i++) {
+        struct changed *ch = mem_new(sizeof *ch + backend.n + 1);
+        ch->post.run = changed_arrived;
+        ch->w = &r->worker[i];
+        memcpy(ch->backend, backend.p, backend.n);
+        thread_post(r->worker[i].thread, &ch->post);
+    }
+}
+
+static void server_up(void *ctx, str backend) { relay_lanes_look(((struct worker *)ctx)->relay, backend); }
 
 static void working_on(void *ctx, ulid id) { crash_note(((struct worker *)ctx)->number, id); }
 static bool set_aside(void *ctx, ulid id) { (void)ctx; return crash_set_aside(id); }
@@ -256,8 +286,9 @@ err worker_main(void *worker)
                                                             .narrow = w->number ? narrow : NULL });
     w->dispatch = dispatch_new(&(struct dispatch_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .port = w->port,
                                                          .working_on = working_on, .set_aside = set_aside, .reception = w->reception, .resolver = r->resolver, .threads = r->nworker,
-                                                         .thread = w->number });
+                                                         .thread = w->number, .server_up = server_up });
     group_spawn(thread_group(), "calendar", queue_run, w->queue);
+    dispatch_configure(w->dispatch);
     while (!w->stopping)
         if (waiters_wait(&w->stop, NEVER) != OK)
             break;

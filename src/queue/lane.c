@@ -60,6 +60,15 @@ struct ticket *lane_take(struct lane *lane)
     return lane_remove(AROUND(lane->ready.next, struct ticket, place));
 }
 
+struct ticket *lane_take_this(struct ticket *t) { return lane_remove(t); }
+
+static struct ticket *ready_at(const struct lane *lane, const struct link *l)
+{
+    return l == &lane->ready ? NULL : AROUND(l, struct ticket, place);
+}
+struct ticket *lane_first(const struct lane *lane) { return ready_at(lane, lane->ready.next); }
+struct ticket *lane_after(const struct ticket *t) { return ready_at(t->lane, t->place.next); }
+
 void lane_down(struct lane *lane, str reason, when retry_at)
 {
     struct queue *q = lane->queue;
@@ -184,7 +193,7 @@ void queue_free(struct queue *q)
     for (size_t i = 0; i < q->nlane; i++) {
         mem_free((void *)(uintptr_t)q->lane[i]->name.p);
         mem_free((void *)(uintptr_t)q->lane[i]->reason.p);
-        mem_free(q->lane[i]->per_server);
+        mem_free(q->lane[i]->server);
         mem_free(q->lane[i]);
     }
     mem_free(q->lane);

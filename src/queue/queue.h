@@ -65,6 +65,7 @@ struct ticket {
     uint16_t attempts;
     uint8_t state;                      /* enum ticket_state */
     uint8_t server;                     /* unknown: 1 + place in its backend of the server that may have it already; 0: any */
+    uint16_t sticky;                    /* backend_stick()'s key, where the backend sticks */
     bool many : 1, unknown : 1, report : 1, expired : 1;
 };
 _Static_assert(sizeof(struct ticket) <= 128, "ten million of them are a normal state");
@@ -90,8 +91,12 @@ struct lane {
     /* deliver/ keeps its own here */
     uint32_t connections, idle;
     struct waiters takers;              /* idle connections */
-    uint8_t *per_server;                /* connections of this thread to each server */
-    size_t nper_server;
+    struct lane_server {                /* of its backend, in that order */
+        uint32_t connections;           /* of this thread */
+        uint64_t turn;                  /* grows with each message by 1 / weight; who is behind comes next (share.c) */
+        when took;                      /* the last */
+    } *server;
+    size_t nserver;
     bool waking;                        /* a timer for retry_at runs */
 };
 
@@ -124,6 +129,10 @@ void queue_load(struct queue *q, const struct message *m, const struct rcpt_stat
 
 /* The next ticket of the lane goes into flight, with its message in memory or not; NULL when none is ready. */
 struct ticket *lane_take(struct lane *lane);
+/* The same for one of them; the first of those that are ready, and the one behind. NULL: none. */
+struct ticket *lane_take_this(struct ticket *t);
+struct ticket *lane_first(const struct lane *lane);
+struct ticket *lane_after(const struct ticket *t);
 /* A ticket in flight goes back to the front of its lane: no attempt was made. */
 void ticket_return(struct ticket *t);
 /* Some of a flying ticket's recipients (those with bit set in `part`, at least one, not all) become a ticket of their own, in flight too. */

@@ -181,6 +181,17 @@ bool ticket_last(const struct ticket *t)
 
 /* ---- from a message ---- */
 
+/* Which mail goes the same way at a backend that sticks: the same in each run, case ignored. */
+static uint16_t sticky_key(const struct backend *b, const struct message *m, str domain)
+{
+    str by = b->sticky_by == STICKY_SENDER ? m->env.sender : b->sticky_by == STICKY_TENANT ? m->origin.tenant : domain;
+    uint32_t crc = 0;
+
+    for (size_t i = 0; i < by.n; i++)
+        crc = crc32c(crc, &(char){ ascii_lower(by.p[i]) }, 1);
+    return (uint16_t)(crc ^ crc >> 16);
+}
+
 /* The ticket for recipients of `m` that wait, go to `lane` and (unless the backend mixes domains) to `domain`, as of `due`. */
 static struct ticket *ticket_for(struct queue *q, const struct message *m, struct lane *lane, str domain, uint32_t due)
 {
@@ -194,6 +205,8 @@ static struct ticket *ticket_for(struct queue *q, const struct message *m, struc
     t->due = due;
     t->domain = intern_get(&q->words, domain);
     t->home = m->at;
+    if (lane->backend && lane->backend->balance == BALANCE_STICKY)
+        t->sticky = sticky_key(lane->backend, m, domain);
     t->accepted = m->origin.accepted;
     t->report = m->report;
     t->version = 1;

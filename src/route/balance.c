@@ -1,6 +1,7 @@
 /* Which server of a backend: state shared by all threads, no locks, no exactness asked. */
 #include "route/route.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 
@@ -32,13 +33,14 @@ struct server_state *server_state(str backend, str host, uint16_t port)
     return s;
 }
 
-/* How busy a server is, for comparing two. A returning server's share grows from a tenth to the whole over its ramp. */
-static uint64_t server_load(const struct server_state *s, when now)
+/* How busy a server is for its weight, for comparing two. A returning server's share grows from a tenth to the whole over its ramp. */
+static uint64_t server_load(const struct next_hop *hop, when now)
 {
+    const struct server_state *s = hop->state;
     uint64_t busy = 1 + atomic_load_explicit(&s->busy, memory_order_relaxed);
     uint64_t latency = 100 + atomic_load_explicit(&s->latency_us, memory_order_relaxed);
     when since = now - atomic_load_explicit(&s->ramp_from, memory_order_relaxed);
-    uint64_t load = busy * latency;
+    uint64_t load = busy * latency * 100 / hop->weight;
 
     if (since < RAMP)
         load = load * 10 / (1 + 9 * (uint64_t)MAX(since, 0) / RAMP);
@@ -47,8 +49,12 @@ static uint64_t server_load(const struct server_state *s, when now)
 
 enum usable { IN, OUT, TRY_IT };
 
-static enum usable server_usable(struct server_state *s, when now)
+static enum usable server_usable(const struct next_hop *hop, when now)
 {
+    struct server_state *s = hop->state;
+
+    if (!hop->weight || atomic_load_explicit(&s->drained, memory_order_relaxed))
+        return OUT;
     when until = atomic_load_explicit(&s->out_until, memory_order_relaxed);
 
     if (until == 0)
@@ -71,11 +77,12 @@ struct next_hop *backend_pick(const struct backend *be, const bool *avoid, when 
             struct next_hop *s = &be->server[end];
             if (avoid[end])
                 continue;
-            switch (server_usable(s->state, now)) {
+            switch (server_usable(s, now)) {
             case TRY_IT:
                 return s;
             case OUT:
-                first = MIN(first, MAX(now + EJECT_FIRST / 4, atomic_load(&s->state->out_until)));
+                if (s->weight && !atomic_load(&s->state->drained))
+                    first = MIN(first, MAX(now + EJECT_FIRST / 4, MIN(atomic_load(&s->state->out_until), now + EJECT_MOST)));
                 break;
             case IN:
                 /* Two even choices out of n without counting first: each newcomer takes a place by chance. */
@@ -90,7 +97,7 @@ struct next_hop *backend_pick(const struct backend *be, const bool *avoid, when 
             }
         }
         if (one && two) {
-            uint64_t a = server_load(one->state, now), b = server_load(two->state, now);
+            uint64_t a = server_load(one, now), b = server_load(two, now);
             return a == b ? (random_below(2) ? one : two) : a < b ? one : two;
         }
         if (one)
@@ -102,13 +109,47 @@ struct next_hop *backend_pick(const struct backend *be, const bool *avoid, when 
     return NULL;
 }
 
+/* A number for a key at a server, even over (0, 1): FNV-1a over the server's name, and splitmix64's last steps. */
+static double stick_number(uint32_t key, const struct server_state *s)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325) ^ key;
+
+    for (const char *p = s->key; *p; p++)
+        h = (h ^ (unsigned char)*p) * UINT64_C(0x100000001b3);
+    h = (h ^ h >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    h = (h ^ h >> 27) * UINT64_C(0x94d049bb133111eb);
+    return ((double)((h ^ h >> 31) >> 12) + 0.5) / (double)(UINT64_C(1) << 52);
+}
+
+struct next_hop *backend_stick(const struct backend *be, uint32_t key)
+{
+    struct next_hop *best = NULL;
+    double most = 0;
+
+    for (size_t i = 0; i < be->nserver; i++) {
+        struct next_hop *s = &be->server[i];
+        if (best && s->priority != best->priority)
+            break;
+        if (!server_in(s))
+            continue;
+        double score = s->weight / -log(stick_number(key, s->state)); /* each has the highest as often as its weight says */
+        if (score > most) {
+            best = s;
+            most = score;
+        }
+    }
+    return best;
+}
+
 void server_failed(struct server_state *s, when now)
 {
     unsigned n = atomic_fetch_add(&s->failures, 1);
     when out = MIN(EJECT_FIRST << MIN(n, 10u), EJECT_MOST);
 
     out += (when)random_below((uint64_t)out / 4); /* so that many senders do not come back at once */
-    atomic_store(&s->out_until, now + out);
+    int64_t was = atomic_load(&s->out_until);
+    if (was != NEVER) /* what probes put out, probes bring back */
+        atomic_compare_exchange_strong(&s->out_until, &was, now + out);
     atomic_fetch_add(&s->failed, 1);
     atomic_store(&s->probing, false);
 }
@@ -132,6 +173,23 @@ void backend_try_now(const struct backend *be, when now)
         if (out > now) /* unless it came back just now */
             atomic_compare_exchange_strong(&be->server[i].state->out_until, &out, now);
     }
+}
+
+bool server_probed(struct server_state *s, const struct health *h, bool well, when now)
+{
+    bool in = atomic_load(&s->out_until) == 0;
+
+    if (well) {
+        atomic_store(&s->probes_ill, 0);
+        if (atomic_fetch_add(&s->probes_well, 1) + 1 < h->up_after || in)
+            return false;
+        server_works(s, now);
+        return true;
+    }
+    atomic_store(&s->probes_well, 0);
+    if (atomic_fetch_add(&s->probes_ill, 1) + 1 < h->down_after)
+        return false;
+    return atomic_exchange(&s->out_until, NEVER) == 0;
 }
 
 void server_answered(struct server_state *s, when took)

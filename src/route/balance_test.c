@@ -9,7 +9,7 @@ static void four_open(struct four *f, str name)
 {
     *f = (struct four){ .b = { .name = name, .server = f->server, .nserver = 4 } };
     for (uint16_t i = 0; i < 4; i++) {
-        f->server[i] = (struct next_hop){ .host = S("x"), .port = i, .priority = i < 2 ? 10 : i == 2 ? 20 : 30 };
+        f->server[i] = (struct next_hop){ .host = S("x"), .port = i, .priority = i < 2 ? 10 : i == 2 ? 20 : 30, .weight = 10 };
         f->server[i].state = server_state(name, S("x"), i);
     }
 }
@@ -104,4 +104,79 @@ TEST(balance_tries_at_once_when_an_operator_says_so)
     for (int i = 0; i < 4; i++) /* each by one caller */
         CHECK(four_pick(&f, HOUR) == &f.server[i]);
     CHECK(four_pick(&f, HOUR) == NULL);
+}
+
+TEST(balance_minds_weights_and_drains)
+{
+    struct four f;
+    int first = 0;
+
+    four_open(&f, S("weights"));
+    f.server[0].weight = 30;
+    for (int i = 0; i < 1000; i++) { /* equally busy: the heavier one */
+        atomic_store(&f.server[0].state->busy, 2);
+        atomic_store(&f.server[1].state->busy, 2);
+        first += four_pick(&f, HOUR) == &f.server[0];
+    }
+    CHECK_INT(first, 1000);
+    atomic_store(&f.server[0].state->busy, 9); /* (1 + 9) / 30 is more than (1 + 2) / 10 */
+    CHECK(four_pick(&f, HOUR) == &f.server[1]);
+    atomic_store(&f.server[1].state->drained, true);
+    CHECK(four_pick(&f, HOUR) == &f.server[0]);
+    f.server[0].weight = 0;
+    CHECK(four_pick(&f, HOUR) == &f.server[2]);
+    f.server[2].weight = f.server[3].weight = 0;
+    CHECK(four_pick(&f, HOUR) == NULL);
+}
+
+TEST(balance_sticks_to_a_server_as_long_as_it_is_in)
+{
+    struct four f;
+    static struct next_hop *was[4000];
+    unsigned mine = 0, moved = 0;
+
+    four_open(&f, S("stick"));
+    f.server[0].weight = 30;
+    for (uint32_t k = 0; k < COUNT(was); k++) {
+        was[k] = backend_stick(&f.b, k);
+        CHECK(was[k] == backend_stick(&f.b, k) && was[k]->priority == 10);
+        mine += was[k] == &f.server[0];
+    }
+    CHECK(mine > 2800 && mine < 3200); /* 30 of 40 */
+    server_failed(f.server[1].state, HOUR);
+    for (uint32_t k = 0; k < COUNT(was); k++) {
+        struct next_hop *now = backend_stick(&f.b, k);
+        CHECK(now == &f.server[0]);
+        moved += now != was[k];
+    }
+    CHECK_INT(moved, COUNT(was) - mine); /* only those of the one that is out */
+    server_works(f.server[1].state, HOUR);
+    for (uint32_t k = 0; k < COUNT(was); k++)
+        CHECK(backend_stick(&f.b, k) == was[k]);
+    server_failed(f.server[0].state, HOUR);
+    server_failed(f.server[1].state, HOUR);
+    CHECK(backend_stick(&f.b, 7) == &f.server[2]);
+}
+
+TEST(balance_probes_put_a_server_out_and_in)
+{
+    struct four f;
+    const struct health h = { .every = 10 * SECOND, .down_after = 3, .up_after = 2 };
+    struct server_state *s;
+
+    four_open(&f, S("probes"));
+    s = f.server[0].state;
+    CHECK(!server_probed(s, &h, false, HOUR) && !server_probed(s, &h, false, HOUR) && server_in(&f.server[0]));
+    CHECK(!server_probed(s, &h, true, HOUR)); /* well in between: counted anew */
+    CHECK(!server_probed(s, &h, false, HOUR) && !server_probed(s, &h, false, HOUR));
+    CHECK(server_probed(s, &h, false, HOUR) && !server_in(&f.server[0]));
+    CHECK(!server_probed(s, &h, false, HOUR)); /* told once */
+    server_failed(s, HOUR);                   /* a failed connection does not shorten it */
+    CHECK(four_pick(&f, 2 * HOUR) == &f.server[1]);
+    CHECK(!server_probed(s, &h, true, 2 * HOUR) && server_probed(s, &h, true, 2 * HOUR) && server_in(&f.server[0]));
+    CHECK(!server_probed(s, &h, true, 2 * HOUR));
+    /* What a failed connection put out, well probes bring back early. */
+    server_failed(s, 3 * HOUR);
+    CHECK(!server_in(&f.server[0]));
+    CHECK(server_probed(s, &h, true, 3 * HOUR) && server_in(&f.server[0]));
 }

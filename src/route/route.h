@@ -23,6 +23,8 @@ struct server_state {
     _Atomic int64_t out_until;          /* ejected until this moment of clock_now(); 0: in */
     _Atomic int64_t ramp_from;          /* came back then: slow start */
     _Atomic bool probing;               /* somebody is trying an ejected server */
+    _Atomic bool drained;               /* an operator wants no mail to go there */
+    _Atomic uint32_t probes_well, probes_ill; /* in a row, by deliver/health.c */
     _Atomic uint64_t delivered, failed; /* since start */
 };
 /* The state of that name, made on first use, never freed: servers are few and come back. */
@@ -33,8 +35,18 @@ struct next_hop {
     uint16_t port;
     struct addr addr;                   /* when host is an address or a Unix socket; n 0: look it up */
     unsigned priority;                  /* lower first */
+    unsigned weight;                    /* among those of its priority; 0: takes no mail */
     struct server_state *state;
 };
+
+/* How the servers of one priority share the mail. */
+enum balance {
+    BALANCE_LEAST_BUSY,                 /* two random ones, of them the one less busy for its weight */
+    BALANCE_ROUND_ROBIN,                /* in turn, whatever their weights */
+    BALANCE_WEIGHTED,                   /* in turn, as often as their weights say */
+    BALANCE_STICKY,                     /* the same key to the same server as long as it is in */
+};
+enum sticky_by { STICKY_DOMAIN, STICKY_SENDER, STICKY_TENANT };
 
 struct backend {
     str name;
@@ -42,19 +54,37 @@ struct backend {
     uint64_t max_connections;           /* to each server, all threads together */
     uint64_t messages_per_connection;   /* 0: no limit */
     bool mix_domains;                   /* recipients of several domains in one transaction */
+    enum balance balance;
+    enum sticky_by sticky_by;
+    struct health {
+        when every;                     /* between two probes (EHLO); 0: none */
+        uint64_t down_after, up_after;  /* of them in a row */
+    } health;
     when connect_timeout;
     when idle_timeout;                  /* how long a connection waits for the next message */
 };
 
+/* Does it take mail, as far as is known? Not ejected, not drained, of some weight. */
+static inline bool server_in(const struct next_hop *s)
+{
+    return s->weight && atomic_load_explicit(&s->state->out_until, memory_order_relaxed) == 0
+           && !atomic_load_explicit(&s->state->drained, memory_order_relaxed);
+}
 /* A server worth trying now, or NULL: all are out, *retry_at says when the first may be tried. Among the servers of the best priority that
- * is not wholly out: two random ones, of them the one less busy (transactions under way, then smoothed latency; a server that came
- * back counts as busier for its first 10 s). An ejected server of a better priority whose time has passed is tried by one caller
+ * is not wholly out: two random ones, of them the one less busy for its weight (transactions under way, then smoothed latency; a server
+ * that came back counts as busier for its first 10 s). An ejected server of a better priority whose time has passed is tried by one caller
  * at a time. `avoid[i]` set: not server i again. */
 struct next_hop *backend_pick(const struct backend *be, const bool *avoid, when now, when *retry_at);
+/* The server for a key: the same one as long as it is in; when it is out, its keys are spread over the others, and come back with it
+ * (rendezvous hashing). NULL: none of any priority is in. */
+struct next_hop *backend_stick(const struct backend *be, uint32_t key);
 /* What became of a connection that backend_pick() led to, before any message was offered. A failure ejects for 1 s, doubling to
  * 60 s with each further one in a row, spread by a quarter. */
 void server_failed(struct server_state *s, when now);
 void server_works(struct server_state *s, when now);
+/* A probe was answered with EHLO's 250, or not. So many in a row put the server in or out; who is put out so stays out until probes, or an
+ * operator, bring it back. True: it changed. */
+bool server_probed(struct server_state *s, const struct health *h, bool well, when now);
 /* An operator knows better: all that are out may be tried now. */
 void backend_try_now(const struct backend *be, when now);
 void server_answered(struct server_state *s, when took);    /* smooths the latency */

@@ -57,11 +57,11 @@ static bool take_host_port(struct binder *b, const struct token *t, uint16_t def
 
 static void take_server(struct binder *b, const struct node *node, void *into)
 {
-    static const char *const words[] = { "priority", NULL };
+    static const char *const words[] = { "priority", "weight", NULL };
     struct backend *be = into;
-    struct next_hop s = { .priority = 10 };
-    const struct token *value[1] = { NULL };
-    uint64_t priority;
+    struct next_hop s = { .priority = 10, .weight = 10 };
+    const struct token *value[2] = { NULL };
+    uint64_t priority, weight;
 
     if (node->narg == 0) {
         conf_error(b, &node->name.at, CONF_E_BAD_ADDRESS, "\"server\" needs HOST:PORT");
@@ -74,8 +74,49 @@ static void take_server(struct binder *b, const struct node *node, void *into)
             return;
         s.priority = (unsigned)priority;
     }
+    if (value[1]) {
+        if (!conf_int(b, value[1], 0, 1000, &weight))
+            return;
+        s.weight = (unsigned)weight;
+    }
     s.state = server_state(be->name, s.host, s.port);
     APPEND(b->a, be->server, be->nserver, s);
+}
+
+static void take_balance(struct binder *b, const struct node *node, void *into)
+{
+    static const char *const how[] = { "least_busy", "round_robin", "weighted", "sticky", NULL }, *const by[] = { "domain", "sender", "tenant", NULL };
+    struct backend *be = into;
+    int word;
+
+    if (!conf_args(b, node, 1, 2) || !conf_word(b, &node->arg[0], how, &word))
+        return;
+    be->balance = (enum balance)word;
+    if (node->narg == 1)
+        return;
+    if (be->balance != BALANCE_STICKY)
+        conf_error(b, &node->arg[1].at, CONF_E_KEYWORD, "only \"balance sticky\" is followed by a key: domain, sender or tenant");
+    else if (conf_word(b, &node->arg[1], by, &word))
+        be->sticky_by = (enum sticky_by)word;
+}
+
+/* health ehlo every 10s down_after 3 up_after 2 */
+static void take_health(struct binder *b, const struct node *node, void *into)
+{
+    static const char *const what[] = { "ehlo", NULL }, *const words[] = { "every", "down_after", "up_after", NULL };
+    struct health h = { 10 * SECOND, 3, 2 };
+    const struct token *value[3] = { NULL };
+    int word;
+
+    if (node->narg == 0)
+        conf_error(b, &node->name.at, CONF_E_KEYWORD, "\"health\" is followed by \"ehlo\", as in: health ehlo every 10s down_after 3 up_after 2");
+    else if (conf_word(b, &node->arg[0], what, &word) && conf_keywords(b, node, 1, words, value)
+             && (!value[0] || conf_time(b, value[0], &h.every)) && (!value[1] || conf_int(b, value[1], 1, 100, &h.down_after))
+             && (!value[2] || conf_int(b, value[2], 1, 100, &h.up_after))) {
+        if (h.every < SECOND || h.every > HOUR)
+            conf_error(b, &value[0]->at, CONF_E_RANGE, "servers are probed every 1s to 1h");
+        ((struct backend *)into)->health = h;
+    }
 }
 
 static void take_max_connections(struct binder *b, const struct node *node, void *into)
@@ -125,9 +166,17 @@ static void done_backend(struct binder *b, const struct node *node, void *block)
 }
 
 static const struct setting backend_settings[] = {
-    { .name = "server", .type = CONF_OWN, .take = take_server, .repeats = true, .form = "HOST:PORT [priority N]",
-      .help = "A server of this backend: a name, an address or unix:PATH; port 25 unless given. Servers of the lowest priority number "
-              "share the mail, the least busy first; those of the next are used only while all of the lower are out." },
+    { .name = "server", .type = CONF_OWN, .take = take_server, .repeats = true, .form = "HOST:PORT [priority N] [weight N]",
+      .help = "A server of this backend: a name, an address or unix:PATH; port 25 unless given. Servers of the lowest priority number (10 unless "
+              "given) share the mail as \"balance\" says; those of the next are used only while all of the lower are out. A weight is 10 unless "
+              "given; a server of weight 0 takes no mail." },
+    { .name = "balance", .type = CONF_OWN, .take = take_balance, .preset = "least_busy", .form = "least_busy | round_robin | weighted | sticky [domain | sender | tenant]",
+      .help = "How servers of one priority share the mail. least_busy: of two random ones the one with fewer transactions under way, the faster one among "
+              "equals, for its weight. round_robin: in turn. weighted: in turn, as often as their weights say. sticky: mail of one recipient domain "
+              "(or sender, or tenant) goes to one server as long as that is in." },
+    { .name = "health", .type = CONF_OWN, .take = take_health, .form = "ehlo [every TIME] [down_after N] [up_after N]",
+      .help = "Ask each server with EHLO, every 10s unless given. After down_after failures in a row (3) it gets no mail until up_after answers in a row "
+              "(2). Without this, and beside it, a server that fails when mail is to go there is left alone for a while." },
     { .name = "max_connections", .type = CONF_OWN, .take = take_max_connections, .preset = "16 per server",
       .form = "N [per server]", .help = "Connections to each server at a time, by the whole relay." },
     { .name = "messages_per_connection", .type = CONF_INT, .offset = offsetof(struct backend, messages_per_connection), .preset = "0",

@@ -106,8 +106,11 @@ static void port_done(struct post *post)
         spool_slab_free(take(e->slab));
         if (e->abandoned)
             unwanted(p, e);
-        else
+        else {
+            e->odd = p->odd;
+            p->unseen[p->odd]++;
             waiters_wake_one(&e->waiter);
+        }
     }
     waiters_wake_all(&p->closer);
 }
@@ -154,6 +157,7 @@ WAITS static err entry_wait(struct entry *e)
             return during(cut, "waiting for the spool");
         }
     }
+    e->port->unseen[e->odd]--;
     return e->result == OK ? OK : fail(e->result, "%s", e->why);
 }
 
@@ -382,6 +386,15 @@ void spool_outcome(struct spool_port *p, ulid id, struct spool_ref home, const s
 err spool_flush(struct spool_port *p)
 {
     return port_commit(p, entry_new(p, ENTRY_FLUSH), NULL);
+}
+
+void spool_catch_up(struct spool_port *p)
+{
+    bool odd = p->odd;
+
+    p->odd = !odd; /* what is answered from now on is counted elsewhere */
+    while (p->unseen[odd] && task_yield() == OK)
+        ;
 }
 
 /* Notes wait at most NOTES_WAIT for a message to travel with. */

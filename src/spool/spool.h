@@ -129,6 +129,8 @@ void spool_abort(struct spool_port *p, ulid id, const struct spool_piece *piece,
 /* Note what happened to n recipients of the message at `home`; `end`: none of its recipients waits any more, and the message
  * with its body may go. Does not wait and does not fail: what cannot be written is kept in memory and tried again. */
 void spool_outcome(struct spool_port *p, ulid id, struct spool_ref home, const struct rcpt_state *state, size_t n, bool end);
+/* Wait until every task of this thread whose entry was answered has gone on with it. */
+WAITS void spool_catch_up(struct spool_port *p);
 /* Wait until every note made so far through this port is durable. */
 WAITS err spool_flush(struct spool_port *p);
 

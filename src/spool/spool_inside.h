@@ -140,6 +140,7 @@ struct entry {
     err result;
     char why[120];
     bool done;                          /* seen by the port's own thread only */
+    bool odd;                           /* in which of port.unseen it was counted */
     bool abandoned;                     /* its task was cancelled and is gone */
     struct spool_port *port;
     struct waiters waiter;
@@ -166,6 +167,7 @@ struct spool_port {
     bool timer_idle, closing;
     struct waiters timer, closer;
     unsigned in_flight, timers;
+    unsigned unseen[2]; bool odd;       /* answered, and their tasks have not run since; the count in use */
     bool gone;
     /* shared with the committer */
     struct entry *done;                 /* answered; taken whole by post.run */

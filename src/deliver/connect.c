@@ -1,0 +1,51 @@
+/* To a server of a backend: its address, a connection, its greeting and what it offers. */
+#include "deliver/inside.h"
+
+#include <stdio.h>
+
+#define ADDRESSES_TRIED 8       /* of one host */
+
+/* To a host by name: its addresses one after the other, from any of them on, until one takes the connection. */
+static err connect_name(struct dispatch *d, const struct next_hop *srv, when timeout, struct remote *remote, struct stream **ret)
+{
+    AUTO_ARENA a = arena_new();
+    struct dns_addresses found;
+    char ip[ADDR_TEXT];
+    err e = OK;
+
+    TRY(dns_addresses(d->setup.resolver, a, srv->host, srv->port, clock_now() + timeout, &found));
+    if (found.all.n == 0)
+        return fail(E_NONAME, "%.*s has no address", STR(srv->host));
+    size_t from = random_below(found.all.n);
+    for (size_t i = 0; i < MIN(found.all.n, ADDRESSES_TRIED); i++) {
+        const struct addr *to = &found.all.p[(from + i) % found.all.n];
+        snprintf(remote->z, sizeof remote->z, "%.*s[%.*s]", (int)MIN(srv->host.n, 64), srv->host.p, STR(addr_print(to, ip)));
+        e = stream_connect(to, NULL, clock_now() + timeout, ret);
+        if (e == OK || e == E_CANCELED)
+            break;
+    }
+    return e;
+}
+
+err hop_connect(struct dispatch *d, const struct next_hop *srv, str ehlo_name, when timeout, struct remote *remote, struct client **ret)
+{
+    AUTO(stream) s = NULL;
+    char ip[ADDR_TEXT];
+
+    *remote = remote_of(srv);
+    if (srv->addr.n == 0) {
+        TRY(connect_name(d, srv, timeout, remote, &s));
+    } else {
+        snprintf(remote->z, sizeof remote->z, "%.*s", STR(addr_print(&srv->addr, ip)));
+        TRY(stream_connect(&srv->addr, NULL, clock_now() + timeout, &s));
+    }
+    /* client_open() owns the stream from here, whatever it returns. */
+    return client_open(take(s), ehlo_name, ret);
+}
+
+struct remote remote_of(const struct next_hop *srv)
+{
+    struct remote r;
+    snprintf(r.z, sizeof r.z, "%.*s", (int)MIN(srv->host.n, 64), srv->host.p);
+    return r;
+}

@@ -1,0 +1,68 @@
+/* What the control socket says and does about the servers of backends. */
+#include "main/relay.h"
+
+static str server_name(const struct backend *b, const struct next_hop *s) { return str_z(s->state->key + b->name.n + 1); }
+
+str server_words(const struct next_hop *s, when now)
+{
+    when out = atomic_load(&s->state->out_until);
+
+    if (!s->weight || atomic_load(&s->state->drained))
+        return S("drained");
+    return !out ? S("in") : out == NEVER ? S("down") : out > now ? S("out") : S("to be tried");
+}
+
+void backend_list(struct control *c, void *relay)
+{
+    struct settings *s = relay_newest(relay);
+    AUTO_BUF line = { 0 };
+    when now = clock_now();
+
+    for (size_t i = 0; i < s->snapshot.routes.nbackend; i++) {
+        const struct backend *b = s->snapshot.routes.backend[i];
+        for (size_t k = 0; k < b->nserver; k++) {
+            const struct next_hop *hop = &b->server[k];
+            const struct server_state *st = hop->state;
+            buf_clear(&line);
+            buf_add(&line, S("{\"backend\":"));
+            buf_add_json(&line, b->name);
+            buf_add(&line, S(",\"server\":"));
+            buf_add_json(&line, server_name(b, hop));
+            buf_add(&line, S(",\"state\":"));
+            buf_add_json(&line, server_words(hop, now));
+            buf_addf(&line, ",\"priority\":%u,\"weight\":%u,\"connections\":%u,\"busy\":%u,\"latency_us\":%u,\"delivered\":%llu,\"failed\":%llu}",
+                     hop->priority, hop->weight, atomic_load(&st->connections), atomic_load(&st->busy), atomic_load(&st->latency_us),
+                     (unsigned long long)atomic_load(&st->delivered), (unsigned long long)atomic_load(&st->failed));
+            control_line(c, buf_str(&line));
+        }
+    }
+    snapshot_drop(&s->snapshot);
+}
+
+static struct server_state *find(const struct routes *r, str backend, str server)
+{
+    for (size_t i = 0; i < r->nbackend; i++)
+        for (size_t k = 0; str_eq(r->backend[i]->name, backend) && k < r->backend[i]->nserver; k++)
+            if (str_eq(server_name(r->backend[i], &r->backend[i]->server[k]), server))
+                return r->backend[i]->server[k].state;
+    return NULL;
+}
+
+static void change(struct control *c, struct relay *r, bool drained)
+{
+    struct settings *s = relay_newest(r);
+    str backend = control_arg(c, "backend"), server = control_arg(c, "server");
+    struct server_state *st = find(&s->snapshot.routes, backend, server);
+
+    snapshot_drop(&s->snapshot);        /* the state stays */
+    if (!st) {
+        control_fail(c, "not_found", "there is no server %.*s in a backend %.*s", STR(server), STR(backend));
+        return;
+    }
+    if (atomic_exchange(&st->drained, drained) != drained)
+        log_info(drained ? "server_drained" : "server_undrained", LOG_STR("backend", backend), LOG_STR("server", server));
+    relay_lanes_look(r, backend);
+}
+
+void backend_drain(struct control *c, void *relay) { change(c, relay, true); }
+void backend_undrain(struct control *c, void *relay) { change(c, relay, false); }
