@@ -195,7 +195,7 @@ def slow_down(lab, relay):
 
 def goodput(lab, relay, sink, seconds, *options, **how):
     """What arrives at the next hop each second, when the load has been there for two."""
-    p = lab.blast(relay.port, *options, wait=False, time='%ds' % (seconds + 2), **how)
+    p = lab.blast(relay.port, *options, wait=False, polite='--open' in options, time='%ds' % (seconds + 2), **how)
     time.sleep(2)
     first, began = sink.count()['unique'], time.monotonic()
     time.sleep(seconds)
@@ -252,7 +252,7 @@ def tarpit(lab, report):
             if name == 'beside':
                 for _ in range(10):
                     lab.blast(relay.port, mails=hops, size=2048, to='user@d%d.tarpit.example')
-                slow = lab.blast(relay.port, wait=False, sessions=clients, mails=clients, per_session=1, rate_limit=50, bind=SLOTS,
+                slow = lab.blast(relay.port, wait=False, polite=True, sessions=clients, mails=clients, per_session=1, rate_limit=50, bind=SLOTS,
                                  to='slow%d@d0.tarpit.example')
                 with contextlib.suppress(Failed):
                     until('the slow clients are there', lambda: relay.stats()['sessions'] >= clients, 30, 0.2)

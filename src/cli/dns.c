@@ -170,22 +170,22 @@ static void tell_json(const struct question *q, err e, str text)
 /* ---- the verb ---- */
 
 /* The block `dns` of a configuration; without one, what a relay would do that has none. */
-static int settings_for(const char *config, struct diags *d, struct settings **ret)
+static int settings_for(const char *config, struct settings **ret)
 {
     static const char none[] = "waypost 1\nhostname localhost.localdomain\npostmaster postmaster@localhost.localdomain\nlisten smtp 127.0.0.1:25\n"
                                "spool { dir /nowhere }\nbackend none { server 127.0.0.1:25 }\nroute default { via none }\n";
     str text = str_z(none);
-    bool given = config != NULL;
+    struct diags d = { .a = arena_new() }; /* the settings' own, if there will be any */
     AUTO_BUF out = { 0 };
 
-    if (!given && access(CLI_CONFIG, R_OK) == 0)
+    if (!config && access(CLI_CONFIG, R_OK) == 0)
         config = CLI_CONFIG;
-    *ret = settings_load(str_z(config ? config : "built-in"), config ? NULL : &text, d);
+    *ret = settings_load(str_z(config ? config : "built-in"), config ? NULL : &text, &d);
     if (*ret)
         return CLI_DONE;
-    diags_print(d, &out);
+    diags_print(&d, &out);
     fprintf(stderr, "%.*s", STR(buf_str(&out)));
-    arena_free(d->a);
+    arena_free(d.a);
     return CLI_USAGE;
 }
 
@@ -203,6 +203,34 @@ static int ask(struct question *q)
     return e == OK ? CLI_DONE : CLI_NO;
 }
 
+static bool type_known(str type)
+{
+    for (size_t i = 0; i < COUNT(asks); i++)
+        if (str_ieq(type, asks[i].type))
+            return true;
+    return false;
+}
+
+/* What the command line says; the settings come after it. */
+static int understand(struct question *q, int n, char **argv, const char *span)
+{
+    if (n < 1 || n > 2)
+        return cli_usage("dns", "what is wanted is a name, and perhaps a type");
+    q->name = str_z(argv[1]);
+    if (n == 2)
+        q->type = str_z(argv[2]);
+    if (!type_known(q->type))
+        return cli_usage("dns", "\"%s\" is none of addresses, mx, txt, ptr, tlsa, srv", argv[2]);
+    if (span && (!cli_span(span, &q->timeout) || q->timeout <= 0))
+        return cli_usage("dns", "--timeout %s: a time such as 5s", span);
+    if (str_ieq(q->type, S("ptr"))) {
+        str text = str_has(q->name, S(":")) ? str_printf(q->a, "[%.*s]", STR(q->name)) : q->name;
+        if (addr_parse(text, 25, &q->addr) != OK)
+            return cli_usage("dns", "\"%s\" is no address: ptr asks for the names of one", argv[1]);
+    }
+    return CLI_DONE;
+}
+
 int cli_dns(int argc, char **argv)
 {
     AUTO_ARENA a = arena_new();
@@ -212,43 +240,19 @@ int cli_dns(int argc, char **argv)
     const struct flag flags[] = {
         { "config", 'c', .text = &config }, { "server", .many = &servers }, { "timeout", .text = &span }, { "json", .on = &q.json }, { NULL },
     };
-    struct diags d = { .a = arena_new() };
     struct addr server[COUNT(servers.p)];
     struct settings *s;
-    bool known = false;
 
-    int n = cli_flags(argc, argv, flags), code = CLI_USAGE;
-    if (n >= 2)
-        q.type = str_z(argv[2]);
-    for (size_t i = 0; i < COUNT(asks); i++)
-        known |= str_ieq(q.type, asks[i].type);
-    if (n >= 0 && (n < 1 || n > 2))
-        cli_usage("dns", "what is wanted is a name, and perhaps a type");
-    else if (n > 0 && !known)
-        cli_usage("dns", "\"%s\" is none of addresses, mx, txt, ptr, tlsa, srv", argv[2]);
-    else if (n > 0 && span && (!cli_span(span, &q.timeout) || q.timeout <= 0))
-        cli_usage("dns", "--timeout %s: a time such as 5s", span);
-    else if (n > 0)
-        code = settings_for(config, &d, &s);
-    if (code != CLI_DONE) {
-        if (n < 1 || !known || (span && q.timeout <= 0))
-            arena_free(d.a);
-        return code;
-    }
-    q.s = s->dns;
-    q.name = str_z(argv[1]);
-    for (size_t i = 0; i < servers.n; i++)
+    int n = cli_flags(argc, argv, flags), code = n < 0 ? CLI_USAGE : understand(&q, n, argv, span);
+    for (size_t i = 0; i < servers.n && code == CLI_DONE; i++)
         if (addr_parse(str_z(servers.p[i]), 53, &server[i]) != OK || server[i].sa.sa_family == AF_UNIX)
             code = cli_usage("dns", "--server %s: ADDRESS or ADDRESS:PORT, IPv6 in brackets", servers.p[i]);
+    if (code != CLI_DONE || (code = settings_for(config, &s)) != CLI_DONE)
+        return code;
+    q.s = s->dns;
     if (servers.n)
         q.s.server = (struct addrs){ server, servers.n };
-    if (str_ieq(q.type, S("ptr"))) {
-        str text = str_has(q.name, S(":")) ? str_printf(a, "[%.*s]", STR(q.name)) : q.name;
-        if (addr_parse(text, 25, &q.addr) != OK)
-            code = cli_usage("dns", "\"%s\" is no address: ptr asks for the names of one", argv[1]);
-    }
-    if (code == CLI_DONE)
-        code = ask(&q);
+    code = ask(&q);
     snapshot_drop(&s->snapshot);
     return code;
 }

@@ -233,11 +233,9 @@ static void open_contexts(void *arg)
 
 static void answer(struct call *call, const struct dns_reply *reply)
 {
-    struct dns_question *q = call->q;
-
     list_del(&call->link);
+    dns_answered(call->q, reply); /* `reply` may speak of what is in `call` */
     mem_free(call);
-    dns_answered(q, reply);
 }
 
 static void heard(void *arg, int code, struct ub_result *result);

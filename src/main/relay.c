@@ -47,8 +47,18 @@ static bool listens_at(const struct relay *r, const struct addr *addr)
     return false;
 }
 
-/* New addresses are bound before anything changes: when one cannot be had the old configuration stays. Their names live as long
- * as the process, since sessions hold them. */
+/* Names of listeners live as long as the process, since sessions hold them, and configurations go. */
+static str name_keep(struct relay *r, str name)
+{
+    char *copy = mem_new(name.n + 1);
+
+    memcpy(copy, name.p, name.n);
+    r->name = mem_grow(r->name, (r->nname + 1) * sizeof *r->name);
+    r->name[r->nname++] = copy;
+    return str_of(copy, name.n);
+}
+
+/* New addresses are bound before anything changes: when one cannot be had the old configuration stays. */
 static err bind_new(struct relay *r, const struct receive_settings *s, struct relay_listener **ret, size_t *n)
 {
     for (size_t i = 0; i < s->nlistener; i++)
@@ -60,11 +70,7 @@ static err bind_new(struct relay *r, const struct receive_settings *s, struct re
             char text[ADDR_TEXT];
             str name = addr_print(addr, text);
             TRY(during(parent_listen(r->setup.parent_fd, addr, &l.fd), "%.*s", STR(name)));
-            char *copy = mem_new(name.n + 1);
-            memcpy(copy, name.p, name.n);
-            l.name = str_of(copy, name.n);
-            r->name = mem_grow(r->name, (r->nname + 1) * sizeof *r->name);
-            r->name[r->nname++] = copy;
+            l.name = name_keep(r, name);
             *ret = mem_grow(*ret, (*n + 1) * sizeof **ret);
             (*ret)[(*n)++] = l;
         }
@@ -496,7 +502,8 @@ err relay_run(void *relay_setup)
         worker_call(&r.worker[i], has_begun, NULL);
     r.listener = mem_new(MAX(r.setup.nlistening, 1) * sizeof *r.listener);
     for (size_t i = 0; i < r.setup.nlistening; i++) {
-        r.listener[r.nlistener++] = (struct relay_listener){ r.setup.listening[i].addr, r.setup.listening[i].name, r.setup.listening[i].fd };
+        struct listening *l = &r.setup.listening[i];
+        r.listener[r.nlistener++] = (struct relay_listener){ l->addr, name_keep(&r, l->name), l->fd };
         for (unsigned w = 0; w < r.nworker; w++)
             worker_call(&r.worker[w], add_listener, &r.listener[i]);
     }

@@ -49,7 +49,7 @@ struct relay {
     struct spool_loaded loaded;
     struct waiters quit;            /* drain was asked for by the control socket */
     bool quit_asked;
-    char **name; size_t nname;      /* of listeners that came later: sessions hold them to the end */
+    char **name; size_t nname;      /* of listeners: sessions hold them to the end */
     struct relay_listener { struct addr addr; str name; int fd; } *listener; size_t nlistener;
 };
 
