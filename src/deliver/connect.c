@@ -6,19 +6,26 @@
 #define ADDRESSES_TRIED 8       /* of one host */
 
 /* To a host by name: its addresses one after the other, from any of them on, until one takes the connection. */
-static err connect_name(struct dispatch *d, const struct next_hop *srv, when timeout, struct remote *remote, struct stream **ret)
+static err connect_name(struct dispatch *d, const struct next_hop *srv, const struct own *own, when timeout, struct remote *remote, struct stream **ret)
 {
     AUTO_ARENA a = arena_new();
     struct dns_addresses found;
     char ip[ADDR_TEXT];
     err e = OK;
+    size_t tried = 0;
 
     TRY(dns_addresses(d->setup.resolver, a, srv->host, srv->port, clock_now() + timeout, &found));
     if (found.all.n == 0)
         return fail(E_NONAME, "%.*s has no address", STR(srv->host));
     size_t from = random_below(found.all.n);
-    for (size_t i = 0; i < MIN(found.all.n, ADDRESSES_TRIED); i++) {
+    for (size_t i = 0; i < found.all.n && tried < ADDRESSES_TRIED; i++) {
         const struct addr *to = &found.all.p[(from + i) % found.all.n];
+        if (own && (addr_is_nowhere(to) || own_address(own, to))) {
+            if (!tried)
+                e = fail(E_REFUSED, "%.*s has address %.*s: no mail server is there", STR(srv->host), STR(addr_print_ip(to, ip)));
+            continue;
+        }
+        tried++;
         snprintf(remote->z, sizeof remote->z, "%.*s[%.*s]", (int)MIN(srv->host.n, 64), srv->host.p, STR(addr_print(to, ip)));
         e = stream_connect(to, NULL, clock_now() + timeout, ret);
         if (e == OK || e == E_CANCELED)
@@ -27,14 +34,14 @@ static err connect_name(struct dispatch *d, const struct next_hop *srv, when tim
     return e;
 }
 
-err hop_connect(struct dispatch *d, const struct next_hop *srv, str ehlo_name, when timeout, struct remote *remote, struct client **ret)
+err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret)
 {
     AUTO(stream) s = NULL;
     char ip[ADDR_TEXT];
 
     *remote = remote_of(srv);
     if (srv->addr.n == 0) {
-        TRY(connect_name(d, srv, timeout, remote, &s));
+        TRY(connect_name(d, srv, own, timeout, remote, &s));
     } else {
         snprintf(remote->z, sizeof remote->z, "%.*s", STR(addr_print(&srv->addr, ip)));
         TRY(stream_connect(&srv->addr, NULL, clock_now() + timeout, &s));

@@ -26,6 +26,7 @@ void dispatch_free(struct dispatch *d);
 void dispatch_configure(struct dispatch *d);
 /* The queue's callbacks; ctx is the dispatch. */
 void dispatch_ready(void *ctx, struct lane *lane);
+void dispatch_resolve(void *ctx, struct lane *lane);
 void dispatch_expired(void *ctx, struct ticket *t);
 void dispatch_unroutable(void *ctx, struct ticket *t);
 /* What is known of the lane's servers changed: its idle connections look whether they are still wanted. */

@@ -17,7 +17,7 @@ static err ask(void *arg)
     struct prober *p = arg;
     struct client *c = NULL;
     struct remote remote;
-    err e = hop_connect(p->d, p->server, p->snap->receive.hostname, ANSWER_MOST, &remote, &c);
+    err e = hop_connect(p->d, p->server, NULL, p->snap->receive.hostname, ANSWER_MOST, &remote, &c);
 
     if (e == OK)
         client_quit(take(c));

@@ -9,6 +9,8 @@ struct dispatch {
     size_t connections;
     struct link settle;         /* tickets in flight that no connection will settle: expired, unroutable */
     struct waiters settle_wait;
+    struct lane *to_ask, **to_ask_end; /* domains whose MX nobody has begun to look up */
+    unsigned asking;            /* look-ups under way */
     struct group *probers;      /* of the newest configuration; NULL: none run */
 };
 
@@ -23,6 +25,7 @@ struct flight {
     struct answer *out;         /* of env.rcpt[i] */
     bool offered;               /* MAIL was said */
     size_t server_at;           /* place of the server in its backend */
+    const char *status;         /* RFC 3463, of a failure without an answer; NULL: none in particular */
     bool peer_dsn;              /* the peer offered DSN: it takes over the duty to report */
     when began;
     /* the body on its way out */
@@ -58,7 +61,12 @@ WAITS err settle_run(void *dispatch);
 struct remote { char z[ADDR_TEXT + 80]; };      /* who it is, for people: host[address]:port */
 struct remote remote_of(const struct next_hop *srv);
 /* Connect, hear the greeting, say EHLO. *ret may be set on an error too: the caller frees it. */
-WAITS err hop_connect(struct dispatch *d, const struct next_hop *srv, str ehlo_name, when timeout, struct remote *remote, struct client **ret);
+/* `own` not NULL: the host comes from an MX record, and what is nowhere or ourselves is no next hop (attack class 51). */
+WAITS err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret);
+
+/* ---- pool.c ---- */
+
+void lane_wake_later(struct lane *lane);        /* open it at its retry_at */
 
 /* ---- share.c: which server's turn it is ---- */
 

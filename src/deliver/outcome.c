@@ -117,7 +117,7 @@ static void settling_report(struct settling *s, const struct flight *f, size_t i
             return;
         item->action = REPORT_FAILED;
         /* RFC 3463 4.4.7: "delivery time expired"; the last reply stands in the diagnostic. */
-        item->status = str_cz(f->a, v == EXPIRED ? S("4.4.7") : r ? status_of(f->a, r, "5.0.0") : S("5.0.0"));
+        item->status = str_cz(f->a, v == EXPIRED ? S("4.4.7") : r ? status_of(f->a, r, "5.0.0") : f->status ? str_z(f->status) : S("5.0.0"));
     }
     s->nitem++;
 }
@@ -285,8 +285,14 @@ err settle_run(void *dispatch)
             continue;
         if (expired)
             flight_settle(d, &f, FLIGHT_EXPIRED, str_printf(f.a, "its lifetime is over; the last trouble was: %.*s", STR(t->lane->reason)), S(""));
-        else
+        else if (t->lane->refusal.class) {
+            struct enhanced e = t->lane->refusal;
+            f.status = str_cz(f.a, str_printf(f.a, "%u.%u.%u", e.class, e.subject, e.detail));
+            flight_settle(d, &f, FLIGHT_FAILED, str_dup(f.a, t->lane->reason), S(""));
+        } else {
+            f.status = "5.4.4"; /* RFC 3463 3.5: unable to route */
             flight_settle(d, &f, FLIGHT_FAILED, S("there is no way to this domain from here"), S(""));
+        }
     }
 }
 

@@ -72,7 +72,7 @@ static err open_any(struct connection *k, str *reason, arena *a, when *retry_at)
         k->lane->server[k->server_at].connections++;
         atomic_fetch_add(&k->server->state->connections, 1);
         stats_add(COUNT_connections, 1);
-        err e = hop_connect(k->d, k->server, k->snap->receive.hostname, k->backend->connect_timeout, &k->remote, &k->client);
+        err e = hop_connect(k->d, k->server, k->backend->holders ? &k->snap->routes.own : NULL, k->snap->receive.hostname, k->backend->connect_timeout, &k->remote, &k->client);
         if (e == OK) {
             server_works(k->server->state, clock_now());
             return OK;
@@ -119,6 +119,14 @@ static err wake_lane(void *arg)
     return OK;
 }
 
+void lane_wake_later(struct lane *lane)
+{
+    if (lane->waking)
+        return;
+    lane->waking = true;
+    group_spawn(thread_group(), "lane-wake", wake_lane, lane);
+}
+
 static void lane_is_down(struct connection *k, str reason, when retry_at)
 {
     struct lane *lane = k->lane;
@@ -127,10 +135,7 @@ static void lane_is_down(struct connection *k, str reason, when retry_at)
     if (lane->state == LANE_OPEN)
         log_warn("lane_down", LOG_STR("lane", lane->name), LOG_STR("reason", reason), LOG_INT("waiting", lane->nready));
     lane_down(lane, reason, retry_at);
-    if (!lane->waking) {
-        lane->waking = true;
-        group_spawn(thread_group(), "lane-wake", wake_lane, lane);
-    }
+    lane_wake_later(lane);
 }
 
 /* ---- the messages of a connection ---- */
@@ -330,7 +335,7 @@ static err connection_run(void *arg)
     mem_free(arg);
     task_favour(); /* thousands of sessions would leave a few connections no time, and what they took in would only pile up */
     k.snap = k.d->setup.newest(k.d->setup.ctx);
-    k.backend = lane->backend;
+    k.backend = backend_hold(lane->backend);
     if (k.backend && !k.d->draining) {
         err e = open_any(&k, &reason, a, &retry_at);
         talked = e == OK;
@@ -341,6 +346,7 @@ static err connection_run(void *arg)
     }
     lane->connections--;
     k.d->connections--;
+    backend_drop(k.backend);
     snapshot_drop(k.snap);
     if (k.first) { /* its server is not to be had: any other will do now, and when we were the last a new connection looks for one */
         k.first->server = 0;
@@ -409,6 +415,7 @@ struct dispatch *dispatch_new(const struct dispatch_setup *setup)
 
     d->setup = *setup;
     list_init(&d->settle);
+    d->to_ask_end = &d->to_ask;
     group_spawn(thread_group(), "settle", settle_run, d);
     return d;
 }

@@ -208,7 +208,7 @@ static void add_rule(scmp_filter_ctx ctx, uint32_t action, const char *name, uns
 /* Calls that are allowed for some arguments only. */
 static void add_conditions(scmp_filter_ctx ctx)
 {
-    static const int families[] = { AF_UNIX, AF_INET, AF_INET6 };
+    static const int families[] = { AF_UNIX, AF_INET, AF_INET6, AF_NETLINK /* which addresses this machine has */ };
     static const unsigned long ioctls[] = { FIONREAD, FIONBIO, FIOCLEX, TCGETS, TIOCGWINSZ };
     static const int prctls[] = { PR_SET_NAME, PR_GET_NAME, PR_GET_DUMPABLE, PR_SET_PDEATHSIG };
     const uint64_t spaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;

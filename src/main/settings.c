@@ -101,6 +101,34 @@ static void settings_end(struct snapshot *snap)
     arena_free(s->a);
 }
 
+/* Besides what `own` names: the hostname, where we listen, and the addresses of this machine. */
+static void own_finish(struct settings *s, arena *a)
+{
+    struct own *own = &s->snapshot.routes.own;
+    const struct receive_settings *r = &s->snapshot.receive;
+    size_t n = own->addr.n;
+
+    for (size_t i = 0; i < r->nlistener; i++)
+        n += r->listener[i].naddr;
+    str *name = NEW_ARRAY(a, str, own->name.n + 1);
+    struct addr *addr = NEW_ARRAY(a, struct addr, n);
+    if (own->name.n)
+        memcpy(name, own->name.p, own->name.n * sizeof *name);
+    name[own->name.n++] = r->hostname;
+    own->name.p = name;
+    if (own->addr.n)
+        memcpy(addr, own->addr.p, own->addr.n * sizeof *addr);
+    for (size_t i = 0; i < r->nlistener; i++)
+        for (size_t k = 0; k < r->listener[i].naddr; k++) {
+            struct addr at = r->listener[i].addr[k];
+            addr_set_port(&at, 0);
+            if (at.sa.sa_family != AF_UNIX) /* the wildcards are nobody's next hop either */
+                addr[own->addr.n++] = at;
+        }
+    own->addr.p = addr;
+    own_interfaces(own, a);
+}
+
 struct settings *settings_load(str path, const str *text, struct diags *d)
 {
     arena *a = d->a;
@@ -118,6 +146,7 @@ struct settings *settings_load(str path, const str *text, struct diags *d)
         bool understood = conf_bind(&b, settings_table(), &s->tree, s);
         if (s->control.n == 0 && s->spool.dir.n)
             s->control = str_printf(a, "%.*s.sock", STR(s->spool.dir));
+        own_finish(s, a);
         routes_finish(&b, &s->snapshot.routes);
         if (understood) /* else what is missing may only have been misspelt */
             receive_settings_finish(&b, &s->snapshot.receive, &s->snapshot.routes);

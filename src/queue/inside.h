@@ -33,7 +33,9 @@ struct queue {
     struct ticket **hash; size_t hash_size;
     struct intern words;
     struct calendar calendar;
-    struct lane **lane; size_t nlane;
+    struct lane **lane; size_t nlane, lane_cap;
+    struct map lane_by_name;
+    when swept;                         /* lanes that nobody needs were looked for then */
     struct waiters calendar_wait;
 };
 
@@ -46,6 +48,9 @@ void ticket_forget_mail(struct ticket *t);
 void calendar_put(struct queue *q, struct ticket *t);
 void calendar_del(struct queue *q, struct ticket *t);
 void lane_put(struct lane *lane, struct ticket *t, bool front);
-struct lane *lane_for(struct queue *q, str backend_name);
+/* The lane of a backend, or of a domain where the backend goes by MX. b NULL: of mail without a way. */
+struct lane *lane_for(struct queue *q, const struct backend *b, str domain);
+struct lane *lane_again(struct ticket *t);              /* where its mail goes as of now */
+void lanes_sweep(struct queue *q);
 
 #endif

@@ -5,24 +5,94 @@
 
 /* ---- lanes ---- */
 
-struct lane *lane_for(struct queue *q, str name)
+static str heap_str(str s)
 {
-    for (size_t i = 0; i < q->nlane; i++)
-        if (str_eq(q->lane[i]->name, name))
-            return q->lane[i];
-    struct lane *lane = mem_new(sizeof *lane);
-    char *copy = mem_new(name.n + 1);
-    memcpy(copy, name.p, name.n);
+    char *copy = mem_new(s.n + 1);
+
+    memcpy(copy, s.p, s.n);
+    return str_of(copy, s.n);
+}
+
+static void heap_free_str(str s) { mem_free((void *)(uintptr_t)s.p); }
+
+static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
+{
+    struct lane *lane = map_get(&q->lane_by_name, name);
+
+    if (lane)
+        return lane;
+    lane = mem_new(sizeof *lane);
     lane->queue = q;
-    lane->name = str_of(copy, name.n);
+    lane->kind = kind;
+    lane->name = heap_str(name);
     lane->since = clock_now();
     list_init(&lane->ready);
-    for (size_t i = 0; i < q->setup.routes->nbackend; i++)
-        if (str_eq(q->setup.routes->backend[i]->name, name))
-            lane->backend = q->setup.routes->backend[i];
-    q->lane = mem_grow(q->lane, (q->nlane + 1) * sizeof *q->lane);
+    if (q->nlane == q->lane_cap) {
+        q->lane_cap = q->lane_cap ? q->lane_cap * 2 : 16;
+        q->lane = mem_grow(q->lane, q->lane_cap * sizeof *q->lane);
+    }
     q->lane[q->nlane++] = lane;
+    map_put(&q->lane_by_name, lane->name, lane);
     return lane;
+}
+
+static struct backend *backend_named(const struct routes *r, str name)
+{
+    for (size_t i = 0; i < r->nbackend; i++)
+        if (str_eq(r->backend[i]->name, name))
+            return r->backend[i];
+    return NULL;
+}
+
+static void lane_mx(struct lane *lane, const struct backend *b)
+{
+    struct intern *words = &lane->queue->words;
+
+    if (lane->mx == b)
+        return;
+    intern_put(words, lane->mx_name);
+    lane->mx_name = intern_get(words, b->name);
+    lane->mx = b;
+}
+
+struct lane *lane_for(struct queue *q, const struct backend *b, str domain)
+{
+    static const char of_domain[] = "domain:";
+    char name[DNS_NAME_MAX + sizeof of_domain];
+    struct lane *lane;
+
+    if (!b || !b->mx) {
+        lane = lane_named(q, LANE_BACKEND, b ? b->name : S(""));
+        if (b && !lane->backend)
+            lane->backend = backend_named(q->setup.routes, b->name);
+        return lane;
+    }
+    size_t head = sizeof of_domain - 1, n = MIN(domain.n, sizeof name - head);
+    memcpy(name, of_domain, head);
+    for (size_t i = 0; i < n; i++)
+        name[head + i] = ascii_lower(domain.p[i]);
+    lane = lane_named(q, LANE_DOMAIN, str_of(name, head + n));
+    lane_mx(lane, b);
+    return lane;
+}
+
+static void lane_free(struct lane *lane)
+{
+    if (lane->kind == LANE_SITE)
+        backend_drop(lane->backend);
+    intern_put(&lane->queue->words, lane->mx_name);
+    heap_free_str(lane->name);
+    heap_free_str(lane->reason);
+    mem_free(lane->server);
+    mem_free(lane);
+}
+
+static void lane_reason(struct lane *lane, str reason)
+{
+    if (str_eq(lane->reason, reason))
+        return;
+    heap_free_str(lane->reason);
+    lane->reason = heap_str(reason);
 }
 
 struct lane *queue_lane(struct queue *q, size_t i)
@@ -30,17 +100,38 @@ struct lane *queue_lane(struct queue *q, size_t i)
     return i < q->nlane ? q->lane[i] : NULL;
 }
 
+static struct ticket *lane_remove(struct ticket *t);
+
+/* A ticket comes into a domain's lane: on to its site. What is known stays good while it is asked for again. */
+static struct lane *lane_onwards(struct lane *lane, struct ticket *t)
+{
+    struct queue *q = lane->queue;
+
+    if (!lane->asking && lane->state == LANE_OPEN && clock_now() >= lane->fresh_until) {
+        lane->asking = true;
+        q->setup.resolve(q->setup.ctx, lane);
+    }
+    if (!lane->site)
+        return lane;
+    t->lane = lane->site;
+    return lane->site;
+}
+
 void lane_put(struct lane *lane, struct ticket *t, bool front)
 {
     struct queue *q = lane->queue;
 
     t->state = TICKET_READY;
+    if (lane->kind == LANE_DOMAIN)
+        lane = lane_onwards(lane, t);
     if (front)
         list_push(&lane->ready, &t->place);
     else
         list_add(&lane->ready, &t->place);
     lane->nready++;
-    if (lane->state == LANE_OPEN)
+    if (lane->kind == LANE_DOMAIN && lane->refusal.class && clock_now() < lane->fresh_until)
+        q->setup.unroutable(q->setup.ctx, lane_remove(t));
+    else if (lane->state == LANE_OPEN && lane->kind != LANE_DOMAIN)
         q->setup.ready(q->setup.ctx, lane);
 }
 
@@ -77,12 +168,7 @@ void lane_down(struct lane *lane, str reason, when retry_at)
         lane->since = clock_now();
     lane->state = LANE_DOWN;
     lane->retry_at = retry_at;
-    if (!str_eq(lane->reason, reason)) {
-        char *copy = mem_new(reason.n + 1);
-        memcpy(copy, reason.p, reason.n);
-        mem_free((void *)(uintptr_t)lane->reason.p);
-        lane->reason = str_of(copy, reason.n);
-    }
+    lane_reason(lane, reason);
     /* What waits for a dead server need not lie in memory, and what is too old has now had its last attempt. */
     when now = clock_now(), wall = wall_now();
     if (lane->swept && now - lane->swept < MINUTE && q->body_bytes < q->setup.body_budget / 2)
@@ -103,8 +189,128 @@ void lane_open(struct lane *lane)
         return;
     lane->state = LANE_OPEN;
     lane->since = clock_now();
-    if (lane->nready)
+    if (lane->kind == LANE_DOMAIN) {
+        lane->fresh_until = 0;
+        if (lane->nready && !lane->asking) {
+            lane->asking = true;
+            lane->queue->setup.resolve(lane->queue->setup.ctx, lane);
+        }
+    } else if (lane->nready)
         lane->queue->setup.ready(lane->queue->setup.ctx, lane);
+}
+
+/* ---- domains and sites ---- */
+
+/* All that is ready in a domain's lane, once more: it goes where the lane now leads. */
+static void lane_flush(struct lane *lane)
+{
+    struct link all = lane->ready;
+
+    if (list_empty(&lane->ready))
+        return;
+    all.next->prev = all.prev->next = &all;
+    list_init(&lane->ready);
+    lane->nready = 0;
+    while (!list_empty(&all)) {
+        struct ticket *t = AROUND(all.next, struct ticket, place);
+        list_del(&t->place);
+        t->lane = lane;
+        lane_put(lane, t, false);
+    }
+}
+
+static void site_leave(struct lane *lane)
+{
+    if (lane->site)
+        lane->site->domains--;
+    lane->site = NULL;
+}
+
+/* The same servers as far as anybody can tell: answers that rotate do not split a site. */
+static struct lane *site_of(struct lane *domain, const struct site *site)
+{
+    AUTO_ARENA a = arena_new();
+    struct queue *q = domain->queue;
+    struct lane *to = domain->site;
+
+    if (to && to->domains == 1 && to->backend && site_meets(site, to->backend))
+        return to; /* its own, and it changed: it stays the same lane */
+    if (to && to->backend && site_is(site, to->backend))
+        return to;
+    to = lane_named(q, LANE_SITE, site_name(site, a));
+    return to;
+}
+
+void queue_site(struct lane *domain, const struct site *site)
+{
+    struct lane *to = site_of(domain, site);
+
+    must(domain->kind == LANE_DOMAIN && site->kind == SITE_HOSTS);
+    domain->asking = false;
+    domain->unanswered = 0;
+    domain->refusal = (struct enhanced){ 0 };
+    domain->state = LANE_OPEN;
+    domain->fresh_until = clock_now() + MIN(MAX((when)site->ttl * SECOND, MINUTE), HOUR);
+    if (to != domain->site) {
+        site_leave(domain);
+        domain->site = to;
+        to->domains++;
+    }
+    if (!domain->mx) /* the configuration has no such way any more: what was here has been taken elsewhere */
+        return;
+    lane_mx(to, domain->mx);
+    if (!to->backend || !site_is(site, to->backend)) {
+        backend_drop(to->backend);
+        to->backend = site_backend(site, domain->mx, to->name);
+    }
+    lane_flush(domain);
+}
+
+void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint32_t ttl)
+{
+    domain->asking = false;
+    domain->unanswered = 0;
+    domain->state = LANE_OPEN;
+    domain->refusal = status;
+    domain->fresh_until = clock_now() + MIN(MAX((when)ttl * SECOND, MINUTE), HOUR);
+    site_leave(domain);
+    lane_reason(domain, reason);
+    lane_flush(domain);
+}
+
+void queue_site_later(struct lane *domain, str reason)
+{
+    when again = clock_now() + MIN(MINUTE << MIN(domain->unanswered, 5u), 30 * MINUTE);
+
+    domain->asking = false;
+    domain->unanswered++;
+    if (domain->site) { /* what was known goes on being true */
+        domain->fresh_until = again;
+        lane_flush(domain);
+    } else
+        lane_down(domain, reason, again);
+}
+
+/* Lanes of domains and sites that nobody has needed for a while. */
+void lanes_sweep(struct queue *q)
+{
+    when now = clock_now();
+
+    if (now - q->swept < MINUTE)
+        return;
+    q->swept = now;
+    for (size_t i = 0; i < q->nlane;) {
+        struct lane *l = q->lane[i];
+        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->waking && !l->asking && now - l->since > MINUTE;
+        if (l->kind == LANE_BACKEND || !idle || l->domains || (l->kind == LANE_DOMAIN && now < l->fresh_until)) {
+            i++;
+            continue;
+        }
+        site_leave(l);
+        map_del(&q->lane_by_name, l->name);
+        lane_free(l);
+        q->lane[i] = q->lane[--q->nlane];
+    }
 }
 
 /* ---- calendar ---- */
@@ -128,6 +334,15 @@ void calendar_del(struct queue *q, struct ticket *t)
     q->calendar.n--;
 }
 
+struct lane *lane_again(struct ticket *t)
+{
+    struct lane *lane = t->lane;
+
+    if (lane->kind != LANE_SITE || !lane->mx)
+        return lane;
+    return lane_for(lane->queue, lane->mx, ticket_domain(t));
+}
+
 /* All that is due in one second goes to its lane. What lies in this bucket for a later round stays. */
 static void calendar_turn(struct queue *q, uint32_t second)
 {
@@ -139,7 +354,8 @@ static void calendar_turn(struct queue *q, uint32_t second)
         if (t->due > second)
             continue;
         calendar_del(q, t);
-        if (t->lane->backend) {
+        t->lane = lane_again(t);
+        if (t->lane->backend || t->lane->kind == LANE_DOMAIN) {
             lane_put(t->lane, t, false);
         } else { /* there was no way, and still is none */
             t->state = TICKET_FLYING;
@@ -162,6 +378,7 @@ err queue_run(void *queue)
         TRY(task_sleep((when)(c->at + 1) * SECOND));
         while (c->n && c->at < seconds_now())
             calendar_turn(q, ++c->at);
+        lanes_sweep(q);
     }
 }
 
@@ -190,13 +407,10 @@ void queue_free(struct queue *q)
         mem_free(q->block[i]);
     mem_free(q->block);
     mem_free(q->hash);
-    for (size_t i = 0; i < q->nlane; i++) {
-        mem_free((void *)(uintptr_t)q->lane[i]->name.p);
-        mem_free((void *)(uintptr_t)q->lane[i]->reason.p);
-        mem_free(q->lane[i]->server);
-        mem_free(q->lane[i]);
-    }
+    for (size_t i = 0; i < q->nlane; i++)
+        lane_free(q->lane[i]);
     mem_free(q->lane);
+    map_free(&q->lane_by_name);
     intern_free(&q->words);
     mem_free(q);
 }
@@ -206,10 +420,10 @@ static void ticket_reroute(struct queue *q, struct ticket *t)
 {
     when expire;
     struct backend *b = route_for(q->setup.routes, ticket_domain(t), &expire);
-    struct lane *to = lane_for(q, b ? b->name : S(""));
+    struct lane *to = lane_for(q, b, ticket_domain(t));
 
     t->lifetime = (uint32_t)((expire ? expire : q->setup.retry->lifetime) / SECOND);
-    if (to == t->lane)
+    if (to == t->lane || (to->kind == LANE_DOMAIN && t->lane == to->site))
         return;
     if (t->state == TICKET_READY) {
         list_del(&t->place);
@@ -223,6 +437,27 @@ static void ticket_reroute(struct queue *q, struct ticket *t)
     }
 }
 
+/* Lanes find their backends again; a site's becomes another with the new settings, for connections hold the old one. */
+static void lane_configure(struct lane *lane, const struct routes *routes)
+{
+    switch (lane->kind) {
+    case LANE_BACKEND:
+        lane->backend = backend_named(routes, lane->name);
+        break;
+    case LANE_DOMAIN:
+        lane->mx = lane->mx_name ? backend_named(routes, intern_str(&lane->queue->words, lane->mx_name)) : NULL;
+        break;
+    case LANE_SITE:
+        lane->mx = lane->mx_name ? backend_named(routes, intern_str(&lane->queue->words, lane->mx_name)) : NULL;
+        if (lane->backend && lane->mx) {
+            struct backend *b = site_like(lane->backend, lane->mx);
+            backend_drop(lane->backend);
+            lane->backend = b;
+        }
+        break;
+    }
+}
+
 void queue_configure(struct queue *q, const struct retry *retry, struct routes *routes)
 {
     struct ticket *t[64];
@@ -230,19 +465,15 @@ void queue_configure(struct queue *q, const struct retry *retry, struct routes *
 
     q->setup.retry = retry;
     q->setup.routes = routes;
-    for (size_t i = 0; i < q->nlane; i++) {
-        q->lane[i]->backend = NULL;
-        for (size_t k = 0; k < routes->nbackend; k++)
-            if (str_eq(routes->backend[k]->name, q->lane[i]->name))
-                q->lane[i]->backend = routes->backend[k];
-    }
+    for (size_t i = 0; i < q->nlane; i++)
+        lane_configure(q->lane[i], routes);
     while ((n = queue_walk(q, &at, t, COUNT(t))))
         for (size_t i = 0; i < n; i++)
             if (t[i]->state != TICKET_FLYING)
                 ticket_reroute(q, t[i]);
     for (size_t i = 0; i < q->nlane; i++) {
         struct lane *lane = q->lane[i];
-        if (lane->backend)
+        if (lane->backend || lane->kind == LANE_DOMAIN)
             lane_open(lane); /* servers may have been added: one try now */
         else
             for (struct ticket *gone; (gone = lane_take(lane));)
@@ -288,7 +519,11 @@ bool ticket_retry(struct ticket *t)
         return false;
     if (t->state == TICKET_WAITING) {
         calendar_del(lane->queue, t);
+        lane = t->lane = lane_again(t);
         lane_put(lane, t, false);
+        lane = t->lane;
+        if (t->state == TICKET_FLYING) /* it goes nowhere, and that is settled now */
+            return true;
     }
     if (lane->state == LANE_DOWN && lane->backend)
         backend_try_now(lane->backend, clock_now());

@@ -76,12 +76,27 @@ uint32_t ticket_count(const struct ticket *t);          /* recipients */
 
 /* ---- lane: a destination, as this thread sees it --------------------------------------------------------------------------------- */
 
-enum lane_state { LANE_OPEN, LANE_DOWN /* every server is out */ };
+enum lane_kind {
+    LANE_BACKEND,                       /* a backend of the configuration, by its name; "" when there is no way */
+    LANE_DOMAIN,                        /* "domain:example.org": mail of a domain until it is known where that goes; then it is passed on */
+    LANE_SITE,                          /* "mx:mx1.example.org": the hosts that MX records of one or more domains name */
+};
+enum lane_state { LANE_OPEN, LANE_DOWN /* every server is out, or nobody could say where it goes */ };
 
 struct lane {
     struct queue *queue;
-    str name;                           /* the backend's; heap */
-    struct backend *backend;            /* of the newest configuration; NULL: it is gone */
+    enum lane_kind kind;
+    str name;                           /* heap */
+    struct backend *backend;            /* of the newest configuration, or a site's own; NULL: it is gone, or this is a domain's */
+    const struct backend *mx;           /* LANE_DOMAIN, LANE_SITE: the backend by whose settings they go, NULL: none any more */
+    struct lane *site;                  /* LANE_DOMAIN: where its mail goes, as last known; NULL: not known yet */
+    when fresh_until;                   /* LANE_DOMAIN: ask again after */
+    bool asking;                        /* LANE_DOMAIN */
+    size_t domains;                     /* LANE_SITE: that lead here */
+    uint32_t mx_name;                   /* interned: of `mx`, which ends with its configuration */
+    unsigned unanswered;                /* LANE_DOMAIN: in a row */
+    struct lane *next_asking;           /* deliver/'s own */
+    struct enhanced refusal;            /* LANE_DOMAIN: mail for it fails, with this code and `reason`; class 0: it does not */
     struct link ready;                  /* tickets, the next first */
     size_t nready, nwaiting, nflying;
     enum lane_state state;
@@ -109,6 +124,7 @@ struct queue_setup {
     struct routes *routes;
     size_t body_budget;                 /* octets of mail kept in memory for delivery; above, it is read back */
     void (*ready)(void *ctx, struct lane *lane);        /* a ticket came into an open lane */
+    void (*resolve)(void *ctx, struct lane *lane);      /* nobody knows (any more) where this domain's mail goes: queue_site() */
     /* The lifetime of this ticket has ended after an attempt: report and settle it. It is in flight. */
     void (*expired)(void *ctx, struct ticket *t);
     /* Mail without any way to go: in flight; fail it. */
@@ -147,6 +163,12 @@ bool ticket_last(const struct ticket *t);
 /* Every server of the lane's backend is out: its mail waits until `retry_at`, no attempt burnt. Memory is given back. */
 void lane_down(struct lane *lane, str reason, when retry_at);
 void lane_open(struct lane *lane);
+
+/* What became of resolve(): where the domain's mail goes; that it goes nowhere, for good; or that nobody can say
+ * just now: then what was known before holds, or the lane is down until it is asked again (`retry_at`). */
+void queue_site(struct lane *domain, const struct site *site);
+void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint32_t ttl);
+void queue_site_later(struct lane *domain, str reason);
 
 /* ---- for people ---------------------------------------------------------------------------------------------------------------------- */
 

@@ -218,7 +218,7 @@ static struct ticket *ticket_for(struct queue *q, const struct message *m, struc
 /* To its lane or into the calendar; with its message in memory only where that helps. */
 static void ticket_start(struct queue *q, struct ticket *t, struct mail *mail)
 {
-    if (t->lane->backend == NULL) {
+    if (t->lane->backend == NULL && t->lane->kind != LANE_DOMAIN) {
         t->state = TICKET_FLYING;
         t->lane->nflying++;
         q->setup.unroutable(q->setup.ctx, t);
@@ -279,7 +279,7 @@ static void queue_take(struct queue *q, const struct message *m, const struct rc
         str domain = domain_of(env->rcpt[i].to);
         when expire, wait = state && state[i].next > now ? state[i].next - now : 0;
         const struct backend *b = route_for(q->setup.routes, domain, &expire);
-        struct ticket *t = ticket_for(q, m, lane_for(q, b ? b->name : S("")), domain,
+        struct ticket *t = ticket_for(q, m, lane_for(q, b, domain), domain,
                                       wait ? seconds_now() + (uint32_t)(wait / SECOND) : 0);
         if (ticket_count(t) == 0) {
             if (n == cap) {

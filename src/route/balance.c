@@ -9,28 +9,46 @@
 #define EJECT_MOST MINUTE
 #define RAMP (10 * SECOND)
 
-static pthread_mutex_t states_lock = PTHREAD_MUTEX_INITIALIZER; /* taken when a configuration is bound */
-static struct server_state *states;
+#define STATES_SPARE 10000      /* that nobody holds, kept for when they come back */
 
-struct server_state *server_state(str backend, str host, uint16_t port)
+static pthread_mutex_t states_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct map states;       /* by key; under the lock */
+static size_t spares;
+
+static struct server_state *state_of(str backend, str host, uint16_t port, bool for_ever)
 {
     AUTO_BUF key = { 0 };
-    struct server_state *s;
 
     buf_addf(&key, "%.*s/%.*s:%u", STR(backend), STR(host), port);
-    buf_addc(&key, '\0');
     pthread_mutex_lock(&states_lock);
-    for (s = states; s && strcmp(s->key, key.p) != 0; s = s->next)
-        ;
+    struct server_state *s = map_get(&states, buf_str(&key));
     if (!s) {
         s = mem_new(sizeof *s);
+        buf_addc(&key, '\0');
         s->key = mem_new(key.n);
         memcpy(s->key, key.p, key.n);
-        s->next = states;
-        states = s;
-    }
+        map_put(&states, str_z(s->key), s);
+    } else if (!s->for_ever && s->holders == 0)
+        spares--;
+    s->for_ever |= for_ever;
+    s->holders += !s->for_ever;
     pthread_mutex_unlock(&states_lock);
     return s;
+}
+
+struct server_state *server_state(str backend, str host, uint16_t port) { return state_of(backend, host, port, true); }
+struct server_state *server_state_hold(str backend, str host, uint16_t port) { return state_of(backend, host, port, false); }
+
+void server_state_drop(struct server_state *s)
+{
+    pthread_mutex_lock(&states_lock);
+    if (!s->for_ever && --s->holders == 0 && ++spares > STATES_SPARE) {
+        map_del(&states, str_z(s->key));
+        spares--;
+        mem_free(s->key);
+        mem_free(s);
+    }
+    pthread_mutex_unlock(&states_lock);
 }
 
 /* How busy a server is for its weight, for comparing two. A returning server's share grows from a tenth to the whole over its ramp. */

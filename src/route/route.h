@@ -6,6 +6,7 @@
 #define ROUTE_H
 
 #include "conf/conf.h"
+#include "dns/dns.h"
 #include "net/net.h"
 #include "table/table.h"
 
@@ -15,7 +16,6 @@
 
 struct server_state {
     char *key;                          /* "backend/host:port"; heap */
-    struct server_state *next;
     _Atomic uint32_t connections;       /* open or opening, all threads */
     _Atomic uint32_t busy;              /* of them with a transaction under way */
     _Atomic uint32_t latency_us;        /* smoothed: final dot to its answer */
@@ -26,9 +26,14 @@ struct server_state {
     _Atomic bool drained;               /* an operator wants no mail to go there */
     _Atomic uint32_t probes_well, probes_ill; /* in a row, by deliver/health.c */
     _Atomic uint64_t delivered, failed; /* since start */
+    _Atomic uint32_t holders;           /* of those that are not for ever */
+    bool for_ever;
 };
-/* The state of that name, made on first use, never freed: servers are few and come back. */
+/* The state of that name, made on first use. That of a configured server is never freed: they are few and come back. */
 struct server_state *server_state(str backend, str host, uint16_t port);
+/* The same for as long as somebody holds it, and a while longer: of hosts that MX records name there are many. */
+struct server_state *server_state_hold(str backend, str host, uint16_t port);
+void server_state_drop(struct server_state *s);
 
 struct next_hop {
     str host;                           /* name or address as configured */
@@ -50,6 +55,8 @@ enum sticky_by { STICKY_DOMAIN, STICKY_SENDER, STICKY_TENANT };
 
 struct backend {
     str name;
+    bool mx;                            /* it has no servers: each domain's mail goes where its MX records say */
+    uint32_t holders;                   /* of one that was made for a site, all on one thread; 0: it is a configuration's */
     struct next_hop *server; size_t nserver;      /* sorted by priority */
     uint64_t max_connections;           /* to each server, all threads together */
     uint64_t messages_per_connection;   /* 0: no limit */
@@ -89,6 +96,39 @@ bool server_probed(struct server_state *s, const struct health *h, bool well, wh
 void backend_try_now(const struct backend *be, when now);
 void server_answered(struct server_state *s, when took);    /* smooths the latency */
 
+/* ---- sites: where MX records lead ------------------------------------------------------------------------------------------ */
+
+/* What we are known as: nothing of this is ever a next hop. */
+struct own { struct strs name; struct addrs addr; /* without ports */ };
+bool own_address(const struct own *own, const struct addr *a);
+void own_interfaces(struct own *own, arena *a);     /* add the addresses of this machine's interfaces */
+/* Loopback, link-local, multicast, "this host": no MX is there. */
+bool addr_is_nowhere(const struct addr *a);
+
+#define SITE_HOSTS_MOST 32
+struct site {
+    enum {
+        SITE_HOSTS,
+        SITE_NULL_MX,                   /* it takes no mail (RFC 7505): 5.1.10 */
+        SITE_NO_DOMAIN,                 /* there is no such domain, or no host in it: 5.1.2 */
+        SITE_OURSELVES,                 /* the best host is ourselves, and it is none of our relay domains: 5.4.6 */
+    } kind;
+    struct site_host { str host; uint16_t preference; } *host; size_t n; /* the preferred first */
+    uint32_t ttl;
+    bool secure;                        /* the MX records are validated by DNSSEC */
+};
+/* Look a domain up. Errors as in dns/dns.h: none of them says that there is no such domain. */
+WAITS err route_mx(struct resolver *r, arena *a, str domain, const struct own *own, when deadline, struct site *ret);
+str site_name(const struct site *s, arena *a);      /* of its lane: "mx:mx1.example.org", "mx:mx1.example.org+2/1a2b3c4d" */
+/* A backend with these servers, and all else as `like` has it. One holder. */
+struct backend *site_backend(const struct site *s, const struct backend *like, str name);
+struct backend *site_like(const struct backend *b, const struct backend *like); /* the servers of b */
+bool site_is(const struct site *s, const struct backend *b);    /* the very same hosts and preferences */
+bool site_meets(const struct site *s, const struct backend *b); /* a host in common */
+/* For those that were made for a site; of a configuration's own these do nothing. On its thread only. */
+struct backend *backend_hold(struct backend *b);
+void backend_drop(struct backend *b);
+
 /* ---- relay domains and networks -------------------------------------------------------------------------------------------- */
 
 struct recipients {
@@ -120,6 +160,7 @@ struct routes {
     struct network **network; size_t nnetwork;
     const struct token *fallback_name;
     struct backend *fallback;           /* `route default { via BACKEND }`; NULL: nowhere else */
+    struct own own;
     struct map exact, below;            /* domain -> relay_domain; "*." cut off in `below` */
 };
 

@@ -157,7 +157,10 @@ static void done_backend(struct binder *b, const struct node *node, void *block)
 {
     struct backend *be = block;
 
-    if (be->nserver == 0)
+    be->mx = be->nserver == 0 && str_eq(be->name, S("mx"));
+    if (be->nserver && str_eq(be->name, S("mx")))
+        conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"mx\" has no servers of its own: MX records say where its mail goes");
+    if (be->nserver == 0 && !be->mx)
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has no \"server\"", STR(be->name));
     if (be->nserver > 64)
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has more than 64 servers", STR(be->name));
@@ -256,6 +259,9 @@ static void done_relay_domain(struct binder *b, const struct node *node, void *b
     struct relay_domain *d = block;
     const struct token *name = &node->arg[0];
 
+    if (!d->backend_name)
+        conf_error(b, &node->name.at, CONF_E_MISSING, "relay_domain %.*s needs \"backend NAME\" or \"via mx\"", STR(name->text));
+
     if (!d->recipients.any && d->recipients.ntable == 0)
         conf_error(b, &node->name.at, CONF_E_RECIPIENTS,
                    "relay_domain %.*s has no \"recipients\": it would accept mail for unknown users and bounce it later. "
@@ -263,8 +269,10 @@ static void done_relay_domain(struct binder *b, const struct node *node, void *b
 }
 
 static const struct setting relay_domain_settings[] = {
-    { .name = "backend", .type = CONF_OWN, .take = take_backend, .required = true, .form = "NAME",
-      .help = "The backend that gets the mail of these domains." },
+    { .name = "backend", .type = CONF_OWN, .take = take_backend, .form = "NAME",
+      .help = "The backend that gets the mail of these domains. \"mx\": where their MX records say, of the hosts those preferred to ourselves "
+              "(we are a backup MX)." },
+    { .name = "via", .type = CONF_OWN, .take = take_backend, .form = "NAME", .help = "The same as \"backend\", as in: via mx." },
     { .name = "recipients", .type = CONF_OWN, .take = take_recipients, .sub = recipients_settings, .form = "any, or a block",
       .help = "Who exists there. \"any\" accepts unknown users and must be written out." },
     { .name = "expire", .type = CONF_TIME, .offset = offsetof(struct relay_domain, expire), .preset = "0s", .most = 86400 * 60,
@@ -318,6 +326,31 @@ static const struct setting network_settings[] = {
     { .name = NULL },
 };
 
+/* ---- own ---- */
+
+static void take_own_addresses(struct binder *b, const struct node *node, void *into)
+{
+    struct routes *r = into;
+
+    for (size_t i = 0; i < node->narg; i++) {
+        struct addr a;
+        if (addr_parse(node->arg[i].text, 25, &a) != OK || a.sa.sa_family == AF_UNIX)
+            conf_error(b, &node->arg[i].at, CONF_E_BAD_ADDRESS, "\"%.*s\" is no IP address", STR(node->arg[i].text));
+        else {
+            addr_set_port(&a, 0);
+            APPEND(b->a, r->own.addr.p, r->own.addr.n, a);
+        }
+    }
+}
+
+static const struct setting own_block[] = {
+    { .name = "names", .type = CONF_STRS, .offset = offsetof(struct routes, own.name), .form = "NAME ...",
+      .help = "Host names by which MX records may mean this relay, besides its hostname." },
+    { .name = "addresses", .type = CONF_OWN, .take = take_own_addresses, .form = "ADDRESS ...",
+      .help = "Addresses by which this relay is reached, besides those of this machine: behind NAT, the public one." },
+    { .name = NULL },
+};
+
 /* ---- route ---- */
 
 static void take_via(struct binder *b, const struct node *node, void *into)
@@ -327,7 +360,8 @@ static void take_via(struct binder *b, const struct node *node, void *into)
 }
 
 static const struct setting route_block_settings[] = {
-    { .name = "via", .type = CONF_OWN, .take = take_via, .required = true, .form = "BACKEND", .help = "The backend that takes it: a smart host." },
+    { .name = "via", .type = CONF_OWN, .take = take_via, .required = true, .form = "BACKEND",
+      .help = "The backend that takes it: a smart host; or \"mx\", where its domain's MX records say." },
     { .name = NULL },
 };
 
@@ -349,13 +383,27 @@ const struct setting route_settings[] = {
     { .name = "network", .type = CONF_BLOCK, .make = make_network, .done = done_network, .sub = network_settings, .repeats = true,
       .form = "NAME CIDR ...", .help = "Clients that may relay to any recipient, without a login, for their own sender domains. "
       "\"unix\" stands for clients of a Unix socket." },
+    { .name = "own", .type = CONF_BLOCK, .sub = own_block, .form = "",
+      .help = "What else we are known as. Mail is never handed to ourselves, whatever MX records say." },
     { .name = "route", .type = CONF_OWN, .take = take_route, .sub = route_block_settings, .form = "default",
       .help = "Where mail goes that is for no relay domain." },
     { .name = NULL },
 };
 
+/* "mx" is there without being defined: a backend with all presets. */
+static struct backend *preset_mx(struct binder *b, struct routes *r)
+{
+    struct backend *be = NEW(b->a, struct backend);
+
+    conf_presets(b, backend_settings, be);
+    be->name = S("mx");
+    be->mx = true;
+    APPEND(b->a, r->backend, r->nbackend, be);
+    return be;
+}
+
 /* Names may stand above the block that defines them, so they are looked up when all is bound. */
-static struct backend *find_backend(struct binder *b, const struct routes *r, const struct token *name)
+static struct backend *find_backend(struct binder *b, struct routes *r, const struct token *name)
 {
     str best = { 0 };
     size_t distance = 3;
@@ -369,6 +417,8 @@ static struct backend *find_backend(struct binder *b, const struct routes *r, co
             best = r->backend[i]->name;
         }
     }
+    if (str_eq(name->text, S("mx")))
+        return preset_mx(b, r);
     if (best.n)
         conf_error(b, &name->at, CONF_E_NO_BACKEND, "there is no backend \"%.*s\"; did you mean \"%.*s\"?", STR(name->text), STR(best));
     else

@@ -40,12 +40,12 @@ def name_wire(name):
     return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".") if label) + b"\0"
 
 
-def query(port, name, qtype=6):
+def query(port, name, qtype=6, address="127.0.0.1"):
     """A bare question by UDP: the whole reply, or None."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.settimeout(0.5)
         try:
-            s.sendto(struct.pack("!6H", 4711, 0, 1, 0, 0, 0) + name_wire(name) + struct.pack("!2H", qtype, 1), ("127.0.0.1", port))
+            s.sendto(struct.pack("!6H", 4711, 0, 1, 0, 0, 0) + name_wire(name) + struct.pack("!2H", qtype, 1), (address, port))
             return s.recv(4096)
         except OSError:
             return None
@@ -54,10 +54,11 @@ def query(port, name, qtype=6):
 class Nsd:
     """NSD with zones {name: text}. A zone in `sign` is signed, with the options given there; `after` may change its signed text."""
 
-    def __init__(self, zones, sign=None, after=None):
+    def __init__(self, zones, sign=None, after=None, address="127.0.0.1"):
         self.dir = tempfile.mkdtemp(prefix="waypost-nsd-")
         os.chmod(self.dir, 0o755)
         self.port = free_port()
+        self.address = address
         self.process = None
         self.anchors = {}
         for name, text in zones.items():
@@ -78,7 +79,7 @@ class Nsd:
                 with open(path, "w") as f:
                     f.write(text)
         with open(f"{self.dir}/nsd.conf", "w") as f:
-            f.write(f'server:\n  ip-address: 127.0.0.1@{self.port}\n  username: ""\n  chroot: ""\n  zonesdir: "{self.dir}"\n  database: ""\n'
+            f.write(f'server:\n  ip-address: {address}@{self.port}\n  username: ""\n  chroot: ""\n  zonesdir: "{self.dir}"\n  database: ""\n'
                     f'  pidfile: "{self.dir}/pid"\n  xfrdfile: "{self.dir}/xfrd"\n  xfrdir: "{self.dir}"\n  zonelistfile: "{self.dir}/list"\n'
                     f'  server-count: 1\n  hide-version: yes\nremote-control:\n  control-enable: no\n')
             for name in zones:
@@ -100,7 +101,7 @@ class Nsd:
         nsd = shutil.which("nsd", path=os.environ["PATH"] + ":/usr/sbin")
         with open(f"{self.dir}/log", "a") as log:
             self.process = subprocess.Popen([nsd, "-d", "-c", f"{self.dir}/nsd.conf"], stdout=log, stderr=log)
-        if not until(lambda: query(self.port, self.first) or self.process.poll() is not None) or self.process.poll() is not None:
+        if not until(lambda: query(self.port, self.first, address=self.address) or self.process.poll() is not None) or self.process.poll() is not None:
             with open(f"{self.dir}/log") as log:
                 raise RuntimeError("nsd does not start: " + log.read())
 
