@@ -47,6 +47,7 @@ struct segment {
     uint32_t torn_from;                 /* what is bad from here on was never whole; 0: not known */
     uint32_t cut;                       /* what lies from here on failed and does not count; 0: all counts */
     struct batch first;                 /* what its first batch says of those before; seq 0: nothing */
+    bool unread;                        /* the disk would not give all of it: it is not given back, and read again at the next start */
     bool leaving;                       /* its file may have been renamed already, its number not yet forgotten */
 
     uint32_t *offset; uint16_t *bytes; uint8_t *flag; /* its messages by offset; bytes in units of 64 */
@@ -198,10 +199,10 @@ err merge_notes(const struct index *x, struct spool_ref home, struct rcpt_state 
 
 /* ---- recover.c ------------------------------------------------------------------------------------------------------------- */
 
-/* The whole of a segment's file, on the heap; n: its size. */
-WAITS err segment_slurp(int fd, uint32_t size, uint8_t **ret);
+/* The first `size` octets of a segment's file, on the heap. What the disk will not give, with the patience of `s` (NULL: none), is zeros. */
+WAITS err segment_slurp(struct spool *s, struct segment *g, uint32_t size, uint8_t **ret);
 /* Scan it into an index. `damaged` and `torn` are counted up by records and bytes. */
-struct scanned { struct buf *findings /* NULL: they are logged */; struct index *index; struct walk walk; uint64_t damaged, torn_bytes; };
+struct scanned { struct spool *s /* NULL: without patience for the disk */; struct buf *findings /* NULL: they are logged */; struct index *index; struct walk walk; uint64_t damaged, torn_bytes; };
 WAITS err segment_scan(struct segment *g, struct scanned *ret);
 /* Open a segment's file by its head, or when that is damaged by its first batch. `used`: its first batch is good. */
 WAITS err segment_open(struct spool *s, uint32_t number, struct segment **ret, bool *used);
@@ -281,6 +282,7 @@ struct spool {
     uint64_t sync_took[SYNC_BUCKETS];   /* atomics */
     struct spool_stats stats;           /* atomics */
     uint64_t durable;                   /* atomic: segment << 32 | offset */
+    when patience;                      /* until then a read that fails is tried again; 0: none failed yet */
     uint32_t tail;                      /* number of the last segment in use at spool_open(); 0: none */
 };
 
