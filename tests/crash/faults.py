@@ -46,13 +46,13 @@ def twice(sink):
 class Bench:
     """A relay under a steady load, whose disk fails as told."""
 
-    def __init__(self, dir, spool=""):
-        self.dir = dir
+    def __init__(self, dir, spool="", server=None):
+        self.dir, self.starts = dir, 1
         os.mkdir(dir)
         os.chmod(dir, 0o755)
         self.plan = Plan(dir + "/plan")
         self.sink = Sink(dir)
-        self.relay = Relay(dir, self.sink.at, spool=spool, env=preload("fault", FAULT_PLAN=dir + "/plan", FAULT_SPOOL=dir + "/spool")).start()
+        self.relay = Relay(dir, server or self.sink.at, spool=spool, env=preload("fault", FAULT_PLAN=dir + "/plan", FAULT_SPOOL=dir + "/spool")).start()
         self.log = dir + "/acked"
         open(self.log, "w").close()
         self.blasts = []
@@ -95,9 +95,10 @@ class Bench:
         for b in list(self.blasts):
             self.unload(b)
         check(until(lambda: self.relay.waiting() == 0), "all that waits goes out", self.relay.waiting())
-        check(not twice(self.sink), "nothing came twice without a crash", twice(self.sink))
+        before = twice(self.sink)
+        check(not before, "nothing came twice without a crash", before)
         with open(self.relay.log, errors="replace") as f:
-            check(f.read().count("worker_started") == 1, "no restart was needed")
+            check(f.read().count('"event":"worker_started"') == self.starts, "no restart was needed")
         self.relay.kill()
         self.relay.env = dict(os.environ)
         self.relay.start()
@@ -132,12 +133,41 @@ def new(dir):
     b = Bench(dir, "min_free 16MiB; reserve 2")
     for times in 1, ALWAYS:
         for rule, number in (("new_open", errno.ENOSPC), ("new_open", errno.EMFILE), ("new_write", errno.EIO), ("new_write", errno.ENOSPC), ("new_sync", errno.EIO),
-                             ("rename", errno.EIO), ("dir_sync", errno.EIO)):
+                             ("rename", errno.EIO), ("dir_sync", errno.EIO), ("free", 0)):
             b.fault(rule, number, times, {"451", "452"}, ("1M", 8))
     return b.end()
 
 
-SCENARIOS = data, new
+def reads(dir):
+    """Mail that waits in the spool, which cannot be read: at the start, and when it is its turn."""
+    b = Bench(dir, "min_free 16MiB", server="127.0.0.1:1")
+    for size, n in ("4k", 400), ("300k", 40), ("1M", 100):
+        p = blast(b.relay.at, "--verify-log", b.log, "--mails", str(n), "--size", size, "--sessions", "4")
+        check(until(lambda: p.poll() is not None), "the blast ends")
+    all = b.acked()
+    check(all == 540, "all is taken", all)
+    for rule, times, hits in ("read", 1, 1), ("read", 5, 5), ("read", ALWAYS, 8), ("index_open", 1, 1), ("index_open", ALWAYS, 3):
+        b.relay.kill()
+        b.plan.set(rule, errno.EIO, times)
+        b.relay.start(wait=False)
+        b.starts += 1
+        if not check(until(lambda: b.plan.hits(rule) >= hits), rule, "is met at the start", b.plan.hits(rule), b.relay.tail()):
+            return b.acked(), 0
+        b.plan.end(rule)
+        check(until(b.relay.up), rule, "it is up", b.relay.tail())
+        if not check(until(lambda: b.relay.waiting() == all), rule, times, "all that waits is found", b.relay.waiting(), all, b.relay.tail()):
+            return b.acked(), 0
+    b.plan.set("read", errno.EIO, ALWAYS)
+    b.relay.change("server 127.0.0.1:1", "server " + b.sink.at)
+    check(until(lambda: b.plan.hits("read") > 50), "reading for delivery fails", b.relay.tail())
+    check(until(lambda: (b.relay.ask("queue", "list", "--json") or "").count("cannot be read") > 20), "and the queue says so", b.relay.ask("queue", "list")[:500])
+    check(b.probe.said().startswith("250"), "new mail is taken meanwhile")
+    b.plan.end("read")
+    check(b.relay.ask("queue", "retry", "--all") is not None, "an operator has them tried again")
+    return b.end()
+
+
+SCENARIOS = data, new, reads
 
 
 def faults(dir):

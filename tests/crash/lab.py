@@ -92,10 +92,10 @@ def children(pid):
 class Sink:
     """A next hop that writes down every message before it says 250."""
 
-    def __init__(self, dir, *options, env=None):
+    def __init__(self, dir, *options, env=None, listen="127.0.0.1:0"):
         self.hash = dir + "/taken"
         open(self.hash, "a").close()
-        self.p = start([WAYPOST, "sink", "-l", "127.0.0.1:0", "--unique", "--json", "--hash", self.hash, *options], env=env,
+        self.p = start([WAYPOST, "sink", "-l", listen, "--unique", "--json", "--hash", self.hash, *options], env=env,
                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.at = re.search(r"listening on (\S+)", self.p.stderr.readline()).group(1)
 
