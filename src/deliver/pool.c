@@ -226,6 +226,12 @@ static bool next_flight(struct connection *k, struct flight *f, bool wait)
     for (;;) {
         if (k->d->draining || lane->state != LANE_OPEN || lane->backend != k->backend || (!k->first && better_is_in(k)))
             return false;
+        /* What is delivered before its outcome is noted, a crash brings back: there is a limit to that. */
+        if (spool_behind(k->d->setup.port)) {
+            if (!wait || spool_keep_up(k->d->setup.port, clock_now() + k->backend->idle_timeout) != OK)
+                return false;
+            continue;
+        }
         struct ticket *t = take(k->first);
         /* Behind a body that is still in the buffer only what is in memory is offered: nothing may hold that body up. */
         if (!t && lane->nready && (wait || AROUND(lane->ready.next, struct ticket, place)->mail))

@@ -14,7 +14,8 @@
 #define BATCH_LARGE (1u << 20)          /* of large ones */
 #define LARGE (128u << 10)              /* an entry from this size on is one */
 #define BATCH_PARTS 1000                /* of the system's 1024 for one pwritev */
-#define NOTES_MAX 256                   /* notes that gather in a port */
+#define NOTES_LATE 256                  /* notes of a port that may be not durable yet: a crash brings back what they say */
+#define NOTES_MAX (NOTES_LATE / 2)      /* notes that gather in a port */
 #define NOTES_BYTES (64u << 10)
 #define NOTES_WAIT (50 * MILLISECOND)
 
@@ -161,6 +162,8 @@ struct spool_port {
     bool timer_idle, closing;
     struct waiters timer, closer;
     unsigned in_flight, timers;
+    uint64_t noted, safe;               /* notes made, and how many of them are known to be durable */
+    struct waiters late;                /* until these come together again */
     bool gone;
     /* shared with the committer */
     struct entry *done;                 /* answered; taken whole by post.run */
