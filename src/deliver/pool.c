@@ -241,6 +241,12 @@ static bool next_flight(struct connection *k, struct flight *f, bool wait)
     for (;;) {
         if (is_over(k))
             return false;
+        /* What is delivered before its outcome is noted, a crash brings back: there is a limit to that. */
+        if (spool_behind(k->d->setup.port)) {
+            if (!wait || spool_keep_up(k->d->setup.port, clock_now() + k->backend->idle_timeout) != OK)
+                return false;
+            continue;
+        }
         struct ticket *t = next_ticket(k, !wait);
         if (!t) {
             if (!wait || !await_ticket(k))

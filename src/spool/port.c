@@ -5,6 +5,7 @@
 
 #define SLAB_BEHIND 1024                /* room behind a body: most message records fit */
 #define STATES_MAX 1000                 /* in one note record */
+#define NOTES_AGAIN (SECOND / 4)        /* they cannot be written: not asked again before */
 
 struct spool_slab *spool_slab_new(size_t cap)
 {
@@ -345,6 +346,8 @@ static struct buf *notes_begin(struct spool_port *p)
 static void notes_end(struct spool_port *p)
 {
     p->notes->notes++;
+    if (++p->noted - p->safe == NOTES_MAX)
+        waiters_wake_one(&p->timer);
     add_stat(p->s, notes_waiting, 1);
     if (p->notes->notes >= NOTES_MAX || p->notes->memory.n >= NOTES_BYTES)
         notes_push(p, NULL);
@@ -397,6 +400,30 @@ void spool_catch_up(struct spool_port *p)
         ;
 }
 
+bool spool_behind(const struct spool_port *p)
+{
+    return p->noted - p->safe >= NOTES_LATE && p->timers; /* who else would find out? */
+}
+
+err spool_keep_up(struct spool_port *p, when deadline)
+{
+    while (spool_behind(p))
+        TRY(waiters_wait(&p->late, deadline));
+    return OK;
+}
+
+/* Half of what may be late is: find out what is durable, while the other half comes. */
+static void notes_settle(struct spool_port *p)
+{
+    uint64_t noted = p->noted;
+
+    if (spool_flush(p) == OK)
+        p->safe = noted;
+    else
+        waiters_wait(&p->timer, clock_now() + NOTES_AGAIN);
+    waiters_wake_all(&p->late);
+}
+
 /* Notes wait at most NOTES_WAIT for a message to travel with. */
 static err notes_timer(void *arg)
 {
@@ -406,6 +433,10 @@ static err notes_timer(void *arg)
         when due = p->notes ? p->notes_since + NOTES_WAIT : NEVER;
         if (p->notes && clock_now() >= due) {
             notes_push(p, NULL);
+            continue;
+        }
+        if (p->noted - p->safe >= NOTES_MAX) {
+            notes_settle(p);
             continue;
         }
         p->timer_idle = !p->notes;

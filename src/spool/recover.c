@@ -8,18 +8,45 @@
 
 /* ---- one segment ---- */
 
-err segment_slurp(int fd, uint32_t size, uint8_t **ret)
+/* A disk that cannot be read may be back in a moment, and what is passed over now reaches nobody until the next start. So the first
+ * failure begins a time in which reading is tried again; what cannot be read behind it is damage. */
+#define READ_PATIENCE (20 * SECOND)
+#define READ_AGAIN (SECOND / 4)
+
+WAITS static ssize_t read_patiently(struct spool *s, int fd, void *p, size_t n, uint64_t at)
+{
+    for (;;) {
+        ssize_t got = machine->file_read(fd, p, n, at);
+        if (got == -EINTR)
+            continue;
+        if (got != -EIO || !s)
+            return got;
+        if (!s->patience) {
+            s->patience = clock_now() + READ_PATIENCE;
+            log_error("spool_unreadable", LOG_STR("reason", S("reading fails; it is tried again for a while")));
+        }
+        if (clock_now() >= s->patience || task_sleep(clock_now() + READ_AGAIN) != OK)
+            return got;
+    }
+}
+
+err segment_slurp(struct spool *s, struct segment *g, uint32_t size, uint8_t **ret)
 {
     uint8_t *p = mem_grow(NULL, size);
 
     for (size_t at = 0; at < size;) {
-        ssize_t got = machine->file_read(fd, p + at, MIN(size - at, 1u << 20), at);
-        if (got == -EINTR)
-            continue;
-        if (got == -EIO) { /* a bad place on the disk harms what lies there and nothing else */
-            size_t hole = MIN(size - at, PAGE);
-            memset(p + at, 0, hole);
-            at += hole;
+        ssize_t got = read_patiently(s, g->fd, p + at, MIN(size - at, 1u << 20), at);
+        if (got == -EIO) { /* a bad place on the disk harms what lies there and nothing else: it is found page by page */
+            size_t n = MIN(size - at, PAGE);
+            got = read_patiently(s, g->fd, p + at, n, at);
+            if (got == -EIO) {
+                memset(p + at, 0, n);
+                g->unread = true;
+                got = (ssize_t)n;
+            }
+        }
+        if (got > 0) {
+            at += (size_t)got;
             continue;
         }
         if (got < 0) {
@@ -30,7 +57,6 @@ err segment_slurp(int fd, uint32_t size, uint8_t **ret)
             memset(p + at, 0, size - at);
             break;
         }
-        at += (size_t)got;
     }
     *ret = p;
     return OK;
@@ -161,8 +187,8 @@ err segment_scan(struct segment *g, struct scanned *ret)
     uint32_t size = g->cut ? MIN(g->cut, g->size) : g->size;
     uint8_t *p;
 
-    *ret = (struct scanned){ .findings = ret->findings };
-    TRY(segment_slurp(g->fd, size, &p));
+    *ret = (struct scanned){ .s = ret->s, .findings = ret->findings };
+    TRY(segment_slurp(ret->s, g, size, &p));
     ret->index = index_new();
     ret->walk = (struct walk){ .p = p, .size = size, .segment = g->number, .life = g->life, .frame = scan_frame, .bad = scan_bad, .ctx = &c };
     err e = walk_segment(&ret->walk);
@@ -272,8 +298,9 @@ err segment_open(struct spool *s, uint32_t number, struct segment **ret, bool *u
     buf_reserve(&room, 2 * PAGE);
     uint8_t *page = (uint8_t *)room.p;
     memset(page, 0, 2 * PAGE);
+    bool unread[2];
     for (int i = 0; i < 2; i++) /* one that cannot be read is as bad as one that is wrong */
-        (void)machine->file_read(fd, page + i * PAGE, PAGE, (uint64_t)i * PAGE);
+        unread[i] = read_patiently(s, fd, page + i * PAGE, PAGE, (uint64_t)i * PAGE) < 0;
     int64_t size = machine->file_size(fd);
     err e = size < 2 * (int64_t)PAGE ? fail(E_DAMAGED, "it is too short") : head_read(page, &h);
     if (e == OK && h.segment != number)
@@ -293,6 +320,8 @@ err segment_open(struct spool *s, uint32_t number, struct segment **ret, bool *u
     *used = frame_check(page + PAGE, PAGE, number, h.life, PAGE, &f) == OK && batch_read(&f, &first) == OK;
     if (*used)
         g->first = first;
+    *used |= unread[1]; /* it may be, and then it is no spare */
+    g->unread = unread[0] || unread[1];
     *ret = g;
     return OK;
 }
@@ -355,7 +384,7 @@ static err open_segments(struct spool *s, struct listing *l)
     }
     for (size_t k = 0; k < nready && e == OK; k++) {
         struct segment *g = ready[k];
-        struct scanned sc = { 0 };
+        struct scanned sc = { .s = s };
         if (k == 0) { /* the next in turn: perhaps only its first batch is torn or bad */
             e = segment_scan(g, &sc);
             index_free(sc.index);
@@ -509,7 +538,7 @@ err spool_open(const struct spool_setup *setup, struct spool **ret)
     s->next_number = l.most + 1;
     if (e == OK && s->tail) {
         struct segment *tail = segment_find(s, s->tail);
-        struct scanned sc = { 0 };
+        struct scanned sc = { .s = s };
         e = segment_scan(tail, &sc);
         if (e == OK) {
             /* After a kill, what we just read may be in memory only, and it is about to be acted upon. */
@@ -559,7 +588,7 @@ static err load_index(struct spool *s, struct segment *g, struct index **ret, st
         g->indexed = true;
         return OK;
     }
-    struct scanned sc = { 0 };
+    struct scanned sc = { .s = s };
     TRY(segment_scan(g, &sc));
     *ret = sc.index;
     count->damaged += sc.damaged;
@@ -710,7 +739,7 @@ err spool_load(struct spool *s, err (*each)(void *ctx, const struct message *m, 
         if (!x) {
             e = index_read(s, all[i], &mine);
             if (e != OK) {
-                struct scanned sc = { 0 };
+                struct scanned sc = { .s = s };
                 e = segment_scan(all[i], &sc);
                 mine = sc.index;
             }

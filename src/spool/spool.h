@@ -133,6 +133,10 @@ void spool_outcome(struct spool_port *p, ulid id, struct spool_ref home, const s
 WAITS void spool_catch_up(struct spool_port *p);
 /* Wait until every note made so far through this port is durable. */
 WAITS err spool_flush(struct spool_port *p);
+/* Are so many of this port's notes not durable yet that nothing more should be begun that will need one? A crash brings back what they say. */
+bool spool_behind(const struct spool_port *p);
+/* Wait until it is not. E_TIMEOUT at `deadline`: the spool cannot be written just now, or is very slow. */
+WAITS err spool_keep_up(struct spool_port *p, when deadline);
 
 /* Read back. From memory when the pages are there, else on the disk pool. All in `a`. E_DAMAGED, E_NOTFOUND (ended), E_IO. */
 WAITS err spool_read(struct spool_port *p, struct spool_ref at, arena *a, struct message **ret);

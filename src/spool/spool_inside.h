@@ -14,7 +14,8 @@
 #define BATCH_LARGE (1u << 20)          /* of large ones */
 #define LARGE (128u << 10)              /* an entry from this size on is one */
 #define BATCH_PARTS 1000                /* of the system's 1024 for one pwritev */
-#define NOTES_MAX 256                   /* notes that gather in a port */
+#define NOTES_LATE 256                  /* notes of a port that may be not durable yet: a crash brings back what they say */
+#define NOTES_MAX (NOTES_LATE / 2)      /* notes that gather in a port */
 #define NOTES_BYTES (64u << 10)
 #define NOTES_WAIT (50 * MILLISECOND)
 
@@ -52,6 +53,7 @@ struct segment {
     uint32_t torn_from;                 /* what is bad from here on was never whole; 0: not known */
     uint32_t cut;                       /* what lies from here on failed and does not count; 0: all counts */
     struct batch first;                 /* what its first batch says of those before; seq 0: nothing */
+    bool unread;                        /* the disk would not give all of it: it is not given back, and read again at the next start */
     bool leaving;                       /* its file may have been renamed already, its number not yet forgotten */
 
     uint32_t *offset; uint16_t *bytes; uint8_t *flag; /* its messages by offset; bytes in units of 64 */
@@ -168,6 +170,8 @@ struct spool_port {
     struct waiters timer, closer;
     unsigned in_flight, timers;
     unsigned unseen[2]; bool odd;       /* answered, and their tasks have not run since; the count in use */
+    uint64_t noted, safe;               /* notes made, and how many of them are known to be durable */
+    struct waiters late;                /* until these come together again */
     bool gone;
     /* shared with the committer */
     struct entry *done;                 /* answered; taken whole by post.run */
@@ -212,10 +216,10 @@ WAITS err message_read(struct spool *s, struct spool_ref home, arena *a, bool po
 
 /* ---- recover.c ------------------------------------------------------------------------------------------------------------- */
 
-/* The whole of a segment's file, on the heap; n: its size. */
-WAITS err segment_slurp(int fd, uint32_t size, uint8_t **ret);
+/* The first `size` octets of a segment's file, on the heap. What the disk will not give, with the patience of `s` (NULL: none), is zeros. */
+WAITS err segment_slurp(struct spool *s, struct segment *g, uint32_t size, uint8_t **ret);
 /* Scan it into an index. `damaged` and `torn` are counted up by records and bytes. */
-struct scanned { struct buf *findings /* NULL: they are logged */; struct index *index; struct walk walk; uint64_t damaged, torn_bytes; };
+struct scanned { struct spool *s /* NULL: without patience for the disk */; struct buf *findings /* NULL: they are logged */; struct index *index; struct walk walk; uint64_t damaged, torn_bytes; };
 WAITS err segment_scan(struct segment *g, struct scanned *ret);
 /* Open a segment's file by its head, or when that is damaged by its first batch. `used`: its first batch is good. */
 WAITS err segment_open(struct spool *s, uint32_t number, struct segment **ret, bool *used);
@@ -307,6 +311,7 @@ struct spool {
     uint64_t sync_took[SYNC_BUCKETS];   /* atomics */
     struct spool_stats stats;           /* atomics */
     uint64_t durable;                   /* atomic: segment << 32 | offset */
+    when patience;                      /* until then a read that fails is tried again; 0: none failed yet */
     uint32_t tail;                      /* number of the last segment in use at spool_open(); 0: none */
 };
 

@@ -1,6 +1,6 @@
 """What the crash tests share: a relay of the shipped binary, a sink behind it, blasts before it. WAYPOST_BUILD says where they are."""
+import ctypes
 import json
-import mmap
 import os
 import re
 import shutil
@@ -16,8 +16,12 @@ WAYPOST = os.path.join(BUILD, "waypost")
 PATIENCE = 30
 SHIM = os.path.join(BUILD, "libcrash_%s.so")
 
+PR_SET_CHILD_SUBREAPER = 36
+
 passed = failed = 0
 running = []
+# The worker of a killed relay becomes our child, so that we can wait until the last of it is gone.
+ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def check(ok, what, *more):
@@ -54,6 +58,22 @@ def start(argv, **kw):
     return p
 
 
+def stop(p):
+    """Kill a process that we started and its children, and wait until they are gone."""
+    pids = children(p.pid)
+    for pid in [p.pid] + pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    p.wait()
+    for pid in pids:
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:   # the parent had waited for it already
+            pass
+
+
 def children(pid):
     found = []
     for name in os.listdir("/proc"):
@@ -72,10 +92,10 @@ def children(pid):
 class Sink:
     """A next hop that writes down every message before it says 250."""
 
-    def __init__(self, dir, *options, env=None):
+    def __init__(self, dir, *options, env=None, listen="127.0.0.1:0"):
         self.hash = dir + "/taken"
         open(self.hash, "a").close()
-        self.p = start([WAYPOST, "sink", "-l", "127.0.0.1:0", "--unique", "--json", "--hash", self.hash, *options], env=env,
+        self.p = start([WAYPOST, "sink", "-l", listen, "--unique", "--json", "--hash", self.hash, *options], env=env,
                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.at = re.search(r"listening on (\S+)", self.p.stderr.readline()).group(1)
 
@@ -128,18 +148,12 @@ class Relay:
 
     def tail(self):
         with open(self.log, errors="replace") as f:
-            return "".join(f.readlines()[-12:])
+            lines = f.readlines()
+        return "".join(line for line in lines if '"info"' not in line and "warning[" not in line)[-1500:]
 
     def kill(self):
-        """As a crash of both: the worker first, since the parent would start another."""
-        pids = [self.p.pid] + children(self.p.pid)
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        self.p.wait()
-        until(lambda: not any(os.path.exists("/proc/%d" % pid) for pid in pids), step=0.002)
+        """As a crash of both: the parent first, since it would start another worker."""
+        stop(self.p)
 
     def stop(self):
         self.p.send_signal(signal.SIGTERM)
@@ -149,17 +163,57 @@ class Relay:
             self.kill()
             return -1
 
+    def ask(self, *words):
+        got = subprocess.run([WAYPOST, *words, "--socket", self.control], capture_output=True, text=True, timeout=PATIENCE)
+        return got.stdout if got.returncode == 0 else None
+
+    def change(self, old, new):
+        """Change the configuration under the running relay."""
+        with open(self.conf) as f:
+            text = f.read()
+        check(old in text, "the configuration has", old)
+        with open(self.conf, "w") as f:
+            f.write(text.replace(old, new))
+        check(self.ask("reload") is not None, "it reloads", self.tail())
+
     def stats(self):
-        got = subprocess.run([WAYPOST, "stats", "--json", "--socket", self.control], capture_output=True, text=True, timeout=PATIENCE)
-        return json.loads(got.stdout) if got.returncode == 0 else None
+        got = self.ask("stats", "--json")
+        return json.loads(got) if got else None
 
     def waiting(self):
         """Messages in the queue, or None when it does not answer."""
-        got = subprocess.run([WAYPOST, "queue", "list", "--json", "--socket", self.control], capture_output=True, text=True, timeout=PATIENCE)
-        return got.stdout.count('"id"') if got.returncode == 0 else None
+        got = self.ask("queue", "list", "--json", "--limit", "1000000")
+        return None if got is None else got.count('"id"')
 
     def drained(self, patience=PATIENCE):
         return until(lambda: self.waiting() == 0, patience, 0.1)
+
+
+class Probe:
+    """A client that asks how things are, by sending a message."""
+
+    def __init__(self, port):
+        self.port, self.n, self.promised = port, 0, set()
+
+    def said(self, size=200):
+        """The relay's last word about a message of ours."""
+        self.n += 1
+        id = "probe-%d" % self.n
+        text = "X-Blast-Id: %s\r\n\r\n%s.\r\n" % (id, ("x" * 78 + "\r\n") * (size // 80))
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as s, s.makefile("rb") as f:
+                for say in [None, "EHLO probe.example\r\n", "MAIL FROM:<ann@there.example>\r\n", "RCPT TO:<bob@example.com>\r\n", "DATA\r\n", text]:
+                    if say:
+                        s.sendall(say.encode())
+                    line = "-" * 4
+                    while line[3:4] == "-":
+                        line = f.readline().decode("latin-1")
+                    if line[:1] not in ("2", "3"):
+                        return line.strip() or "closed"
+        except OSError as e:
+            return str(e)
+        self.promised.add(id)
+        return line.strip()
 
 
 def blast(at, *options):
@@ -184,12 +238,7 @@ def make_dir():
 def end():
     for p in running:
         if p.poll() is None:
-            for pid in children(p.pid) + [p.pid]:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            p.wait()
+            stop(p)
     say("%d passed, %d failed" % (passed, failed))
     sys.exit(failed > 0)
 
@@ -207,12 +256,7 @@ def run(test, keep=False):
         if not (keep and failed):
             for p in running:
                 if p.poll() is None:
-                    for pid in children(p.pid) + [p.pid]:
-                        try:
-                            os.kill(pid, signal.SIGKILL)
-                        except ProcessLookupError:
-                            pass
-                    p.wait()
+                    stop(p)
             shutil.rmtree(dir, ignore_errors=True)
         else:
             say("kept:", os.path.basename(dir))

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Which classes of attack (named by number in the project's list of sixty) have a test that carries their number: a unit test or seed
-# attack_NN_..., a transcript tests/dialogue/attack_NN_*.txt, or a script tests/attacks/NN_*. Classes that this release can meet must.
+# attack_NN_..., a transcript tests/dialogue/attack_NN_*.txt, a function in tests/peers or tests/crash, or a script tests/attacks/NN_*.
+# Classes that this release can meet must.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -9,7 +10,7 @@ meet="01 02 06 07 09 10 11 12 13 14 17 19 20 21 22 23 24 25 26 27 28 30 31 32 33
 
 names=$({
     grep -rohE --include='*.c' 'TEST\(attack_[0-9][0-9]' src | sed 's/.*(//'
-    grep -rohE --include='*.py' 'attack_[0-9][0-9]' tests/peers || :
+    grep -rohE --include='*.py' 'attack_[0-9][0-9]' tests/peers tests/crash || :
     find tests/dialogue tests/corpus -name 'attack_[0-9][0-9]*' | sed 's|.*/||'
     if [ -d tests/attacks ]; then find tests/attacks -name '[0-9][0-9]_*' | sed 's|.*/|attack_|'; fi
 } | sed -E 's/^attack_([0-9][0-9]).*/\1/' | sort -u | tr '\n' ' ')
