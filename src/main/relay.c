@@ -210,14 +210,11 @@ static err batch_send(struct loader *l, unsigned worker)
 
 static bool goes_narrow(struct loader *l, const struct message *m)
 {
-    when expire;
+    struct way w;
 
+    way_begin(&w, &l->settings->snapshot.routes, m);
     for (size_t i = 0; i < m->env.nrcpt; i++) {
-        str to = m->env.rcpt[i].to;
-        size_t at = to.n;
-        while (at && to.p[at - 1] != '@')
-            at--;
-        const struct backend *b = route_for(&l->settings->snapshot.routes, str_from(to, at), &expire);
+        const struct backend *b = way_of(&w, i);
         if (b && b->max_connections < l->relay->nworker)
             return true;
     }
@@ -243,6 +240,9 @@ static err load_one(void *ctx, const struct message *m, const struct rcpt_state 
     *copy = (struct message){ .id = m->id, .at = m->at, .report = m->report, .origin.accepted = m->origin.accepted };
     copy->env.sender = str_dup(b->a, m->env.sender);
     copy->origin.tenant = str_dup(b->a, m->origin.tenant);
+    copy->origin.login = str_dup(b->a, m->origin.login);
+    copy->origin.client = str_dup(b->a, m->origin.client);
+    copy->origin.listener = str_dup(b->a, m->origin.listener);
     copy->env.rcpt = rcpt;
     copy->env.nrcpt = m->env.nrcpt;
     for (size_t i = 0; i < m->env.nrcpt; i++) {

@@ -197,7 +197,8 @@ err worker_configure(struct worker *w, void *snapshot)
     struct snapshot *old = w->snap;
 
     w->snap = snapshot;
-    queue_configure(w->queue, &w->snap->retry, &w->snap->routes);
+    if (queue_configure(w->queue, &w->snap->retry, &w->snap->routes))
+        group_spawn(thread_group(), "reroute", queue_reroute, w->queue);
     dispatch_configure(w->dispatch);
     snapshot_drop(old);
     return OK;

@@ -36,7 +36,7 @@ static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
     return lane;
 }
 
-static struct backend *backend_named(const struct routes *r, str name)
+struct backend *backend_named(const struct routes *r, str name)
 {
     for (size_t i = 0; i < r->nbackend; i++)
         if (str_eq(r->backend[i]->name, name))
@@ -413,72 +413,6 @@ void queue_free(struct queue *q)
     map_free(&q->lane_by_name);
     intern_free(&q->words);
     mem_free(q);
-}
-
-/* Does the ticket's domain lead elsewhere since the configuration changed? */
-static void ticket_reroute(struct queue *q, struct ticket *t)
-{
-    when expire;
-    struct backend *b = route_for(q->setup.routes, ticket_domain(t), &expire);
-    struct lane *to = lane_for(q, b, ticket_domain(t));
-
-    t->lifetime = (uint32_t)((expire ? expire : q->setup.retry->lifetime) / SECOND);
-    if (to == t->lane || (to->kind == LANE_DOMAIN && t->lane == to->site))
-        return;
-    if (t->state == TICKET_READY) {
-        list_del(&t->place);
-        t->lane->nready--;
-        t->lane = to;
-        lane_put(to, t, false);
-    } else {
-        t->lane->nwaiting--;
-        t->lane = to;
-        to->nwaiting++;
-    }
-}
-
-/* Lanes find their backends again; a site's becomes another with the new settings, for connections hold the old one. */
-static void lane_configure(struct lane *lane, const struct routes *routes)
-{
-    switch (lane->kind) {
-    case LANE_BACKEND:
-        lane->backend = backend_named(routes, lane->name);
-        break;
-    case LANE_DOMAIN:
-        lane->mx = lane->mx_name ? backend_named(routes, intern_str(&lane->queue->words, lane->mx_name)) : NULL;
-        break;
-    case LANE_SITE:
-        lane->mx = lane->mx_name ? backend_named(routes, intern_str(&lane->queue->words, lane->mx_name)) : NULL;
-        if (lane->backend && lane->mx) {
-            struct backend *b = site_like(lane->backend, lane->mx);
-            backend_drop(lane->backend);
-            lane->backend = b;
-        }
-        break;
-    }
-}
-
-void queue_configure(struct queue *q, const struct retry *retry, struct routes *routes)
-{
-    struct ticket *t[64];
-    size_t at = 0, n;
-
-    q->setup.retry = retry;
-    q->setup.routes = routes;
-    for (size_t i = 0; i < q->nlane; i++)
-        lane_configure(q->lane[i], routes);
-    while ((n = queue_walk(q, &at, t, COUNT(t))))
-        for (size_t i = 0; i < n; i++)
-            if (t[i]->state != TICKET_FLYING)
-                ticket_reroute(q, t[i]);
-    for (size_t i = 0; i < q->nlane; i++) {
-        struct lane *lane = q->lane[i];
-        if (lane->backend || lane->kind == LANE_DOMAIN)
-            lane_open(lane); /* servers may have been added: one try now */
-        else
-            for (struct ticket *gone; (gone = lane_take(lane));)
-                q->setup.unroutable(q->setup.ctx, gone);
-    }
 }
 
 struct queue_totals queue_totals(const struct queue *q)

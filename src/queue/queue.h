@@ -135,8 +135,15 @@ struct queue *queue_new(const struct queue_setup *setup);
 void queue_free(struct queue *q);       /* tickets and lanes; the spool has the mail */
 /* The calendar's task: run it in the thread's group. */
 WAITS err queue_run(void *queue);
-/* A new configuration: lanes find their backends again, ready and waiting tickets their lanes. */
-void queue_configure(struct queue *q, const struct retry *retry, struct routes *routes);
+/* A new configuration: lanes find their backends again, ready and waiting tickets their lanes. True: rules decide, so their messages must be read
+ * for that; run queue_reroute() in the thread's group. */
+bool queue_configure(struct queue *q, const struct retry *retry, struct routes *routes);
+WAITS err queue_reroute(void *queue);
+
+/* Where the recipients of a message go: way_begin(), then way_of() for each. */
+struct way { const struct routes *routes; const struct message *m; struct route_key key; when expire; /* of the last recipient asked for; 0: the schedule's */ };
+void way_begin(struct way *w, const struct routes *r, const struct message *m);
+struct backend *way_of(struct way *w, size_t rcpt);     /* NULL: nowhere; w->key.domain is the recipient's domain */
 
 /* Take a message in: tickets for all its recipients. Takes over one holder of `mail`. */
 void queue_add(struct queue *q, struct mail *mail);

@@ -247,15 +247,6 @@ static str reply_codes(str reply)
     return str_of(code.p, (size_t)(enhanced.p + enhanced.n - code.p));
 }
 
-static str domain_of(str address)
-{
-    size_t at = address.n;
-
-    while (at > 0 && address.p[at - 1] != '@')
-        at--;
-    return at ? str_from(address, at) : S("");
-}
-
 /* What a recipient's state says of the ticket it is on. */
 static void ticket_resume(struct queue *q, struct ticket *t, const struct rcpt_state *state)
 {
@@ -272,14 +263,15 @@ static void queue_take(struct queue *q, const struct message *m, const struct rc
     when now = wall_now();
     struct ticket *some[16], **fresh = some;
     size_t n = 0, cap = COUNT(some);
+    struct way way;
 
+    way_begin(&way, q->setup.routes, m);
     for (uint32_t i = 0; i < env->nrcpt; i++) {
         if (state && state[i].status != RCPT_WAITING)
             continue;
-        str domain = domain_of(env->rcpt[i].to);
-        when expire, wait = state && state[i].next > now ? state[i].next - now : 0;
-        const struct backend *b = route_for(q->setup.routes, domain, &expire);
-        struct ticket *t = ticket_for(q, m, lane_for(q, b, domain), domain,
+        when wait = state && state[i].next > now ? state[i].next - now : 0;
+        const struct backend *b = way_of(&way, i);
+        struct ticket *t = ticket_for(q, m, lane_for(q, b, way.key.domain), way.key.domain,
                                       wait ? seconds_now() + (uint32_t)(wait / SECOND) : 0);
         if (ticket_count(t) == 0) {
             if (n == cap) {
@@ -293,7 +285,7 @@ static void queue_take(struct queue *q, const struct message *m, const struct rc
             fresh[n++] = t;
         }
         ticket_add_rcpt(t, i, (uint32_t)env->nrcpt);
-        t->lifetime = (uint32_t)((expire ? expire : q->setup.retry->lifetime) / SECOND);
+        t->lifetime = (uint32_t)((way.expire ? way.expire : q->setup.retry->lifetime) / SECOND);
         if (state)
             ticket_resume(q, t, &state[i]);
     }
@@ -351,6 +343,16 @@ void ticket_return(struct ticket *t)
     must(t->state == TICKET_FLYING);
     t->lane->nflying--;
     lane_put(t->lane, t, true);
+}
+
+void ticket_settle_as(struct ticket *t, enum ticket_state state)
+{
+    must(t->state == TICKET_FLYING && state != TICKET_FLYING);
+    t->lane->nflying--;
+    if (state == TICKET_READY)
+        lane_put(t->lane, t, false);
+    else
+        calendar_put(t->lane->queue, t);
 }
 
 void ticket_defer(struct ticket *t, when due, str reason)

@@ -44,13 +44,11 @@ bool accept_loops(const struct reception *r, str header, const struct scan *scan
 /* Does any of its recipients go to a backend with fewer connections than there are threads? Such a lane lives on one thread. */
 static bool mail_is_narrow(const struct snapshot *snap, const struct message *m, unsigned threads)
 {
-    when expire;
-    struct path p;
+    struct way w;
 
+    way_begin(&w, &snap->routes, m);
     for (size_t i = 0; i < m->env.nrcpt; i++) {
-        if (address_parse(m->env.rcpt[i].to, &p) != OK)
-            continue;
-        const struct backend *b = route_for(&snap->routes, p.domain, &expire);
+        const struct backend *b = way_of(&w, i);
         if (b && b->max_connections < threads)
             return true;
     }

@@ -15,12 +15,61 @@ struct relay_domain *route_domain(const struct routes *r, str domain)
     return d;
 }
 
-struct backend *route_for(const struct routes *r, str domain, when *expire)
+static bool address_fits(const struct strs *patterns, str address, str domain)
 {
-    const struct relay_domain *d = route_domain(r, domain);
+    for (size_t i = 0; i < patterns->n; i++) {
+        str p = patterns->p[i];
+        if (str_findc(p, '@') != STR_NONE ? str_ieq(p, address) : domain_matches(p, domain))
+            return true;
+    }
+    return patterns->n == 0;
+}
+
+static bool sender_fits(const struct strs *patterns, const struct route_key *k)
+{
+    if (patterns->n == 0)
+        return true;
+    if (!k->has_sender)
+        return false;
+    for (size_t i = 0; i < patterns->n && k->sender.n == 0; i++)
+        if (str_eq(patterns->p[i], S("<>")))
+            return true;
+    size_t at = k->sender.n;
+    while (at && k->sender.p[at - 1] != '@')
+        at--;
+    return k->sender.n && address_fits(patterns, k->sender, str_from(k->sender, at));
+}
+
+static bool word_fits(const struct strs *words, str word)
+{
+    for (size_t i = 0; i < words->n; i++)
+        if (str_ieq(words->p[i], word))
+            return true;
+    return words->n == 0;
+}
+
+struct backend *route_find(const struct routes *r, const struct route_key *k, when *expire, const struct route_rule **rule)
+{
+    const struct relay_domain *d = route_domain(r, k->domain);
 
     *expire = d ? d->expire : 0;
+    for (size_t i = 0; i < r->nrule; i++) {
+        const struct route_rule *u = r->rule[i];
+        if (address_fits(&u->to, k->rcpt, k->domain) && sender_fits(&u->from, k) && word_fits(&u->network, k->network)
+            && word_fits(&u->listener, k->listener) && word_fits(&u->login, k->login) && word_fits(&u->tenant, k->tenant)) {
+            if (rule)
+                *rule = u;
+            return u->backend;
+        }
+    }
+    if (rule)
+        *rule = NULL;
     return d ? d->backend : r->fallback;
+}
+
+struct backend *route_for(const struct routes *r, str domain, when *expire)
+{
+    return route_find(r, &(struct route_key){ .domain = domain }, expire, NULL);
 }
 
 const struct network *route_network(const struct routes *r, const struct addr *client)

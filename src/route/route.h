@@ -154,10 +154,23 @@ struct network {
     struct place at;
 };
 
+/* A rule of one's own: which mail goes another way than its domain. All that it names must fit; of the names of one kind, one. */
+struct route_rule {
+    str name;
+    struct strs to, from;               /* user@example.com, example.com, *.example.com; "<>": the null sender */
+    struct strs network, listener, login, tenant;
+    const struct token *backend_name;
+    struct backend *backend;
+    struct place at;
+};
+/* What a message and one of its recipients are known by. What is not known is empty, and fits no rule that asks for it. */
+struct route_key { str rcpt, domain, sender; bool has_sender; str listener, network, login, tenant; };
+
 struct routes {
     struct backend **backend; size_t nbackend;
     struct relay_domain **domain; size_t ndomain;
     struct network **network; size_t nnetwork;
+    struct route_rule **rule; size_t nrule;   /* the first that fits decides */
     const struct token *fallback_name;
     struct backend *fallback;           /* `route default { via BACKEND }`; NULL: nowhere else */
     struct own own;
@@ -171,7 +184,10 @@ void routes_finish(struct binder *b, struct routes *r);
 void routes_free(struct routes *r);     /* what is not in the arena */
 
 struct relay_domain *route_domain(const struct routes *r, str domain);  /* exact first, then the longest *.x; NULL: not ours */
-/* Where mail for that domain goes; NULL: nowhere. `expire` gets the domain's own lifetime or 0. */
+/* Where mail goes: by the first rule that fits, else by its relay domain, else by the default route; NULL: nowhere. `expire` gets the domain's
+ * own lifetime or 0; *rule (may be NULL) the rule that decided, or NULL. */
+struct backend *route_find(const struct routes *r, const struct route_key *k, when *expire, const struct route_rule **rule);
+/* The same for a domain of which nothing else is known. */
 struct backend *route_for(const struct routes *r, str domain, when *expire);
 const struct network *route_network(const struct routes *r, const struct addr *client);
 bool network_may_send(const struct network *n, str sender_domain);

@@ -356,23 +356,63 @@ static const struct setting own_block[] = {
 static void take_via(struct binder *b, const struct node *node, void *into)
 {
     if (conf_args(b, node, 1, 1))
-        ((struct routes *)into)->fallback_name = &node->arg[0];
+        *(const struct token **)into = &node->arg[0];
 }
 
-static const struct setting route_block_settings[] = {
+static const struct setting default_settings[] = {
     { .name = "via", .type = CONF_OWN, .take = take_via, .required = true, .form = "BACKEND",
       .help = "The backend that takes it: a smart host; or \"mx\", where its domain's MX records say." },
     { .name = NULL },
 };
 
+#define RULE(field) .offset = offsetof(struct route_rule, field)
+static void take_rule_via(struct binder *b, const struct node *node, void *into) { take_via(b, node, &((struct route_rule *)into)->backend_name); }
+
+static const struct setting rule_settings[] = {
+    { .name = "to", .type = CONF_STRS, RULE(to), .form = "ADDRESS|DOMAIN ...", .help = "Recipients: user@example.com, example.com, or *.example.com for what is below." },
+    { .name = "from", .type = CONF_STRS, RULE(from), .form = "ADDRESS|DOMAIN ...", .help = "Senders, in the same forms; \"<>\" is the null sender." },
+    { .name = "network", .type = CONF_STRS, RULE(network), .form = "NAME ...", .help = "Clients of these \"network\" blocks." },
+    { .name = "listener", .type = CONF_STRS, RULE(listener), .form = "ADDRESS ...", .help = "Mail that came in at these listening addresses, as \"listen\" has them." },
+    { .name = "login", .type = CONF_STRS, RULE(login), .form = "NAME ...", .help = "Clients that logged in by these names." },
+    { .name = "tenant", .type = CONF_STRS, RULE(tenant), .form = "NAME ...", .help = "Mail of these tenants." },
+    { .name = "via", .type = CONF_OWN, .take = take_rule_via, .required = true, .form = "BACKEND", .help = "The backend that takes it, or \"mx\"." },
+    { .name = NULL },
+};
+
+static void check_patterns(struct binder *b, const struct route_rule *u, const struct strs *patterns)
+{
+    for (size_t i = 0; i < patterns->n; i++) {
+        str p = patterns->p[i];
+        struct path path;
+        bool fine = str_findc(p, '@') != STR_NONE ? address_parse(p, &path) == OK
+                    : domain_valid(str_starts(p, S("*.")) ? str_from(p, 2) : p) || (patterns == &u->from && str_eq(p, S("<>")));
+        if (!fine)
+            conf_error(b, &u->at, CONF_E_BAD_ADDRESS, "route \"%.*s\": \"%.*s\" is no address, domain or *.domain", STR(u->name), STR(p));
+    }
+}
+
 static void take_route(struct binder *b, const struct node *node, void *into)
 {
+    struct routes *r = into;
+
     if (!conf_args(b, node, 1, 1))
         return;
-    if (!str_eq(node->arg[0].text, S("default")))
-        conf_error(b, &node->arg[0].at, CONF_E_UNKNOWN, "this release knows \"route default { via BACKEND }\" only");
-    else
-        conf_bind(b, route_block_settings, node, into);
+    if (str_eq(node->arg[0].text, S("default"))) {
+        if (r->fallback_name)
+            conf_error(b, &node->name.at, CONF_E_TWICE, "\"route default\" stands twice");
+        else
+            conf_bind(b, default_settings, node, &r->fallback_name);
+        return;
+    }
+    struct route_rule *u = NEW(b->a, struct route_rule);
+    u->name = node->arg[0].text;
+    u->at = node->name.at;
+    conf_bind(b, rule_settings, node, u);
+    check_patterns(b, u, &u->to);
+    check_patterns(b, u, &u->from);
+    if (!u->to.n && !u->from.n && !u->network.n && !u->listener.n && !u->login.n && !u->tenant.n)
+        conf_error(b, &u->at, CONF_E_MISSING, "route \"%.*s\" fits all mail: say which it is for, or use \"route default\"", STR(u->name));
+    APPEND(b->a, r->rule, r->nrule, u);
 }
 
 const struct setting route_settings[] = {
@@ -385,8 +425,10 @@ const struct setting route_settings[] = {
       "\"unix\" stands for clients of a Unix socket." },
     { .name = "own", .type = CONF_BLOCK, .sub = own_block, .form = "",
       .help = "What else we are known as. Mail is never handed to ourselves, whatever MX records say." },
-    { .name = "route", .type = CONF_OWN, .take = take_route, .sub = route_block_settings, .form = "default",
-      .help = "Where mail goes that is for no relay domain." },
+    { .name = "route", .type = CONF_OWN, .take = take_route, .sub = rule_settings, .repeats = true, .form = "NAME",
+      .help = "A rule for mail that goes another way than its domain: by recipient, sender, login, network or listener. Rules are asked in the order they "
+              "stand in, before relay domains; the first that fits decides. They say where mail goes, never whether it is taken. \"route default { via "
+              "BACKEND }\" is where mail goes that is for no relay domain." },
     { .name = NULL },
 };
 
@@ -433,6 +475,17 @@ void routes_finish(struct binder *b, struct routes *r)
             r->domain[i]->backend = find_backend(b, r, r->domain[i]->backend_name);
     if (r->fallback_name)
         r->fallback = find_backend(b, r, r->fallback_name);
+    for (size_t i = 0; i < r->nrule; i++) {
+        if (r->rule[i]->backend_name)
+            r->rule[i]->backend = find_backend(b, r, r->rule[i]->backend_name);
+        for (size_t k = 0; k < r->rule[i]->network.n; k++) {
+            bool known = false;
+            for (size_t n = 0; n < r->nnetwork; n++)
+                known |= str_eq(r->network[n]->name, r->rule[i]->network.p[k]);
+            if (!known)
+                conf_error(b, &r->rule[i]->at, CONF_E_UNKNOWN, "route \"%.*s\": there is no network \"%.*s\"", STR(r->rule[i]->name), STR(r->rule[i]->network.p[k]));
+        }
+    }
     r->exact.fold = r->below.fold = true;
     for (size_t i = 0; i < r->ndomain; i++)
         for (size_t j = 0; j < r->domain[i]->name.n; j++) {

@@ -85,8 +85,11 @@ control {self.dir}/run/control
 log {{ form json; file {self.dir}/log/log }}
 user nobody
 dns {{ hosts off; resolv_conf off; server {NAMES}:{dead}; timeout 2s; {stubs}; stub dark.test {NAMES}:{dead}; stub gone.test {NAMES}:{nsd.port} }}
-network outside {OUTSIDE} {{ relay_from sender.example implicit.test }}
+network outside {OUTSIDE} {{ relay_from sender.example implicit.test *.branch.example }}
 relay_domain backup.test {{ via mx; recipients any }}
+backend hub {{ server {C}:25 }}
+route branch {{ from *.branch.example; network outside; via hub }}
+route special {{ to user3@same.test; via hub }}
 route default {{ via mx }}
 """)
         # It waits for its network before it becomes the relay.
@@ -165,7 +168,7 @@ try:
     relay.send("really.alias.test")
     check(relay.delivered("really.alias.test") == {A: 10}, "an alias is followed")
     relay.send("same.test")
-    check(relay.delivered("same.test") == {A: 10}, "the same hosts for another domain")
+    check(relay.delivered("same.test") == {A: 9, C: 1}, "the same hosts for another domain, but for a rule")
     lanes = [lane["name"] for lane in json.loads(relay.ask("stats", "--json").stdout)["lanes"]]
     sites = [n for n in lanes if n.startswith("mx:a.one.test+1")]
     check(len(sites) == 2, "one site for both domains, and one for the equals", lanes)
@@ -201,9 +204,22 @@ try:
     check(until(lambda: len(relay.queue("dark.test")) == 3 and all("looking up" in q["reason"] and q["next"] for q in relay.queue("dark.test"))),
           "no answer: it waits (attack class 52)", relay.queue("dark.test"))
     check(not relay.events("failed", "dark.test") and not relay.events("deferred", "dark.test"), "and no attempt was made")
+    # Rules of one's own: by sender and network, by recipient; and what waits follows them when they change.
+    relay.send("one.test", 5, "ann@north.branch.example")
+    check(relay.delivered("one.test", 25) == {A: 10, B: 10, C: 5}, "by its sender", relay.delivered("one.test", 25))
+    check([e for e in relay.events("delivered", "user3@same.test") if C in e["remote"]], "by its recipient")
+    c.stop()
+    relay.send("one.test", 6, "ann@north.branch.example")
+    check(until(lambda: [q["lane"] for q in relay.queue("one.test")] == ["hub"] * 6), "they wait for the hub", relay.queue("one.test"))
+    with open(f"{relay.dir}/conf") as f:
+        text = f.read()
+    with open(f"{relay.dir}/conf", "w") as f:
+        f.write(text.replace("route branch", "route other").replace("from *.branch.example; network", "from other.branch.example; network"))
     check(relay.ask("reload").returncode == 0, "a reload")
+    check(relay.delivered("one.test", 31)[A] + relay.delivered("one.test", 31)[B] == 26, "and go the other way when the rule is gone", relay.queue("one.test"))
+    c.start()
     relay.send("one.test")
-    check(sum(relay.delivered("one.test", 30).values()) == 30, "and it goes on")
+    check(sum(relay.delivered("one.test", 41).values()) == 41, "and it goes on")
     check(not [e for e in relay.events() if e["event"] == "worker_crashed"], "it was well all the time")
 finally:
     for sink in (a, b, c):

@@ -1,0 +1,205 @@
+/* Where a message's recipients go, and what becomes of what waits when the configuration says otherwise than before. */
+#include "queue/inside.h"
+
+static str domain_of(str address)
+{
+    size_t at = address.n;
+
+    while (at > 0 && address.p[at - 1] != '@')
+        at--;
+    return at ? str_from(address, at) : S("");
+}
+
+/* The network that a message's client is in, by name. */
+static str network_of(const struct routes *r, const struct message *m)
+{
+    struct addr a;
+    const struct network *n = addr_parse(m->origin.client, 25, &a) == OK ? route_network(r, &a) : NULL;
+
+    return n ? n->name : S("");
+}
+
+void way_begin(struct way *w, const struct routes *r, const struct message *m)
+{
+    *w = (struct way){ .routes = r, .m = m };
+    if (r->nrule) /* else only the domain counts */
+        w->key = (struct route_key){ .sender = m->env.sender, .has_sender = true, .listener = m->origin.listener, .network = network_of(r, m),
+                                     .login = m->origin.login, .tenant = m->origin.tenant };
+}
+
+struct backend *way_of(struct way *w, size_t rcpt)
+{
+    w->key.rcpt = w->m->env.rcpt[rcpt].to;
+    w->key.domain = domain_of(w->key.rcpt);
+    return route_find(w->routes, &w->key, &w->expire, NULL);
+}
+
+/* ---- a new configuration ---- */
+
+static void set_lifetime(struct ticket *t, when expire)
+{
+    t->lifetime = (uint32_t)((expire ? expire : t->lane->queue->setup.retry->lifetime) / SECOND);
+}
+
+static bool leads_to(const struct lane *to, const struct lane *lane)
+{
+    return to == lane || (to->kind == LANE_DOMAIN && lane == to->site);
+}
+
+/* Ready or waiting: to another lane, keeping its state. */
+static void ticket_move(struct ticket *t, struct lane *to)
+{
+    if (t->state == TICKET_READY) {
+        list_del(&t->place);
+        t->lane->nready--;
+        t->lane = to;
+        lane_put(to, t, false);
+    } else {
+        t->lane->nwaiting--;
+        t->lane = to;
+        to->nwaiting++;
+    }
+}
+
+/* By its domain alone: where there are no rules, and until rules have been asked. */
+static void reroute_by_domain(struct queue *q, struct ticket *t)
+{
+    when expire;
+    struct lane *to = lane_for(q, route_for(q->setup.routes, ticket_domain(t), &expire), ticket_domain(t));
+
+    set_lifetime(t, expire);
+    if (!leads_to(to, t->lane))
+        ticket_move(t, to);
+}
+
+/* By rules, its message being known: its recipients may go different ways from now on. */
+static void reroute_by_message(struct queue *q, struct ticket *t, const struct message *m, arena *a)
+{
+    struct way w;
+    size_t n = m->env.nrcpt;
+
+    way_begin(&w, q->setup.routes, m);
+    while (t) {
+        struct rcpt_set *others = arena_alloc(a, sizeof *others + (n + 63) / 64 * sizeof others->bits[0]);
+        struct lane *to = NULL;
+        when expire = 0;
+        bool any = false;
+        others->n = (uint32_t)n;
+        for (uint32_t i = 0; i < n; i++) {
+            if (!ticket_has(t, i))
+                continue;
+            struct backend *b = way_of(&w, i);
+            struct lane *lane = lane_for(q, b, w.key.domain);
+            if (!to) {
+                to = lane;
+                expire = w.expire;
+            } else if (lane != to) {
+                others->bits[i / 64] |= (uint64_t)1 << i % 64;
+                any = true;
+            }
+        }
+        must(to);
+        struct ticket *rest = NULL;
+        if (any) {
+            enum ticket_state was = (enum ticket_state)t->state;
+            must(ticket_remove(t)); /* what is cut is in flight */
+            rest = ticket_split(t, others);
+            ticket_settle_as(t, was);
+            ticket_settle_as(rest, was);
+        }
+        set_lifetime(t, expire);
+        if (!leads_to(to, t->lane))
+            ticket_move(t, to);
+        t = rest;
+    }
+}
+
+#define PIECE 64
+
+static void lanes_without_a_way(struct queue *q)
+{
+    for (size_t i = 0; i < q->nlane; i++)
+        if (!q->lane[i]->backend && q->lane[i]->kind != LANE_DOMAIN)
+            for (struct ticket *gone; (gone = lane_take(q->lane[i]));)
+                q->setup.unroutable(q->setup.ctx, gone);
+}
+
+/* Messages are read one after the other; what comes or goes meanwhile was or will be routed anew by itself. */
+err queue_reroute(void *queue)
+{
+    struct queue *q = queue;
+    AUTO_ARENA a = arena_new();
+    const struct routes *routes = q->setup.routes;
+    struct ticket *t[PIECE];
+    ulid id[PIECE];
+    size_t at = 0, n;
+
+    while ((n = queue_walk(q, &at, t, PIECE))) {
+        for (size_t i = 0; i < n; i++)
+            id[i] = t[i]->id;
+        for (size_t i = 0; i < n; i++) {
+            struct ticket *one = queue_find(q, id[i]);
+            struct message *m;
+            struct spool_ref home;
+            if (!one)
+                continue;
+            home = one->home;
+            arena_reset(a);
+            err e = spool_read(q->setup.port, home, a, &m);
+            if (e == E_CANCELED || q->setup.routes != routes) /* a newer configuration has a sweep of its own */
+                return OK;
+            struct ticket *first = one = queue_find(q, id[i]);
+            if (e != OK || !one || one->home.segment != home.segment || one->home.offset != home.offset)
+                continue;
+            size_t siblings = 0;
+            struct ticket *all[PIECE];
+            do { /* the ring grows where a ticket is split */
+                if (one->state != TICKET_FLYING)
+                    all[siblings++] = one;
+                one = one->sibling;
+            } while (one != first && siblings < PIECE);
+            for (size_t k = 0; k < siblings; k++)
+                reroute_by_message(q, all[k], m, a);
+        }
+        TRY(task_yield());
+    }
+    lanes_without_a_way(q);
+    return OK;
+}
+
+/* Lanes find their backends again; a site's becomes another with the new settings, for connections hold the old one. */
+static void lane_configure(struct lane *lane, const struct routes *routes)
+{
+    if (lane->kind == LANE_BACKEND) {
+        lane->backend = backend_named(routes, lane->name);
+        return;
+    }
+    lane->mx = lane->mx_name ? backend_named(routes, intern_str(&lane->queue->words, lane->mx_name)) : NULL;
+    if (lane->kind == LANE_SITE && lane->backend && lane->mx) {
+        struct backend *b = site_like(lane->backend, lane->mx);
+        backend_drop(lane->backend);
+        lane->backend = b;
+    }
+}
+
+bool queue_configure(struct queue *q, const struct retry *retry, struct routes *routes)
+{
+    bool rules = routes->nrule || q->setup.routes->nrule;
+    struct ticket *t[PIECE];
+    size_t at = 0, n;
+
+    q->setup.retry = retry;
+    q->setup.routes = routes;
+    for (size_t i = 0; i < q->nlane; i++)
+        lane_configure(q->lane[i], routes);
+    while (!rules && (n = queue_walk(q, &at, t, PIECE)))
+        for (size_t i = 0; i < n; i++)
+            if (t[i]->state != TICKET_FLYING)
+                reroute_by_domain(q, t[i]);
+    for (size_t i = 0; i < q->nlane; i++)
+        if (q->lane[i]->backend || q->lane[i]->kind == LANE_DOMAIN)
+            lane_open(q->lane[i]); /* servers may have been added: one try now */
+    if (!rules)
+        lanes_without_a_way(q);
+    return rules;
+}
