@@ -11,6 +11,7 @@ struct dispatch {
     struct waiters settle_wait;
     struct lane *to_ask, **to_ask_end; /* domains whose MX nobody has begun to look up */
     unsigned asking;            /* look-ups under way */
+    struct waiters impatient; bool patient; /* pool.c: who looks for mail that waits for connections; it rests */
     struct group *probers;      /* of the newest configuration; NULL: none run */
 };
 

@@ -399,6 +399,10 @@ void dispatch_ready(void *ctx, struct lane *lane)
 
     if (!b || d->draining)
         return;
+    if (d->patient) {
+        d->patient = false;
+        waiters_wake_one(&d->impatient);
+    }
     bool woken = lane->idle;
     struct sight s = look(lane, b, clock_now());
     if (woken && in_turn(b))
@@ -415,6 +419,41 @@ void dispatch_ready(void *ctx, struct lane *lane)
         open_connection(d, lane, NULL, 0);
 }
 
+/* Mail came faster than it goes, and no more comes: where some has been ready for a second although more connections may be had, half as
+ * many again are opened. True: something is ready somewhere. */
+static bool look_for_waiting(struct dispatch *d)
+{
+    uint32_t now = (uint32_t)(clock_now() / SECOND);
+    struct lane *lane;
+    bool any = false;
+
+    for (size_t i = 0; (lane = queue_lane(d->setup.queue, i)); i++) {
+        if (!lane->nready || lane->state != LANE_OPEN || !lane->backend || lane->idle)
+            continue;
+        any = true;
+        if (now - lane_first(lane)->since < 1)
+            continue;
+        size_t most = quota(d, lane->backend) * look(lane, lane->backend, clock_now()).in;
+        for (size_t more = lane->connections / 2 + 1; more && lane->connections < most; more--)
+            open_connection(d, lane, NULL, 0);
+    }
+    return any;
+}
+
+static err impatience(void *dispatch)
+{
+    struct dispatch *d = dispatch;
+
+    for (;;) {
+        d->patient = true;
+        while (d->patient)
+            TRY(waiters_wait(&d->impatient, NEVER));
+        do
+            TRY(task_sleep(clock_now() + SECOND));
+        while (!d->draining && look_for_waiting(d));
+    }
+}
+
 struct dispatch *dispatch_new(const struct dispatch_setup *setup)
 {
     struct dispatch *d = mem_new(sizeof *d);
@@ -423,6 +462,7 @@ struct dispatch *dispatch_new(const struct dispatch_setup *setup)
     list_init(&d->settle);
     d->to_ask_end = &d->to_ask;
     group_spawn(thread_group(), "settle", settle_run, d);
+    group_spawn(thread_group(), "impatience", impatience, d);
     return d;
 }
 
