@@ -64,6 +64,21 @@ static void use(struct spool *s, struct segment *g, const struct index *x)
     }
 }
 
+/* The first octets as the head of a segment, with the right checksum. */
+static void use_head(const uint8_t *data, size_t size)
+{
+    uint8_t page[64] = { 0 };
+    struct head h;
+
+    memcpy(page, data, MIN(size, sizeof page));
+    if (size > 8 && data[size - 1] & 1)
+        memcpy(page, "waypost", 8);
+    if (size > 8 && data[size - 1] & 2)
+        put32(page + 60, crc32c(0, page, 60));
+    if (head_read(page, &h) == OK)
+        must(h.segment && h.size >= 2 * PAGE && h.format <= SPOOL_FORMAT);
+}
+
 FUZZ(data, size)
 {
     static struct spool *s;
@@ -79,6 +94,7 @@ FUZZ(data, size)
     }
     if (size < 1 || size > 60000)
         return;
+    use_head(data, size);
     uint32_t n = round_page(PAGE + (uint32_t)size);
     uint8_t *p = mem_new(n);
     memcpy(p + PAGE, data + 1, size - 1);
