@@ -154,7 +154,7 @@ static err unblock(struct unbound *u, struct ub_ctx *ub)
 {
     const struct dns_settings *s = u->s;
 
-    TRY(told(ub_ctx_zone_remove(ub, "waypost.invalid."), "the settings"));
+    TRY(told(ub_ctx_zone_remove(ub, "waypost.invalid."), "the settings, or a record of trust_anchor"));
     for (size_t i = 0; i < s->nstub; i++) {
         str zone = s->stub[i].zone, label;
         for (str rest = zone; rest.n; str_cut(&rest, S("."), &label))
