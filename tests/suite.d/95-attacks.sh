@@ -10,7 +10,6 @@ meet="01 02 06 07 09 10 11 12 13 14 17 19 20 21 22 23 24 25 26 27 28 30 31 32 33
 names=$({
     grep -rohE --include='*.c' 'TEST\(attack_[0-9][0-9]' src | sed 's/.*(//'
     grep -rohE --include='*.py' 'attack_[0-9][0-9]' tests/peers || :
-    grep -ohE 'attack class [0-9][0-9]' tests/dns/dns.py | sed 's/.* /attack_/'
     find tests/dialogue tests/corpus -name 'attack_[0-9][0-9]*' | sed 's|.*/||'
     if [ -d tests/attacks ]; then find tests/attacks -name '[0-9][0-9]_*' | sed 's|.*/|attack_|'; fi
 } | sed -E 's/^attack_([0-9][0-9]).*/\1/' | sort -u | tr '\n' ' ')
