@@ -79,7 +79,8 @@ void diags_print_json(const struct diags *d, struct buf *out); /* one array of o
     N(BAD_RETRY,   107, "a retry schedule that cannot be followed") \
     N(LISTENER,    108, "a listener that is missing or not understood") \
     N(POSTMASTER,  109, "a postmaster who could not be reached (RFC 5321 4.5.1)") \
-    N(HOSTNAME,    110, "a host name that is none")
+    N(HOSTNAME,    110, "a host name that is none") \
+    N(BAD_ANCHOR,  111, "trust anchors that cannot be read")
 enum {
 #define N(name, number, meaning) CONF_E_##name = number,
     CONF_NUMBERS(N)

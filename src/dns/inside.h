@@ -85,7 +85,7 @@ bool name_plain(str s);                 /* as dns_name() leaves it: nothing to b
 str name_reverse(arena *a, const struct addr *of);      /* "7.2.0.192.in-addr.arpa"; "" for a Unix socket */
 bool name_below(str name, str zone);    /* the zone itself, or below it; "" and "." are the root */
 
-/* ---- hosts.c ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- files.c ------------------------------------------------------------------------------------------------------------------------ */
 
 /* hosts(5) as a map from names to addresses, in an arena of its own. */
 struct hosts { arena *a; struct map by_name; };
@@ -96,9 +96,9 @@ const struct addrs *hosts_find(const struct hosts *h, str name);        /* NULL:
 struct addrs resolv_parse(arena *a, str text);
 /* A file as text in `a`, at most `most` octets: dns_unbound's read(). */
 WAITS err text_read(arena *a, str path, size_t most, str *ret);
-
-/* ---- unbound.c ----------------------------------------------------------------------------------------------------------------------- */
-
 #define ANCHOR_DEBIAN "/usr/share/dns/root.key"
+/* The lines of a file that are DNSKEY or DS records; E_SYNTAX: none is. */
+err anchors_read(arena *a, str path, struct strs *ret);
+bool anchor_owner(str line, str *ret);  /* "." for the root; false: it is no such record */
 
 #endif

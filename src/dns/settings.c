@@ -99,6 +99,15 @@ static void take_resolv(struct binder *b, const struct node *node, void *into)
     take_file(b, node, S("/etc/resolv.conf"), &((struct dns_settings *)into)->resolv);
 }
 
+static void take_anchor(struct binder *b, const struct node *node, void *into)
+{
+    struct dns_settings *s = into;
+    struct strs lines;
+
+    if (conf_args(b, node, 1, 1) && conf_path(b, &node->arg[0], &s->anchor) && anchors_read(b->a, s->anchor, &lines) != OK)
+        conf_error(b, &node->arg[0].at, CONF_E_BAD_ANCHOR, "%.*s", STR(err_text()));
+}
+
 static const char *const dnssec_words[] = { "auto", "on", "off", NULL };
 
 #define DNS(field) .offset = offsetof(struct dns_settings, field)
@@ -121,7 +130,7 @@ static const struct setting block[] = {
     { .name = "dnssec", .type = CONF_ENUM, DNS(dnssec), .preset = "auto", .words = dnssec_words, .form = "auto | on | off",
       .help = "Validate answers. on: a signed name whose signatures do not hold, or do not come, has no answer. auto: the same, but when the "
               "resolvers hand on no signatures at all, answers go unvalidated for an hour and the log says so." },
-    { .name = "trust_anchor", .type = CONF_PATH, DNS(anchor), .form = "PATH",
+    { .name = "trust_anchor", .type = CONF_OWN, .take = take_anchor, .form = "PATH",
       .help = "Keys to begin with: DNSKEY or DS records, one a line. Default: /usr/share/dns/root.key of Debian's dns-root-data." },
     { .name = "timeout", .type = CONF_TIME, DNS(timeout), .preset = "20s", .least = 1, .most = 120, .help = "How long one question may take." },
     { .name = "cache", .type = CONF_BYTES, DNS(cache), .preset = "16MiB", .least = 1048576, .most = 1e12, .help = "Memory for answers." },

@@ -36,39 +36,14 @@ struct call { struct link link; struct context *c; struct dns_question *q; char 
 
 /* ---- trust anchors ---- */
 
-/* An owner of a line "example. [TTL] [IN] DNSKEY ..."; false: it is none. */
-static bool anchor_owner(str line, str *ret)
+static err read_anchors(struct unbound *u)
 {
-    str word, owner;
-    bool known = false;
+    str owner;
 
-    if (!str_word(&line, &owner))
-        return false;
-    while (!known && str_word(&line, &word))
-        known = str_ieq(word, S("DNSKEY")) || str_ieq(word, S("DS"));
-    if (owner.n > 1 && owner.p[owner.n - 1] == '.')
-        owner.n--;
-    *ret = owner;
-    return known && (str_eq(owner, S(".")) || owner.n <= DNS_NAME_MAX);
-}
-
-static err anchors_read(struct unbound *u)
-{
-    bool own = u->s->anchor.n > 0;
-    str path = own ? u->s->anchor : S(ANCHOR_DEBIAN), text, line;
-
-    TRY(during(text_read(u->a, path, 1 << 20, &text), "the trust anchors"));
-    u->anchor.p = NEW_ARRAY(u->a, str, 1000);
-    while (str_cut(&text, S("\n"), &line) && u->anchor.n < 1000) {
-        str owner;
-        line = str_trim(str_head(line, MIN(str_findc(line, ';'), line.n)));
-        if (!line.n || !anchor_owner(line, &owner))
-            continue;
-        if (!u->anchor.n)
-            memcpy(u->probe, owner.p, owner.n);
-        u->anchor.p[u->anchor.n++] = line;
-    }
-    return u->anchor.n ? OK : fail(E_SYNTAX, "%.*s has no trust anchor: no DNSKEY or DS record", STR(path));
+    TRY(anchors_read(u->a, u->s->anchor.n ? u->s->anchor : S(ANCHOR_DEBIAN), &u->anchor));
+    anchor_owner(u->anchor.p[0], &owner);
+    memcpy(u->probe, owner.p, owner.n);
+    return OK;
 }
 
 /* Does an anchor stand at the zone, or above it and below the root? */
@@ -179,7 +154,7 @@ static err unblock(struct unbound *u, struct ub_ctx *ub)
 {
     const struct dns_settings *s = u->s;
 
-    TRY(told(ub_ctx_zone_remove(ub, "waypost.invalid."), "the settings"));
+    TRY(told(ub_ctx_zone_remove(ub, "waypost.invalid."), "the settings, or a record of trust_anchor"));
     for (size_t i = 0; i < s->nstub; i++) {
         str zone = s->stub[i].zone, label;
         for (str rest = zone; rest.n; str_cut(&rest, S("."), &label))
@@ -217,7 +192,7 @@ static void open_contexts(void *arg)
 
     u->opened = OK;
     if (u->s->dnssec != DNSSEC_OFF) {
-        u->opened = anchors_read(u);
+        u->opened = read_anchors(u);
         if (u->opened != OK && u->s->dnssec == DNSSEC_AUTO && !u->s->anchor.n) {
             log_warn("dnssec_off", LOG_STR("reason", err_text()));
             u->opened = OK;

@@ -185,9 +185,26 @@ static err tasks_and_threads(void *arg)
     (void)arg;
     struct thread *t = thread_start("other", sleep_some, NULL);
     struct pool *p = pool_start("pool", 2);
+    AUTO_ARENA a = arena_new();
+    struct resolver *r;
+    struct dns_addresses at;
+    struct dns_mx mx;
+    struct addr nobody;
+    struct dns_settings s = { .timeout = 5 * SECOND, .cache = 1 << 20, .hosts = S("/etc/hosts"), .dnssec = DNSSEC_OFF };
+
     TRY(thread_join(t));
     pool_stop(p);
-    return OK;
+    must(addr_parse(S("127.0.0.1:1"), 1, &nobody) == OK);
+    s.server = (struct addrs){ &nobody, 1 };
+    TRY(resolver_open(&s, &r));
+    err e = dns_addresses(r, a, S("localhost"), 25, NEVER, &at);
+    /* With sockets, threads and all: nobody is there, and that is what it says. */
+    err other = dns_mx(r, a, S("waypost.example"), NEVER, &mx);
+    resolver_close(r);
+    TRY(e);
+    if (other != E_AGAIN)
+        return fail(E_UNKNOWN, "%s from a resolver that is not there", err_name(other));
+    return at.all.n ? OK : fail(E_NONAME, "localhost has no address");
 }
 
 static void system_left(struct world *w)

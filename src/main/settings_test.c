@@ -47,9 +47,51 @@ TEST(settings_refuse_what_would_be_wrong)
         { S(HEAD BACKEND DOMAIN "relay_domain c.example { backend b; recipients { file /does/not/exist } }\n"), CONF_E_BAD_LIST },
         { S("waypost 1\nhostname mx.example\nlisten smtp 127.0.0.1:2599\nspool { dir /nowhere }\n" BACKEND DOMAIN), CONF_E_MISSING },
         { S("waypost 1\nhostname mx.example\npostmaster pm@a.example\nspool { dir /nowhere }\n" BACKEND DOMAIN), CONF_E_LISTENER },
+        { S(HEAD BACKEND DOMAIN "dns { server 127.0.0.1 192.0.2.53:5353 [::1]:53; stub corp.example 10.0.0.1; stub other.example [2001:db8::1]\n"
+            "insecure a.example b.example; hosts off; resolv_conf /run/resolv.conf; dnssec on;  timeout 5s; cache 4MiB }\n"), 0 },
+        { S(HEAD BACKEND DOMAIN "dns { server ns.example }\n"), CONF_E_BAD_ADDRESS },
+        { S(HEAD BACKEND DOMAIN "dns { server unix:/run/x }\n"), CONF_E_BAD_ADDRESS },
+        { S(HEAD BACKEND DOMAIN "dns { server 127.0.0.1:0 }\n"), CONF_E_BAD_ADDRESS },
+        { S(HEAD BACKEND DOMAIN "dns { server }\n"), CONF_E_ARGUMENTS },
+        { S(HEAD BACKEND DOMAIN "dns { stub a..example 10.0.0.1 }\n"), CONF_E_DOMAIN },
+        { S(HEAD BACKEND DOMAIN "dns { stub corp.example }\n"), CONF_E_ARGUMENTS },
+        { S(HEAD BACKEND DOMAIN "dns { stub corp.example 10.0.0.1; stub Corp.example 10.0.0.2 }\n"), CONF_E_DUPLICATE },
+        { S(HEAD BACKEND DOMAIN "dns { insecure * }\n"), CONF_E_DOMAIN },
+        { S(HEAD BACKEND DOMAIN "dns { trust_anchor /does/not/exist }\n"), CONF_E_BAD_ANCHOR },
+        { S(HEAD BACKEND DOMAIN "dns { trust_anchor /dev/null }\n"), CONF_E_BAD_ANCHOR },
+        { S(HEAD BACKEND DOMAIN "dns { hosts maybe }\n"), CONF_E_SWITCH },
+        { S(HEAD BACKEND DOMAIN "dns { dnssec never }\n"), CONF_E_WORD },
+        { S(HEAD BACKEND DOMAIN "dns { timeout 0s }\n"), CONF_E_RANGE },
+        { S(HEAD BACKEND DOMAIN "dns { cache 1k }\n"), CONF_E_RANGE },
     };
     EACH(cases, c)
         CHECK_INT(load_error(c->text, NULL), c->want, c->text);
+}
+
+TEST(settings_say_how_names_are_looked_up)
+{
+    struct settings *s;
+    char text[ADDR_TEXT];
+
+    CHECK_INT(load_error(S(HEAD BACKEND DOMAIN), &s), 0);
+    CHECK(s->dns.server.n == 0 && s->dns.nstub == 0 && s->dns.dnssec == DNSSEC_AUTO && s->dns.timeout == 20 * SECOND && s->dns.cache == 16 << 20);
+    CHECK_STR(s->dns.hosts, S("/etc/hosts"));
+    CHECK_STR(s->dns.resolv, S("/etc/resolv.conf"));
+    CHECK_STR(s->dns.anchor, S(""));
+    snapshot_drop(&s->snapshot);
+    CHECK_INT(load_error(S(HEAD BACKEND DOMAIN "dns { server 192.0.2.53 [::1]:5353; stub Corp.Example. 10.0.0.1 10.0.0.2; stub x.example 10.0.0.3\n"
+                           "insecure a.example; insecure b.example c.example; hosts /etc/other; resolv_conf off; dnssec off }\n"), &s), 0);
+    CHECK(s->dns.server.n == 2 && s->dns.nstub == 2 && s->dns.insecure.n == 3 && s->dns.dnssec == DNSSEC_OFF);
+    if (s->dns.server.n == 2 && s->dns.nstub == 2 && s->dns.insecure.n == 3) {
+        CHECK_STR(addr_print(&s->dns.server.p[0], text), S("192.0.2.53:53"));
+        CHECK_STR(addr_print(&s->dns.server.p[1], text), S("[::1]:5353"));
+        CHECK_STR(s->dns.stub[0].zone, S("corp.example"));
+        CHECK_INT(s->dns.stub[0].server.n, 2);
+        CHECK_STR(s->dns.insecure.p[2], S("c.example"));
+    }
+    CHECK_STR(s->dns.hosts, S("/etc/other"));
+    CHECK_STR(s->dns.resolv, S(""));
+    snapshot_drop(&s->snapshot);
 }
 
 TEST(routes_find_domains_networks_and_the_way)

@@ -45,7 +45,7 @@ struct cidr { struct addr base; unsigned bits; };
 err cidr_parse(str s, struct cidr *ret);
 bool cidr_has(const struct cidr *c, const struct addr *a);
 
-struct addrs { struct addr *p; size_t n; };
+struct addrs { struct addr *p; size_t n; }; /* several */
 
 /* ---- listener ----------------------------------------------------------------------------------------------------- */
 

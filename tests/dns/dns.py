@@ -207,8 +207,14 @@ wrong.expect("www.signed.test", "mx", "bogus")
 wrong.expect("www.plain.test", "addresses", "ok", secure=False)
 Conf(f"{base}; dnssec off").expect("forged.signed.test", "addresses", "ok", secure=False)
 Conf(f"{base}; dnssec on; insecure signed.test; trust_anchor {nsd.anchor_file('costly.test')}").expect("www.signed.test", "addresses", "ok", secure=False)
-check("trust anchor" in Conf(f"{base}; trust_anchor /nowhere/keys").ask("www.plain.test")["text"], "a trust anchor that is not there")
-check("no trust anchor" in Conf(f"{base}; trust_anchor /dev/null").ask("www.plain.test")["text"], "a file without one")
+for path, why in (("/nowhere/keys", "No such file"), ("/dev/null", "no DNSKEY or DS record")):
+    r = Conf(f"{base}; trust_anchor {path}").run("www.plain.test")
+    check(r.returncode == 2 and why in r.stderr, "trust anchors that are none", r.returncode, r.stderr)
+with tempfile.NamedTemporaryFile("w") as f: # what looks like one, and libunbound will not have
+    f.write("signed.test. IN DNSKEY x y z\n")
+    f.flush()
+    got = Conf(f"{base}; trust_anchor {f.name}").ask("www.plain.test")
+    check(got["answer"] == "io" and "trust_anchor" in got["text"], "a key that is none", got)
 
 # ---- attack class 50: proofs that cost more than they are worth count as unsigned, and cost nothing ----
 began = time.monotonic()

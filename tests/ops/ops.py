@@ -165,7 +165,7 @@ def test_usage():
     check(r.returncode == 0 and "serve" in r.stdout, "no verb: the list")
     r = run("qeue")
     check(r.returncode == 2 and 'did you mean "queue"' in r.stderr, "a suggestion", r.stderr)
-    for verb in ("serve", "check", "reload", "drain", "queue", "trace", "stats", "config"):
+    for verb in ("serve", "check", "reload", "drain", "queue", "trace", "stats", "config", "dns"):
         r = run(verb, "--help")
         check(r.returncode == 0 and r.stdout.startswith(verb + ":"), verb + " --help")
     check(run("--version").stdout.startswith("waypost "), "--version")

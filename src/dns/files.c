@@ -1,4 +1,4 @@
-/* Names and servers out of the system's own files. */
+/* Names, servers and keys out of files. */
 #include "dns/inside.h"
 
 #include <errno.h>
@@ -107,6 +107,44 @@ struct addrs resolv_parse(arena *a, str text)
     }
     return all;
 }
+
+/* ---- trust anchors ---- */
+
+#define ANCHORS_MOST 1000
+
+bool anchor_owner(str line, str *ret)
+{
+    str word, owner;
+    bool known = false;
+
+    if (!str_word(&line, &owner))
+        return false;
+    while (!known && str_word(&line, &word))
+        known = str_ieq(word, S("DNSKEY")) || str_ieq(word, S("DS"));
+    if (owner.n > 1 && owner.p[owner.n - 1] == '.')
+        owner.n--;
+    *ret = owner;
+    return known && owner.n <= DNS_NAME_MAX;
+}
+
+err anchors_read(arena *a, str path, struct strs *ret)
+{
+    struct strs got = { .p = NEW_ARRAY(a, str, ANCHORS_MOST) };
+    str text, line, owner;
+
+    TRY(during(text_read(a, path, 1 << 20, &text), "the trust anchors"));
+    while (str_cut(&text, S("\n"), &line) && got.n < ANCHORS_MOST) {
+        line = str_trim(str_head(line, MIN(str_findc(line, ';'), line.n)));
+        if (anchor_owner(line, &owner))
+            got.p[got.n++] = line;
+    }
+    if (got.n == 0)
+        return fail(E_SYNTAX, "the trust anchors: %.*s has no DNSKEY or DS record", STR(path));
+    *ret = got;
+    return OK;
+}
+
+/* ---- reading ---- */
 
 err text_read(arena *a, str path, size_t most, str *ret)
 {
