@@ -127,12 +127,12 @@ err keeper_make(struct spool *s)
 
 static bool may_free(struct spool *s, struct segment *g)
 {
-    if (g->state != SEGMENT_SEALED || !g->known || g->unread || g->live || g->pins || g->number == s->segment[s->nsegment - 1]->number)
+    if (g->state != SEGMENT_SEALED || !g->known || g->live || g->pins || g->number == s->segment[s->nsegment - 1]->number)
         return false;
     for (uint32_t i = 0; i < g->ndepend; i++)
         if (segment_find(s, g->depend[i].segment))
             return false; /* our notes keep its messages from coming back */
-    return true;
+    return !g->unread;
 }
 
 /* Free one segment: it is durably no segment before anybody forgets that he leans on it. */

@@ -52,14 +52,15 @@ class Bench:
         os.chmod(dir, 0o755)
         self.plan = Plan(dir + "/plan")
         self.sink = Sink(dir)
-        self.relay = Relay(dir, server or self.sink.at, spool=spool, env=preload("fault", FAULT_PLAN=dir + "/plan", FAULT_SPOOL=dir + "/spool")).start()
+        self.relay = Relay(dir, server or self.sink.at, spool=spool, env=preload("fault", FAULT_PLAN=dir + "/plan", FAULT_SPOOL=dir + "/spool"),
+                           extra="backend nowhere { server 127.0.0.1:1 }\nrelay_domain later.example { backend nowhere; recipients any }\n").start()
         self.log = dir + "/acked"
         open(self.log, "w").close()
         self.blasts = []
         self.probe = Probe(self.relay.port)
 
-    def load(self, size, sessions, rate="1000/s"):
-        b = blast(self.relay.at, "--verify-log", self.log, "--time", "600s", "--size", size, "--sessions", str(sessions), "--rate", rate)
+    def load(self, size, sessions, to="user%d@example.com", rate="1000/s"):
+        b = blast(self.relay.at, "--verify-log", self.log, "--time", "600s", "--to", to, "--size", size, "--sessions", str(sessions), "--rate", rate)
         self.blasts.append(b)
         return b
 
@@ -94,13 +95,17 @@ class Bench:
         """The power goes: what is there is what is on the disk."""
         for b in list(self.blasts):
             self.unload(b)
-        check(until(lambda: self.relay.waiting() == 0), "all that waits goes out", self.relay.waiting())
+        check(until(lambda: self.relay.waiting("--domain", "example.com") == 0), "all that has a way goes out", self.relay.waiting())
         before = twice(self.sink)
         check(before == known, "nothing came twice without a crash", before, known)
         with open(self.relay.log, errors="replace") as f:
             check(f.read().count('"event":"worker_started"') == self.starts, "no restart was needed")
         self.relay.kill()
         self.relay.env = dict(os.environ)
+        with open(self.relay.conf) as f:
+            text = f.read()
+        with open(self.relay.conf, "w") as f:
+            f.write(text.replace("server 127.0.0.1:1 ", "server %s " % self.sink.at))
         self.relay.start()
         check(self.relay.drained(), "all drains", self.relay.waiting())
         promised, taken = acked(self.log) | self.probe.promised, self.sink.taken()
@@ -117,24 +122,31 @@ class Bench:
         return len(promised), extra
 
 
-def data(dir):
+def data(dir, to="user%d@example.com"):
     b = Bench(dir)
-    b.load("4k", 8)
+    b.load("4k", 8, to)
     for times in 1, ALWAYS:
         for rule, number in ("data_write", errno.EIO), ("data_sync", errno.EIO), ("data_write", errno.ENOSPC), ("data_write", errno.EDQUOT):
-            b.fault(rule, number, times, {"451", "452"}, ("20k", 4))
+            b.fault(rule, number, times, {"451", "452"}, ("20k", 4, to))
     b.plan.set("data_short", 0, ALWAYS)
     b.goes_on("short writes")
     b.plan.end("data_short")
     return b.end()
 
 
+def held(dir):
+    """The same with mail that waits, so that all of it is read back from the disk in the end."""
+    return data(dir, "user%d@later.example")
+
+
 def new(dir):
+    """Segments that cannot be made: anew, while mail waits in all there are, and out of old ones, while all goes out."""
     b = Bench(dir, "min_free 16MiB; reserve 2")
+    for rule, number, times in (("new_open", errno.ENOSPC, 1), ("new_open", errno.EMFILE, ALWAYS), ("new_write", errno.ENOSPC, ALWAYS), ("free", 0, ALWAYS)):
+        b.fault(rule, number, times, {"452"}, ("1M", 8, "user%d@later.example"))
     for times in 1, ALWAYS:
-        for rule, number in (("new_open", errno.ENOSPC), ("new_open", errno.EMFILE), ("new_write", errno.EIO), ("new_write", errno.ENOSPC), ("new_sync", errno.EIO),
-                             ("rename", errno.EIO), ("dir_sync", errno.EIO), ("free", 0)):
-            b.fault(rule, number, times, {"451", "452"}, ("1M", 8))
+        for rule, number in ("new_write", errno.EIO), ("new_sync", errno.EIO), ("rename", errno.EIO), ("dir_sync", errno.EIO):
+            b.fault(rule, number, times, {"452"}, ("1M", 8))
     return b.end()
 
 
@@ -158,7 +170,7 @@ def reads(dir):
         if not check(until(lambda: b.relay.waiting() == all), rule, times, "all that waits is found", b.relay.waiting(), all, b.relay.tail()):
             return b.acked(), 0
     b.plan.set("read", errno.EIO, ALWAYS)
-    b.relay.change("server 127.0.0.1:1", "server " + b.sink.at)
+    b.relay.change("server 127.0.0.1:1;", "server %s;" % b.sink.at)
     check(until(lambda: b.plan.hits("read") > 50), "reading for delivery fails", b.relay.tail())
     check(until(lambda: (b.relay.ask("queue", "list", "--json") or "").count("cannot be read") > 20), "and the queue says so", b.relay.ask("queue", "list")[:500])
     check(b.probe.said().startswith("250"), "new mail is taken meanwhile")
@@ -173,7 +185,7 @@ def late(dir):
     p = blast(b.relay.at, "--verify-log", b.log, "--mails", "3000", "--size", "1k")
     check(until(lambda: p.poll() is not None) is not None and b.acked() == 3000, "all is taken", b.acked())
     b.plan.set("data_sync", errno.EIO, ALWAYS)
-    b.relay.change("server 127.0.0.1:1", "server " + b.sink.at)
+    b.relay.change("server 127.0.0.1:1;", "server %s;" % b.sink.at)
     check(until(lambda: len(b.sink.taken()) > THREADS * 128), "some goes out", len(b.sink.taken()))
     check(until(lambda: b.plan.hits("data_sync") > 3), "what became of it cannot be noted", b.plan.hits("data_sync"))
     check(len(b.sink.taken()) <= LATE, "no more goes out", len(b.sink.taken()))
@@ -187,7 +199,7 @@ def late(dir):
     return b.end(extra)
 
 
-SCENARIOS = data, new, reads, late
+SCENARIOS = data, held, new, reads, late
 
 
 def faults(dir):
@@ -199,4 +211,4 @@ def faults(dir):
         say("%-10s %6d acknowledged, %d came twice, %.1f s" % (scenario.__name__, n, extra, time.monotonic() - began))
 
 
-run(faults, keep=True)
+run(faults)

@@ -67,4 +67,4 @@ if INSIDE not in os.environ:
         os.environ[INSIDE] = "1"
         os.execvp(private[0], [*private, sys.executable, "-B", *sys.argv])
     say("skipped: a file system of our own, since we may not mount one: " + may.stderr.strip())
-run(full, keep=True)
+run(full)

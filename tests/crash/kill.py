@@ -20,7 +20,19 @@ def rounds(dir):
     relay = Relay(dir, sink.at).start()
     log = dir + "/acked"
     open(log, "w").close()
-    blasts, before, worst, doubles = [], {}, 0, 0
+    blasts, worst, doubles, kills = [], 0, 0, 0
+
+    def kill():
+        nonlocal kills
+        relay.kill()
+        kills += 1
+
+    def came_again():
+        """How many came twice for each kill since the last time we looked."""
+        nonlocal worst, doubles, kills
+        extra = sum(n - 1 for n in sink.taken().values())
+        worst = max(worst, (extra - doubles) / max(kills, 1))
+        doubles, kills = extra, 0
 
     def load():
         size = dice.choice(["512", "4k", "4k", "4k", "20k", "300k"])
@@ -32,13 +44,11 @@ def rounds(dir):
     for i in range(ROUNDS):
         time.sleep(dice.uniform(0.02, 0.5))
         if i % 4 == 3:          # some kills hit the start itself
-            relay.kill()
+            kill()
             relay.start(wait=False)
             time.sleep(dice.uniform(0, 0.15))
-        relay.kill()
-        now = sink.taken()
-        extra = sum(n - 1 for n in now.values())
-        worst, doubles = max(worst, extra - doubles), extra
+        came_again()            # for the kills before this one
+        kill()
         if not check(relay.start().p.poll() is None, "it starts again in round", i, relay.tail()):
             return
         if dice.random() < 0.3 or blasts[-1].poll() is not None:
@@ -48,8 +58,7 @@ def rounds(dir):
     blasts[-1].kill()
     blasts[-1].wait()
     check(relay.drained(60), "all drains", relay.waiting(), relay.stats())
-    extra = sum(n - 1 for n in sink.taken().values())
-    worst = max(worst, extra - doubles)
+    came_again()
     promised, taken = acked(log), sink.taken()
     lost = sorted(promised - taken.keys())
     check(not lost, "lost", len(lost), lost[:5], "seed", SEED)
@@ -67,4 +76,4 @@ def rounds(dir):
         % (ROUNDS + ROUNDS // 4, len(promised), len(lost), sum(n - 1 for n in taken.values()), worst, SEED))
 
 
-run(rounds, keep=True)
+run(rounds)

@@ -71,4 +71,4 @@ def power(dir):
     lab.failed += int(words[2])
 
 
-run(power, keep=True)
+run(power)

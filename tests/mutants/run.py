@@ -4,7 +4,8 @@
 Each tests/mutants/*.patch begins with lines
     # what: the promise that is broken, in words
     # run: PROGRAM ARGS       in the build directory; must succeed without the patch and fail with it
-and goes on as a unified diff against the repository's root. usage: run.py [--build DIR] [NAME ...]"""
+    # crash: SCRIPT ARGS      (if any) of tests/crash/, which must notice it in the shipped binary: for run.py --crash, which takes minutes
+and goes on as a unified diff against the repository's root. usage: run.py [--build DIR] [--crash] [NAME ...]"""
 import os, shlex, shutil, subprocess, sys, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -13,6 +14,8 @@ args = sys.argv[1:]
 build = os.environ.get('WAYPOST_BUILD', os.path.join(ROOT, 'build'))
 if args[:1] == ['--build']:
     build, args = args[1], args[2:]
+crash = args[:1] == ['--crash']
+args = args[crash:]
 WORK = os.path.join(os.path.abspath(build), 'mutants')
 TREE, OUT = os.path.join(WORK, 'tree'), os.path.join(WORK, 'build')
 env = dict(os.environ, WAYPOST_SHARED=os.environ.get('WAYPOST_SHARED', os.path.join(os.path.dirname(ROOT), 'shared')))
@@ -57,16 +60,21 @@ def main():
             print(r.stdout)
             sys.exit('mutants: meson failed')
     heads = {n: head(os.path.join(HERE, n)) for n in names}
-    targets = sorted({'./' + shlex.split(h['run'])[0].removeprefix('./') for h in heads.values()})
-    targets = [t.removeprefix('./') for t in targets]
+    if crash:
+        heads = {n: dict(h, run='env WAYPOST_BUILD=. python3 -B %s/tests/crash/%s' % (TREE, h['crash'])) for n, h in heads.items() if 'crash' in h}
+        names = [n for n in names if n in heads]
+        targets = ['waypost', 'crash_replay', 'libcrash_record.so', 'libcrash_fault.so']
+    else:
+        targets = sorted({shlex.split(h['run'])[0].removeprefix('./') for h in heads.values()})
     r = make(targets)
     if r.returncode:
         print(r.stdout[-3000:])
         sys.exit('mutants: the unbroken tree does not build')
     sound = {}
     for n in names:
-        command = './' + heads[n]['run'].removeprefix('./')
+        command = heads[n]['run'] if crash else './' + heads[n]['run'].removeprefix('./')
         if command not in sound:
+            make(targets)
             sound[command] = run(command)
         if sound[command][0]:
             print('FAIL %s: %s fails without the patch:\n%s' % (n, command, sound[command][1][-2000:]))
