@@ -761,8 +761,13 @@ err spool_load(struct spool *s, err (*each)(void *ctx, const struct message *m, 
 
 struct spool_stats spool_stats(const struct spool *s)
 {
-    struct spool_stats r = s->stats;
+    const struct spool_stats *now = &s->stats;
+    struct spool_stats r = { 0 };
 
+#define READ(field) r.field = __atomic_load_n(&now->field, __ATOMIC_RELAXED)
+    READ(commits), READ(syncs), READ(sync_us_total), READ(sync_us_max), READ(bytes), READ(messages), READ(chunks), READ(notes);
+    READ(segments), READ(condemned), READ(compacted), READ(notes_waiting);
+#undef READ
     r.ready = load_acquire(&s->ready);
     r.intake_stopped = load_acquire(&s->full) && r.ready < s->setup.reserve;
     return r;
