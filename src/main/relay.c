@@ -267,8 +267,7 @@ static err load_backlog(void *relay)
     for (unsigned i = 0; i < r->nworker; i++)
         batch_send(&l, i);
     while (l.under_way)
-        if (waiters_wait(&l.room, NEVER) != OK && l.under_way)
-            task_sleep(clock_now() + MILLISECOND);
+        waiters_wait_steady(&l.room);   /* `l` is on our stack: they have to come back, cancelled or not */
     mem_free(l.open);
     snapshot_drop(&l.settings->snapshot);
     r->loading = false;

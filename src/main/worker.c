@@ -51,8 +51,7 @@ err worker_call(struct worker *w, err (*fn)(struct worker *w, void *arg), void *
 
     thread_post(w->thread, &c.post);
     while (!c.done) /* `c` is on our stack: it has to come back, cancelled or not */
-        if (waiters_wait(&c.waiter, NEVER) != OK && !c.done)
-            task_sleep(clock_now() + MILLISECOND);
+        waiters_wait_steady(&c.waiter);
     *err_note = c.note;
     return c.result;
 }

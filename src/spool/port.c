@@ -468,8 +468,6 @@ struct spool_port *port_open(struct spool *s, enum entry_rank rank)
 
 struct spool_port *spool_port_open(struct spool *s) { return port_open(s, RANK_INTAKE); }
 
-static void nothing(void *arg) { (void)arg; }
-
 /* A closing port must be sure that the committer has let go of it, cancelled or not. */
 void spool_port_close(struct spool_port *p)
 {
@@ -482,8 +480,7 @@ void spool_port_close(struct spool_port *p)
     struct entry *last = entry_new(p, ENTRY_CLOSE);
     port_push(p, last);
     while (!p->gone || p->in_flight || p->timers)
-        if (waiters_wait(&p->closer, NEVER) != OK)
-            work_run(s->disk, nothing, NULL); /* which is not cut short */
+        waiters_wait_steady(&p->closer);
     pthread_mutex_lock(&s->lock);
     list_del(&p->link);
     pthread_mutex_unlock(&s->lock);

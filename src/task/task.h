@@ -60,6 +60,7 @@ WAITS err task_yield(void);
 /* A queue of tasks of one thread that wait for the same thing. Zeroed is empty. */
 struct waiters { struct link tasks; };
 WAITS err waiters_wait(struct waiters *w, when deadline); /* OK when woken; E_TIMEOUT; E_CANCELED */
+WAITS void waiters_wait_steady(struct waiters *w);        /* the same, but neither cancellation nor a deadline cuts it short: for what surely comes */
 bool waiters_wake_one(struct waiters *w);       /* first come, first woken; false when nobody waited */
 void waiters_wake_all(struct waiters *w);
 

@@ -38,6 +38,16 @@ err waiters_wait(struct waiters *w, when deadline)
     return task_told(task_wait(me, deadline), "waiting for a turn");
 }
 
+void waiters_wait_steady(struct waiters *w)
+{
+    struct task *me = task_self();
+
+    if (!w->tasks.next)
+        list_init(&w->tasks);
+    list_add(&w->tasks, &me->link);
+    task_wait_steady(me);
+}
+
 bool waiters_wake_one(struct waiters *w)
 {
     if (list_empty(&w->tasks))

@@ -341,3 +341,34 @@ TASK_TEST(signals_wait_tells_which)
     CHECK_ERR(signals_wait((int[]){ SIGUSR2 }, 1, clock_now() + SECOND, &got), OK);
     CHECK_INT(got, SIGUSR2);
 }
+
+struct steady { struct waiters w; bool came, woken; };
+
+static err wait_steadily(void *arg)
+{
+    struct steady *s = arg;
+    while (!s->came)
+        waiters_wait_steady(&s->w);
+    s->woken = true;
+    return task_canceled() ? E_CANCELED : OK;
+}
+
+/* Neither cancellation before the wait nor during it makes it return, and nobody spins. */
+TASK_TEST(waiters_wait_steady_is_not_cut_short)
+{
+    struct steady s = { 0 };
+    struct group g = group_open(clock_now() + 5 * MILLISECOND);
+
+    group_spawn(&g, "steady", wait_steadily, &s);
+    task_yield();
+    group_cancel(&g);
+    CHECK_ERR(task_sleep(clock_now() + 10 * MILLISECOND), OK);
+    CHECK(!s.woken);
+    waiters_wake_all(&s.w); /* for nothing: it waits again, cancelled as it is */
+    CHECK_ERR(task_sleep(clock_now() + MILLISECOND), OK);
+    CHECK(!s.woken);
+    s.came = true;
+    waiters_wake_all(&s.w);
+    CHECK_ERR(group_wait(&g), E_CANCELED);
+    CHECK(s.woken);
+}
