@@ -14,8 +14,7 @@ struct session {
     str listener;
     bool admitted, counted;
     bool esmtp, greeted, at_boundary, quit, said_bye;
-    str helo;                           /* in `keep` */
-    arena *keep;                        /* the session's */
+    struct buf helo;                    /* what it called itself; heap, for most sessions have nothing else to keep */
     arena *scratch;                     /* one command's */
     unsigned refused;
     /* the transaction: from MAIL until its end */
@@ -110,14 +109,8 @@ static void do_hello(struct session *s, const struct command *c)
 
     transaction_reset(s); /* RFC 5321 4.1.4: EHLO ends a transaction */
     s->greeted = true;
-    s->helo = str_head(str_printable(s->keep, str_head(c->argument, 255)), 255);
-    if (arena_size(s->keep) > 65536) { /* thousands of EHLOs: start over with the newest name */
-        arena *fresh = arena_new();
-        s->helo = str_dup(fresh, s->helo);
-        arena_free(s->keep);
-        s->keep = fresh;
-    } else
-        s->helo = str_dup(s->keep, s->helo);
+    buf_clear(&s->helo);
+    buf_add(&s->helo, str_head(str_printable(s->scratch, str_head(c->argument, 255)), 255));
     s->esmtp = s->v.enhanced = c->verb == VERB_EHLO;
     if (!s->esmtp) {
         server_reply(&s->v, 250, (struct enhanced){ 0 }, "%.*s", STR(s->snap->receive.hostname));
@@ -338,7 +331,7 @@ static void body_end(struct session *s)
         transaction_reset(s);
         return;
     }
-    m->origin = (struct origin){ .listener = s->listener, .client = str_dup(s->a, str_z(s->client.ip)), .ehlo = str_dup(s->a, s->helo),
+    m->origin = (struct origin){ .listener = s->listener, .client = str_dup(s->a, str_z(s->client.ip)), .ehlo = str_dup(s->a, buf_str(&s->helo)),
                                  .accepted = wall_now() };
     m->piece = s->piece;
     m->npiece = s->npiece;
@@ -599,7 +592,6 @@ err session_run(void *session_start)
     s.s = stream_new(start->fd, &start->peer);
     mem_free(start);
     s.v.s = s.s;
-    s.keep = arena_new();
     s.scratch = arena_new();
     addr_print_ip(&s.client.addr, s.client.ip);
     newest_snapshot(&s);
@@ -630,7 +622,7 @@ err session_run(void *session_start)
     list_del(&s.place);
     r->nsessions--;
     stream_free(s.s);
-    arena_free(s.keep);
+    buf_free(&s.helo);
     arena_free(s.scratch);
     snapshot_drop(s.snap);
     return OK;
