@@ -357,7 +357,7 @@ class Lab:
         """Through a relay into a sink: from the first connection until the sink has them all."""
         sink = Sink(self)
         relay = make(self, sink.port)
-        warm = max(mails // 10, 200)                    # connections, caches, processes are there
+        warm = max(mails // 2, 200)                     # connections, caches, processes, segments are there, as in a relay that has run for a while
         self.blast(relay.port, sessions=sessions, mails=warm, per_session=per_session, size=size)
         sink.has(warm)
         os.sync()                                       # what others have left to write is not to be counted
