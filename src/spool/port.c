@@ -429,6 +429,7 @@ static err notes_timer(void *arg)
 {
     struct spool_port *p = arg;
 
+    task_favour();                      /* deliveries wait for it when too many of their notes are not durable yet */
     while (!p->closing && !task_canceled()) {
         when due = p->notes ? p->notes_since + NOTES_WAIT : NEVER;
         if (p->notes && clock_now() >= due) {

@@ -107,7 +107,7 @@ struct thread {
     _Alignas(64) struct task *current;
     struct link ready, favoured; /* those that are to run; of them the favoured ones */
     size_t nready;              /* both */
-    bool favour;                /* it was another's turn last */
+    when ahead;                 /* how much longer than their share the favoured ones ran, where both kinds wanted to */
     struct heap timers;
     struct post *inbox;         /* posts taken over, the oldest first */
     when now;                   /* of this round */

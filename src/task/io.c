@@ -6,7 +6,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define EVENTS 128
+#define EVENTS 128              /* told by one call, */
+#define ROUNDS 32               /* and so many calls in a row */
 
 static err epoll_add(struct io *io, uint32_t events)
 {
@@ -99,17 +100,22 @@ static int poll_once(int fd, struct epoll_event *ev, when timeout)
     return epoll_wait(fd, ev, EVENTS, (int)MIN((timeout + MILLISECOND - 1) / MILLISECOND, HOUR / MILLISECOND));
 }
 
+/* The kernel tells of descriptors in the order in which they became ready: of the last only when all before it were asked for. */
 int io_poll(struct thread *t, when timeout)
 {
     struct epoll_event ev[EVENTS];
-    int n = poll_once(t->epoll_fd, ev, timeout);
+    int all = 0, n;
 
-    must(n >= 0 || errno == EINTR);
-    /* No task runs in between, so none of these can be deleted before its turn. */
-    for (int i = 0; i < n; i++)
-        if (ev[i].data.ptr)     /* NULL: the eventfd; edge-triggered, so nobody needs to read it */
-            told(ev[i].data.ptr, ev[i].events);
-    return n;
+    do {
+        n = poll_once(t->epoll_fd, ev, all ? 0 : timeout);
+        must(n >= 0 || errno == EINTR);
+        /* No task runs in between, so none of these can be deleted before its turn. */
+        for (int i = 0; i < n; i++)
+            if (ev[i].data.ptr) /* NULL: the eventfd; edge-triggered, so nobody needs to read it */
+                told(ev[i].data.ptr, ev[i].events);
+        all += n > 0 ? n : 0;
+    } while (n == EVENTS && all < EVENTS * ROUNDS);
+    return all;
 }
 
 static err io_wait(struct io *io, struct task **who, bool *flag, when deadline, const char *what)

@@ -70,8 +70,8 @@ struct task *task_current(void);        /* NULL outside; to tell one from anothe
 bool task_canceled(void);
 void task_forbid_wait(void);            /* these two nest */
 void task_allow_wait(void);
-/* From its next wait on the running task has its turn among the favoured ones of its thread: while there are any, every second task that
- * runs is one of them, however many others are ready. For the few that undo what the many do. */
+/* From its next wait on the running task has its turn among the favoured ones of its thread: while there are any, three quarters of the time
+ * are theirs, however many others are ready. For the few that undo what the many do. */
 void task_favour(void);
 /* Give back the pages of the running task's stack below the current frame. One system call: for a task about to
  * wait long. */

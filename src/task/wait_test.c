@@ -256,38 +256,50 @@ TASK_TEST(task_has_a_name_and_an_error_text_of_its_own)
     CHECK_ERR(group_wait(&g), OK);
 }
 
-struct turns { char who[512]; size_t n; };
-struct runner { struct turns *turns; char who; int rounds; };
+static when played;             /* a clock that moves only while a task works */
+static when played_now(void) { return played; }
 
-static err run_rounds(void *arg)
+struct work { when took[2]; bool end; };
+struct runner { struct work *work; bool few; when turn; };
+
+static err run_turns(void *arg)
 {
     struct runner *r = arg;
-    if (r->who == 'f')
+    if (r->few)
         task_favour();
-    for (int i = 0; i < r->rounds; i++) {
-        task_yield();
-        r->turns->who[r->turns->n++] = r->who;
+    while (!r->work->end) {
+        if (task_yield() != OK)
+            break;
+        played += r->turn;
+        r->work->took[r->few] += r->turn;
+        r->work->end |= r->work->took[0] + r->work->took[1] > SECOND;
     }
     return OK;
 }
 
-/* However many others there are, and without holding them up either. */
-TASK_TEST(task_favour_is_every_second_turn)
+/* However many others there are, and however much longer their turns; and without holding them up either. */
+TASK_TEST(task_favour_is_three_quarters_of_the_time)
 {
-    struct turns t = { 0 };
-    struct runner many = { &t, 'm', 10 }, few = { &t, 'f', 100 };
-    size_t twice = 0;
-    AUTO_GROUP g = group_open(NEVER);
-
-    for (int i = 0; i < 20; i++)
-        group_spawn(&g, "many", run_rounds, &many);
-    for (int i = 0; i < 2; i++)
-        group_spawn(&g, "few", run_rounds, &few);
-    CHECK_ERR(group_wait(&g), OK);
-    CHECK_INT(t.n, 400);
-    for (size_t i = 2; i < 399; i++) /* the second of the few began as one of the many */
-        twice += t.who[i] == t.who[i - 1];
-    CHECK_INT(twice, 0);
+    static const struct { int many, few; when many_turn, few_turn; } cases[] = {
+        { 20, 2, 10, 10 }, { 200, 1, 90, 10 }, { 3, 3, 10, 70 }, { 1, 50, 30, 20 },
+    };
+    EACH(cases, c) {
+        struct work w = { 0 };
+        struct runner many = { &w, false, c->many_turn }, few = { &w, true, c->few_turn };
+        struct base_seam real = base_seam;
+        played = clock_now();
+        base_seam.now = played_now;
+        {
+            AUTO_GROUP g = group_open(NEVER);
+            for (int i = 0; i < c->many; i++)
+                group_spawn(&g, "many", run_turns, &many);
+            for (int i = 0; i < c->few; i++)
+                group_spawn(&g, "few", run_turns, &few);
+            CHECK_ERR(group_wait(&g), OK);
+        }
+        base_seam = real;
+        CHECK(w.took[1] > 700 * MILLISECOND && w.took[1] < 800 * MILLISECOND);
+    }
 }
 
 TEST(task_outside_there_is_none)
