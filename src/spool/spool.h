@@ -1,7 +1,7 @@
 /* spool: the append-only log where mail lies safely. doc/spool.md describes every byte on disk.
  *
  * A message is on stable storage when spool_accept() returns OK, and not before. What happened to its recipients is noted
- * by spool_outcome(), which does not wait: notes are durable with the next commit, at the latest after 50 ms or 256 notes.
+ * by spool_outcome(), which does not wait: notes are durable with the next commit, at the latest after 50 ms or 128 notes.
  * One committer thread writes and syncs for all; a keeper thread makes zeroed segments ahead of need and recycles them.
  *
  * A reference names a record by segment and offset and is good until its message has ended, or `moved` said otherwise. What still waits
