@@ -21,12 +21,32 @@ const struct cli_verb cli_verbs[] = {
       "waypost backend list [--json]\nwaypost backend drain BACKEND SERVER\nwaypost backend undrain BACKEND SERVER", .run = cli_backend,
       .more = RELAY_AT_HELP "\nA server is named as `backend list` prints it: HOST:PORT. A drained one gets no further message; what is under way to it\n"
               "is finished. It stays so until `undrain`, or until the relay starts anew; \"weight 0\" in the configuration lasts." },
-    { "queue", "what waits, and why; try it now, or delete it",
-      "waypost queue list [--lane LANE] [--domain DOMAIN] [--limit N] [--json]\n"
+    { "queue", "what waits, and why; try it now, hold it, return it, send it another way",
+      "waypost queue list [WHICH] [--limit N] [--json]\n"
       "waypost queue show ID [--json]\n"
-      "waypost queue retry ID ... | --lane LANE | --domain DOMAIN | --all\n"
-      "waypost queue delete ID ... [--report] [--reason TEXT]",
-      .run = cli_queue, .more = RELAY_AT_HELP "  --report           the sender gets a report of what was deleted" },
+      "waypost queue retry|release ID ... | WHICH | --all\n"
+      "waypost queue hold ID ... | WHICH | --all [--for TIME] [--reason TEXT]\n"
+      "waypost queue bounce|delete ID ... | WHICH | --all [--report] [--reason TEXT]\n"
+      "waypost queue reroute ID ... | WHICH | --all --via BACKEND\n"
+      "waypost queue suspend --lane LANE [--for TIME] [--reason TEXT]\n"
+      "waypost queue resume --lane LANE",
+      .run = cli_queue,
+      .more = "WHICH, of which all that is given must fit:\n"
+              "  --lane LANE          as `queue list` or `stats` names it\n"
+              "  --domain DOMAIN      of the recipients; *.example.com is everything below\n"
+              "  --sender WHO         an address, a domain or *.domain; \"<>\" is the null sender\n"
+              "  --recipient WHO      the same\n"
+              "  --tenant NAME\n"
+              "  --why TEXT           the reason holds this text\n"
+              "  --older TIME         accepted at least so long ago\n"
+              "  --held               held by an operator\n"
+              "  --match KEY=VALUE    the same: lane, domain, sender, recipient, tenant, reason, age\n\n"
+              "  --dry-run            only count\n"
+              "  --for TIME           hold or suspend for so long; 30 days unless given\n"
+              "  --report             delete: the sender gets a report\n"
+              RELAY_AT_HELP
+              "\nbounce gives mail up as failed, with a report to its sender; delete without. Held and suspended time is not counted against the\n"
+              "lifetime of mail. A hold outlives a restart of the relay; a suspended lane and a way chosen by reroute do not." },
     { "trace", "the story of a message", "waypost trace ID|ADDRESS [--json]", .run = cli_trace,
       .more = RELAY_AT_HELP "\nAn address may be a part of one: of a sender or a recipient. What is remembered is the recent past." },
     { "stats", "counters, times, lanes and servers", "waypost stats [--json] [--watch]", .run = cli_stats,

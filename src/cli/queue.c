@@ -55,34 +55,90 @@ static void list_line(void *ctx, const json_t *line, str text)
     p->n++;
 }
 
+/* ---- which ---- */
+
+struct which { const char *lane, *domain, *sender, *recipient, *tenant, *why, *older; bool held, all; struct flag_values match; };
+#define WHICH_FLAGS(w) \
+    { "lane", .text = &(w).lane }, { "domain", .text = &(w).domain }, { "sender", .text = &(w).sender }, { "recipient", .text = &(w).recipient }, \
+    { "tenant", .text = &(w).tenant }, { "why", .text = &(w).why }, { "older", .text = &(w).older }, { "held", .on = &(w).held }, \
+    { "match", .many = &(w).match }
+
+/* --match KEY=VALUE is --KEY VALUE. */
+static bool which_match(struct which *w)
+{
+    const struct { const char *key; const char **value; } keys[] = {
+        { "lane", &w->lane }, { "domain", &w->domain }, { "sender", &w->sender }, { "recipient", &w->recipient }, { "tenant", &w->tenant },
+        { "reason", &w->why }, { "why", &w->why }, { "age", &w->older }, { "older", &w->older },
+    };
+
+    for (size_t i = 0; i < w->match.n; i++) {
+        const char *is = strchr(w->match.p[i], '=');
+        bool known = false;
+        for (size_t k = 0; is && k < COUNT(keys) && !known; k++)
+            if (strlen(keys[k].key) == (size_t)(is - w->match.p[i]) && strncmp(keys[k].key, w->match.p[i], (size_t)(is - w->match.p[i])) == 0) {
+                *keys[k].value = is + 1;
+                known = true;
+            }
+        if (!known)
+            return cli_usage("queue", "--match %s: it is KEY=VALUE with lane, domain, sender, recipient, tenant, reason or age", w->match.p[i]), false;
+    }
+    return true;
+}
+
+static bool which_any(const struct which *w)
+{
+    return w->lane || w->domain || w->sender || w->recipient || w->tenant || w->why || w->older || w->held;
+}
+
+static bool which_into(struct which *w, json_t *r)
+{
+    when older;
+
+    set_text(r, "lane", w->lane);
+    set_text(r, "domain", w->domain);
+    set_text(r, "sender", w->sender);
+    set_text(r, "recipient", w->recipient);
+    set_text(r, "tenant", w->tenant);
+    set_text(r, "why", w->why);
+    if (w->held)
+        json_object_set_new(r, "held", json_true());
+    if (w->all)
+        json_object_set_new(r, "all", json_true());
+    if (!w->older)
+        return true;
+    if (!cli_span(w->older, &older))
+        return cli_usage("queue", "\"%s\" is no time: 30m, 4h", w->older), false;
+    json_object_set_new(r, "older_s", json_integer((json_int_t)(older / SECOND)));
+    return true;
+}
+
 static int queue_list(int argc, char **argv)
 {
     AUTO_ARENA a = arena_new();
     AUTO(caller) c = NULL;
     struct relay_at at = { 0 };
-    const char *lane = NULL, *domain = NULL;
+    struct which w = { 0 };
     uint64_t limit = LIST_MOST;
     bool json = false;
-    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "lane", .text = &lane }, { "domain", .text = &domain },
-                                  { "limit", .number = &limit }, { "json", .on = &json }, { NULL } };
+    const struct flag flags[] = { RELAY_AT_FLAGS(at), WHICH_FLAGS(w), { "limit", .number = &limit }, { "json", .on = &json }, { NULL } };
     struct print p = { .a = a, .now = wall_now(), .table = columns_of(a, "ID DOMAIN >RCPTS STATE >TRIES >AGE NEXT LANE REASON") };
 
     int n = cli_flags(argc, argv, flags);
     if (n != 0)
         return n < 0 ? CLI_USAGE : cli_usage("queue list", "what is \"%s\" for?", argv[1]);
-    int code = caller_open(&at, &c);
-    if (code != CLI_DONE)
-        return code;
     json_t *r = json_pack("{s:s, s:I}", "do", "queue.list", "limit", (json_int_t)limit);
-    set_text(r, "lane", lane);
-    set_text(r, "domain", domain);
+    int code = which_match(&w) && which_into(&w, r) ? caller_open(&at, &c) : CLI_USAGE;
+    if (code != CLI_DONE) {
+        json_decref(r);
+        return code;
+    }
     code = caller_ask(c, r, json ? caller_print : list_line, &p);
     if (json || code != CLI_DONE)
         return code;
     if (p.n)
         columns_print(&p.table);
     else
-        printf("nothing waits\n");
+        printf("nothing waits%s\n", which_any(&w) ? " of that kind" : "");
     if (p.n == limit)
         printf("(the first %llu; --limit N shows more)\n", (unsigned long long)limit);
     return CLI_DONE;
@@ -157,18 +213,12 @@ static int queue_show(int argc, char **argv)
     return code != CLI_DONE ? code : caller_ask(c, json_pack("{s:s, s:s}", "do", "queue.show", "id", argv[1]), json ? caller_print : show_line, a);
 }
 
-/* ---- retry, delete ---- */
+/* ---- retry, hold, release, bounce, delete, reroute ---- */
 
 static void add_count(void *ctx, const json_t *line, str text)
 {
     (void)text;
     *(int64_t *)ctx += json_number(line, "count");
-}
-
-static int tell_changed(int64_t n, const char *what)
-{
-    printf("%lld deliver%s %s\n", (long long)n, n == 1 ? "y" : "ies", what);
-    return CLI_DONE;
 }
 
 /* Each id by itself: what is unknown of them is said, the others are done. */
@@ -189,72 +239,101 @@ static int by_ids(struct caller *c, int n, char **ids, json_t *model, int64_t *c
     return worst;
 }
 
-static int queue_retry(int argc, char **argv)
+static const struct { const char *name, *done; } action[] = {
+    { "retry", "will be tried now" }, { "hold", "held" }, { "release", "released" }, { "bounce", "returned to their senders" },
+    { "delete", "deleted" }, { "reroute", "will go the other way" },
+};
+
+static int queue_change(int argc, char **argv)
 {
     AUTO(caller) c = NULL;
     struct relay_at at = { 0 };
-    const char *lane = NULL, *domain = NULL;
-    bool all = false;
-    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "lane", .text = &lane }, { "domain", .text = &domain }, { "all", .on = &all }, { NULL } };
+    struct which w = { 0 };
+    const char *reason = NULL, *via = NULL, *length = NULL;
+    bool report = false, dry_run = false;
+    const struct flag flags[] = { RELAY_AT_FLAGS(at), WHICH_FLAGS(w), { "all", .on = &w.all }, { "report", .on = &report }, { "reason", .text = &reason },
+                                  { "via", .text = &via }, { "for", .text = &length }, { "dry-run", .on = &dry_run }, { NULL } };
     int64_t count = 0;
+    when hold = 0;
+    size_t which = 0;
 
+    while (which < COUNT(action) - 1 && strcmp(action[which].name, argv[0]) != 0)
+        which++;
     int n = cli_flags(argc, argv, flags);
-    if (n < 0)
+    if (n < 0 || !which_match(&w))
         return CLI_USAGE;
-    if ((n > 0) + (lane || domain) + all != 1)
-        return cli_usage("queue retry", "say which: message ids, --lane or --domain, or --all");
+    if ((n > 0) + which_any(&w) + w.all != 1)
+        return cli_usage("queue", "queue %s: say which: message ids, or --match and the like, or --all", argv[0]);
     if (!are_utf8(n, argv))
-        return cli_usage("queue retry", "that is no message id");
-    int code = caller_open(&at, &c);
-    if (code != CLI_DONE)
+        return cli_usage("queue", "that is no message id");
+    if (strcmp(argv[0], "reroute") == 0 && !via)
+        return cli_usage("queue", "queue reroute: --via BACKEND says where to");
+    if (length && !cli_span(length, &hold))
+        return cli_usage("queue", "\"%s\" is no time: 30m, 4h", length);
+    json_t *r = json_pack("{s:s, s:s, s:b, s:b}", "do", "queue.change", "action", argv[0], "report", report, "dry_run", dry_run);
+    set_text(r, "reason", reason);
+    set_text(r, "via", via);
+    if (hold)
+        json_object_set_new(r, "for_s", json_integer((json_int_t)(hold / SECOND)));
+    int code = which_into(&w, r) ? caller_open(&at, &c) : CLI_USAGE;
+    if (code != CLI_DONE) {
+        json_decref(r);
         return code;
-    json_t *r = json_pack("{s:s}", "do", "queue.retry");
+    }
     if (n > 0) {
         code = by_ids(c, n, argv, r, &count);
         json_decref(r);
     } else {
-        set_text(r, "lane", lane);
-        set_text(r, "domain", domain);
-        json_object_set_new(r, "all", json_boolean(all));
         code = caller_ask(c, r, add_count, &count);
     }
-    return code == CLI_DONE || count ? (tell_changed(count, "will be tried now"), code) : code;
+    if (code == CLI_DONE || count)
+        printf(dry_run ? "%lld deliver%s would be: %s\n" : "%lld deliver%s %s\n", (long long)count, count == 1 ? "y" : "ies", action[which].done);
+    return code;
 }
 
-static int queue_delete(int argc, char **argv)
+static int lane_change(int argc, char **argv)
 {
     AUTO(caller) c = NULL;
     struct relay_at at = { 0 };
-    const char *reason = NULL;
-    bool report = false;
-    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "report", .on = &report }, { "reason", .text = &reason }, { NULL } };
+    const char *lane = NULL, *reason = NULL, *length = NULL;
+    bool suspend = strcmp(argv[0], "suspend") == 0;
+    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "lane", .text = &lane }, { "reason", .text = &reason }, { "for", .text = &length }, { NULL } };
     int64_t count = 0;
+    when span = 0;
 
     int n = cli_flags(argc, argv, flags);
-    if (n < 1)
-        return n < 0 ? CLI_USAGE : cli_usage("queue delete", "say which: message ids");
-    if (!are_utf8(n, argv))
-        return cli_usage("queue delete", "that is no message id");
+    if (n < 0)
+        return CLI_USAGE;
+    if (n != 0 || !lane)
+        return cli_usage("queue", "queue %s --lane LANE, as `waypost stats` names it", argv[0]);
+    if (length && !cli_span(length, &span))
+        return cli_usage("queue", "\"%s\" is no time: 30m, 4h", length);
     int code = caller_open(&at, &c);
     if (code != CLI_DONE)
         return code;
-    json_t *r = json_pack("{s:s, s:b}", "do", "queue.delete", "report", report);
+    json_t *r = json_pack("{s:s}", "do", suspend ? "queue.suspend" : "queue.resume");
+    set_text(r, "lane", lane);
     set_text(r, "reason", reason);
-    code = by_ids(c, n, argv, r, &count);
-    json_decref(r);
-    return code == CLI_DONE || count ? (tell_changed(count, report ? "deleted, their senders will hear of it" : "deleted"), code) : code;
+    if (span)
+        json_object_set_new(r, "for_s", json_integer((json_int_t)(span / SECOND)));
+    code = caller_ask(c, r, add_count, &count);
+    if (code == CLI_DONE)
+        printf(suspend ? "nothing goes out by %s until `waypost queue resume --lane %s`%s%s\n" : "mail goes out by %s again\n", lane, lane, length ? ", or for " : "",
+               length ? length : "");
+    return code;
 }
 
 int cli_queue(int argc, char **argv)
 {
     static const struct { const char *name; int (*run)(int argc, char **argv); } what[] = {
-        { "list", queue_list }, { "show", queue_show }, { "retry", queue_retry }, { "delete", queue_delete },
+        { "list", queue_list }, { "show", queue_show }, { "retry", queue_change }, { "hold", queue_change }, { "release", queue_change },
+        { "bounce", queue_change }, { "delete", queue_change }, { "reroute", queue_change }, { "suspend", lane_change }, { "resume", lane_change },
     };
 
     for (size_t i = 0; argc > 1 && i < COUNT(what); i++)
         if (strcmp(argv[1], what[i].name) == 0)
             return what[i].run(argc - 1, argv + 1);
-    return cli_usage("queue", "it is `queue list`, `show`, `retry` or `delete`");
+    return cli_usage("queue", "it is `queue list`, `show`, `retry`, `hold`, `release`, `bounce`, `delete`, `reroute`, `suspend` or `resume`");
 }
 
 /* ---- reload, drain ---- */

@@ -27,6 +27,7 @@ void dispatch_configure(struct dispatch *d);
 /* The queue's callbacks; ctx is the dispatch. */
 void dispatch_ready(void *ctx, struct lane *lane);
 void dispatch_resolve(void *ctx, struct lane *lane);
+void dispatch_suspended(void *ctx, struct lane *lane);
 void dispatch_expired(void *ctx, struct ticket *t);
 void dispatch_unroutable(void *ctx, struct ticket *t);
 /* What is known of the lane's servers changed: its idle connections look whether they are still wanted. */
@@ -36,5 +37,10 @@ void dispatch_drain(struct dispatch *d);
 size_t dispatch_connections(const struct dispatch *d);
 /* An operator removed a ticket (queue_remove): settle its recipients as deleted, with a report to the sender or without. */
 WAITS void dispatch_delete(struct dispatch *d, struct ticket *t, str reason, bool report);
+/* The same, but as failed: by `bounce`. */
+WAITS void dispatch_bounce(struct dispatch *d, struct ticket *t, str reason);
+/* Hold a ticket taken out of the queue (ticket_remove) until then, or let it go now; noted in the spool, so that a restart knows. */
+void dispatch_hold(struct dispatch *d, struct ticket *t, when until, str reason);
+void dispatch_release(struct dispatch *d, struct ticket *t);
 
 #endif

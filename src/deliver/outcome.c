@@ -303,3 +303,11 @@ void dispatch_delete(struct dispatch *d, struct ticket *t, str reason, bool repo
     if (flight_load(d, t, &f) == OK)
         flight_settle(d, &f, report ? FLIGHT_DELETED : FLIGHT_DELETED_QUIETLY, str_dup(f.a, reason), S(""));
 }
+
+void dispatch_bounce(struct dispatch *d, struct ticket *t, str reason)
+{
+    struct flight f;
+
+    if (flight_load(d, t, &f) == OK)
+        flight_settle(d, &f, FLIGHT_FAILED, str_dup(f.a, reason), S(""));
+}

@@ -127,6 +127,12 @@ void lane_wake_later(struct lane *lane)
     group_spawn(thread_group(), "lane-wake", wake_lane, lane);
 }
 
+void dispatch_suspended(void *ctx, struct lane *lane)
+{
+    (void)ctx;
+    lane_wake_later(lane);
+}
+
 static void lane_is_down(struct connection *k, str reason, when retry_at)
 {
     struct lane *lane = k->lane;

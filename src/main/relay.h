@@ -63,7 +63,15 @@ WAITS void worker_unlisten(struct worker *w, const struct addr *addr);
 /* Servers of that backend changed: on every thread its lanes open, and idle connections look whether they are still wanted. */
 void relay_lanes_look(struct relay *r, str backend);
 
-/* servers.c: verbs of the control socket */
+/* queue_verbs.c: verbs of the control socket */
+void queue_list(struct control *c, void *relay);
+void queue_show(struct control *c, void *relay);
+void queue_change(struct control *c, void *relay);
+void queue_suspend_lane(struct control *c, void *relay);
+void queue_resume_lane(struct control *c, void *relay);
+bool queue_show_message(struct control *c, struct relay *r, ulid id);    /* as a line; false: none of that id waits */
+
+/* servers.c: the same */
 void backend_list(struct control *c, void *relay);
 void backend_drain(struct control *c, void *relay);
 void backend_undrain(struct control *c, void *relay);

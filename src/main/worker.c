@@ -253,6 +253,7 @@ static void working_on(void *ctx, ulid id) { crash_note(((struct worker *)ctx)->
 static bool set_aside(void *ctx, ulid id) { (void)ctx; return crash_set_aside(id); }
 static void ready(void *ctx, struct lane *lane) { dispatch_ready(((struct worker *)ctx)->dispatch, lane); }
 static void resolve(void *ctx, struct lane *lane) { dispatch_resolve(((struct worker *)ctx)->dispatch, lane); }
+static void suspended(void *ctx, struct lane *lane) { dispatch_suspended(((struct worker *)ctx)->dispatch, lane); }
 static void expired(void *ctx, struct ticket *t) { dispatch_expired(((struct worker *)ctx)->dispatch, t); }
 static void unroutable(void *ctx, struct ticket *t) { dispatch_unroutable(((struct worker *)ctx)->dispatch, t); }
 
@@ -280,7 +281,7 @@ err worker_main(void *worker)
     crash_thread(w->number);
     w->port = spool_port_open(r->spool);
     w->queue = queue_new(&(struct queue_setup){ .port = w->port, .retry = &w->snap->retry, .routes = &w->snap->routes,
-                                                .body_budget = w->snap->receive.limits.body_memory / r->nworker, .ready = ready, .resolve = resolve,
+                                                .body_budget = w->snap->receive.limits.body_memory / r->nworker, .ready = ready, .resolve = resolve, .suspended = suspended,
                                                 .expired = expired, .unroutable = unroutable, .ctx = w });
     w->reception = reception_new(&(struct reception_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .spool = r->spool,
                                                             .working_on = working_on, .port = w->port, .instance = r->instance, .threads = r->nworker,

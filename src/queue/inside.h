@@ -35,6 +35,7 @@ struct queue {
     struct calendar calendar;
     struct lane **lane; size_t nlane, lane_cap;
     struct map lane_by_name;
+    struct suspension { str lane, reason; when until; } *suspended; size_t nsuspended; /* heap */
     when swept;                         /* lanes that nobody needs were looked for then */
     struct waiters calendar_wait;
 };
@@ -48,11 +49,13 @@ void ticket_forget_mail(struct ticket *t);
 void calendar_put(struct queue *q, struct ticket *t);
 void calendar_del(struct queue *q, struct ticket *t);
 void lane_put(struct lane *lane, struct ticket *t, bool front);
+str domain_of(str address);             /* behind the last @; "" without one */
 struct backend *backend_named(const struct routes *r, str name);
 void ticket_settle_as(struct ticket *t, enum ticket_state state);   /* out of flight, no attempt was made */
 /* The lane of a backend, or of a domain where the backend goes by MX. b NULL: of mail without a way. */
 struct lane *lane_for(struct queue *q, const struct backend *b, str domain);
 struct lane *lane_again(struct ticket *t);              /* where its mail goes as of now */
 void lanes_sweep(struct queue *q);
+void ticket_let_go(struct ticket *t);                   /* it is held no more: its lifetime goes on */
 
 #endif

@@ -15,6 +15,8 @@ static str heap_str(str s)
 
 static void heap_free_str(str s) { mem_free((void *)(uintptr_t)s.p); }
 
+static void lane_suspend(struct lane *lane, const struct suspension *s);
+
 static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
 {
     struct lane *lane = map_get(&q->lane_by_name, name);
@@ -33,6 +35,9 @@ static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
     }
     q->lane[q->nlane++] = lane;
     map_put(&q->lane_by_name, lane->name, lane);
+    for (size_t i = 0; i < q->nsuspended; i++)
+        if (str_eq(q->suspended[i].lane, name) && q->suspended[i].until > clock_now())
+            lane_suspend(lane, &q->suspended[i]);
     return lane;
 }
 
@@ -185,8 +190,9 @@ void lane_down(struct lane *lane, str reason, when retry_at)
 
 void lane_open(struct lane *lane)
 {
-    if (lane->state == LANE_OPEN)
+    if (lane->state == LANE_OPEN || (lane->suspended && clock_now() < lane->retry_at))
         return;
+    lane->suspended = false;
     lane->state = LANE_OPEN;
     lane->since = clock_now();
     if (lane->kind == LANE_DOMAIN) {
@@ -197,6 +203,50 @@ void lane_open(struct lane *lane)
         }
     } else if (lane->nready)
         lane->queue->setup.ready(lane->queue->setup.ctx, lane);
+}
+
+/* ---- by an operator ---- */
+
+static void lane_suspend(struct lane *lane, const struct suspension *s)
+{
+    struct queue *q = lane->queue;
+
+    lane_down(lane, s->reason, s->until);
+    lane->suspended = true;
+    if (q->setup.suspended)
+        q->setup.suspended(q->setup.ctx, lane);
+}
+
+void queue_suspend(struct queue *q, str name, when until, str reason)
+{
+    struct lane *lane = map_get(&q->lane_by_name, name);
+
+    queue_resume(q, name);
+    q->suspended = mem_grow(q->suspended, (q->nsuspended + 1) * sizeof *q->suspended);
+    struct suspension *s = &q->suspended[q->nsuspended++];
+    *s = (struct suspension){ heap_str(name), heap_str(reason), until };
+    if (lane)
+        lane_suspend(lane, s);
+}
+
+bool queue_resume(struct queue *q, str name)
+{
+    struct lane *lane = map_get(&q->lane_by_name, name);
+    bool was = false;
+
+    for (size_t i = 0; i < q->nsuspended && !was; i++)
+        if (str_eq(q->suspended[i].lane, name)) {
+            was = q->suspended[i].until > clock_now();
+            heap_free_str(q->suspended[i].lane);
+            heap_free_str(q->suspended[i].reason);
+            q->suspended[i] = q->suspended[--q->nsuspended];
+            break;
+        }
+    if (lane && lane->suspended) {
+        lane->retry_at = clock_now();
+        lane_open(lane);
+    }
+    return was;
 }
 
 /* ---- domains and sites ---- */
@@ -354,6 +404,8 @@ static void calendar_turn(struct queue *q, uint32_t second)
         if (t->due > second)
             continue;
         calendar_del(q, t);
+        if (t->held)
+            ticket_let_go(t);
         t->lane = lane_again(t);
         if (t->lane->backend || t->lane->kind == LANE_DOMAIN) {
             lane_put(t->lane, t, false);
@@ -407,6 +459,11 @@ void queue_free(struct queue *q)
         mem_free(q->block[i]);
     mem_free(q->block);
     mem_free(q->hash);
+    for (size_t i = 0; i < q->nsuspended; i++) {
+        heap_free_str(q->suspended[i].lane);
+        heap_free_str(q->suspended[i].reason);
+    }
+    mem_free(q->suspended);
     for (size_t i = 0; i < q->nlane; i++)
         lane_free(q->lane[i]);
     mem_free(q->lane);
@@ -451,6 +508,8 @@ bool ticket_retry(struct ticket *t)
 
     if (t->state == TICKET_FLYING)
         return false;
+    if (t->held)
+        ticket_let_go(t);
     if (t->state == TICKET_WAITING) {
         calendar_del(lane->queue, t);
         lane = t->lane = lane_again(t);

@@ -60,13 +60,14 @@ struct ticket {
     uint32_t due;                       /* seconds of clock_now(): next attempt, while waiting */
     uint32_t since;                     /* seconds of clock_now(): waits for this reason since */
     uint32_t lifetime;                  /* seconds */
-    uint32_t domain, reason;            /* interned */
+    uint32_t domain, reason, from;      /* interned; `from`: the sender's domain */
     uint32_t version;                   /* of the next note about its recipients */
     uint16_t attempts;
     uint8_t state;                      /* enum ticket_state */
     uint8_t server;                     /* unknown: 1 + place in its backend of the server that may have it already; 0: any */
     uint16_t sticky;                    /* backend_stick()'s key, where the backend sticks */
     bool many : 1, unknown : 1, report : 1, expired : 1;
+    bool held : 1;                      /* waits until an operator says otherwise, or until `due` */
 };
 _Static_assert(sizeof(struct ticket) <= 128, "ten million of them are a normal state");
 
@@ -113,6 +114,7 @@ struct lane {
     } *server;
     size_t nserver;
     bool waking;                        /* a timer for retry_at runs */
+    bool suspended;                     /* down by an operator's word, until retry_at */
 };
 
 /* ---- queue ------------------------------------------------------------------------------------------------------------------------ */
@@ -125,6 +127,7 @@ struct queue_setup {
     size_t body_budget;                 /* octets of mail kept in memory for delivery; above, it is read back */
     void (*ready)(void *ctx, struct lane *lane);        /* a ticket came into an open lane */
     void (*resolve)(void *ctx, struct lane *lane);      /* nobody knows (any more) where this domain's mail goes: queue_site() */
+    void (*suspended)(void *ctx, struct lane *lane);    /* open it at its retry_at. May be NULL */
     /* The lifetime of this ticket has ended after an attempt: report and settle it. It is in flight. */
     void (*expired)(void *ctx, struct ticket *t);
     /* Mail without any way to go: in flight; fail it. */
@@ -162,6 +165,9 @@ void ticket_return(struct ticket *t);
 struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part);
 /* Put off until `due` for `reason`; one more attempt was made. Its message is dropped from memory. */
 void ticket_defer(struct ticket *t, when due, str reason);
+/* The same without an attempt: by an operator, who holds it or gives it free again (`due` now). Time that it was held does not count against
+ * its lifetime, as far as this process knows. Its states are to be noted by the caller, with t->version. */
+void ticket_put_off(struct ticket *t, when due, str reason, bool held);
 /* All its recipients are settled. True: it was the message's last ticket, so the caller notes the end. */
 bool ticket_done(struct ticket *t);
 /* Is the flying ticket the last of its message? Then ticket_done() will return true. */
@@ -169,7 +175,10 @@ bool ticket_last(const struct ticket *t);
 
 /* Every server of the lane's backend is out: its mail waits until `retry_at`, no attempt burnt. Memory is given back. */
 void lane_down(struct lane *lane, str reason, when retry_at);
-void lane_open(struct lane *lane);
+void lane_open(struct lane *lane);      /* not one that is suspended */
+/* By an operator: nothing goes out by this lane until then, also when it is made only later; its mail waits and burns no attempt. */
+void queue_suspend(struct queue *q, str lane, when until, str reason);
+bool queue_resume(struct queue *q, str lane);           /* false: it was not suspended */
 
 /* What became of resolve(): where the domain's mail goes; that it goes nowhere, for good; or that nobody can say
  * just now: then what was known before holds, or the lane is down until it is asked again (`retry_at`). */
@@ -188,11 +197,14 @@ struct ticket *queue_find(const struct queue *q, ulid id);
 size_t queue_walk(const struct queue *q, size_t *at, struct ticket **out, size_t n);
 struct lane *queue_lane(struct queue *q, size_t i);     /* NULL behind the last */
 str ticket_domain(const struct ticket *t);
+str ticket_sender_domain(const struct ticket *t);       /* "" for the null sender */
 /* Why it waits, since and until when (wall clock; next 0: in flight or at its turn). */
 struct why { str reason; when since, next; };
 struct why ticket_why(const struct ticket *t);
 /* Make it due now: also opens a lane that is down, for one try at each of its servers. False while in flight. */
 bool ticket_retry(struct ticket *t);
+/* To the lane of that backend, for as long as it waits or until the configuration changes. False while in flight. */
+bool ticket_reroute(struct ticket *t, struct backend *b);
 /* Take it out for good, into flight; the caller settles its recipients. False while in flight. */
 bool ticket_remove(struct ticket *t);
 /* The message moved in the spool. Mail in memory that reads its body from there holds the move until it is dropped. */

@@ -1,7 +1,7 @@
 /* Where a message's recipients go, and what becomes of what waits when the configuration says otherwise than before. */
 #include "queue/inside.h"
 
-static str domain_of(str address)
+str domain_of(str address)
 {
     size_t at = address.n;
 
@@ -112,6 +112,17 @@ static void reroute_by_message(struct queue *q, struct ticket *t, const struct m
             ticket_move(t, to);
         t = rest;
     }
+}
+
+bool ticket_reroute(struct ticket *t, struct backend *b)
+{
+    struct lane *to = lane_for(t->lane->queue, b, ticket_domain(t));
+
+    if (t->state == TICKET_FLYING)
+        return false;
+    if (!leads_to(to, t->lane))
+        ticket_move(t, to);
+    return true;
 }
 
 #define PIECE 64

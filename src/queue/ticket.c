@@ -97,6 +97,7 @@ void ticket_free(struct queue *q, struct ticket *t)
     ticket_forget_mail(t);
     intern_put(&q->words, t->domain);
     intern_put(&q->words, t->reason);
+    intern_put(&q->words, t->from);
     if (t->many)
         mem_free(set_of(t));
     *t = (struct ticket){ .hash_next = q->free };
@@ -204,6 +205,7 @@ static struct ticket *ticket_for(struct queue *q, const struct message *m, struc
     t->lane = lane;
     t->due = due;
     t->domain = intern_get(&q->words, domain);
+    t->from = intern_get(&q->words, domain_of(m->env.sender));
     t->home = m->at;
     if (lane->backend && lane->backend->balance == BALANCE_STICKY)
         t->sticky = sticky_key(lane->backend, m, domain);
@@ -255,6 +257,7 @@ static void ticket_resume(struct queue *q, struct ticket *t, const struct rcpt_s
     t->unknown |= state->unknown;
     if (!t->reason)
         t->reason = intern_get(&q->words, reply_codes(state->reply));
+    t->held |= str_starts(state->reply, S("held"));
 }
 
 static void queue_take(struct queue *q, const struct message *m, const struct rcpt_state *state, struct mail *mail)
@@ -322,6 +325,7 @@ struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part)
     other->many = false;
     intern_get(&q->words, intern_str(&q->words, t->domain));
     intern_get(&q->words, intern_str(&q->words, t->reason));
+    intern_get(&q->words, intern_str(&q->words, t->from));
     if (other->mail)
         other->mail->holders++;
     for (uint32_t i = 0; i < part->n; i++)
@@ -373,6 +377,36 @@ void ticket_defer(struct ticket *t, when due, str reason)
     calendar_put(q, t);
 }
 
+void ticket_put_off(struct ticket *t, when due, str reason, bool held)
+{
+    struct queue *q = t->lane->queue;
+    uint32_t was = t->reason;
+
+    must(t->state == TICKET_FLYING);
+    t->lane->nflying--;
+    t->version++;
+    t->reason = intern_get(&q->words, reason);
+    intern_put(&q->words, was);
+    if (held && !t->held)
+        t->since = seconds_now();
+    if (!held && t->held)
+        ticket_let_go(t);
+    t->held = held;
+    t->due = (uint32_t)((due + SECOND - 1) / SECOND);
+    ticket_forget_mail(t);
+    if (t->due > seconds_now())
+        calendar_put(q, t);
+    else
+        lane_put(t->lane, t, false);
+}
+
+void ticket_let_go(struct ticket *t)
+{
+    t->held = false;
+    t->lifetime += seconds_now() - t->since;
+    t->since = seconds_now();
+}
+
 bool ticket_done(struct ticket *t)
 {
     struct queue *q = t->lane->queue;
@@ -407,6 +441,11 @@ void queue_moved(struct queue *q, struct spool_move *move)
 }
 
 /* ---- for people ---- */
+
+str ticket_sender_domain(const struct ticket *t)
+{
+    return intern_str(&t->lane->queue->words, t->from);
+}
 
 str ticket_domain(const struct ticket *t)
 {

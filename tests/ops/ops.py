@@ -345,6 +345,85 @@ def test_compaction():
         relay.remove()
 
 
+def test_queue():
+    """What an operator does to mail that waits: which of it, hold, release, return, send another way, suspend a lane; over a restart."""
+    port, dead, live = free_ports(3)
+    relay = Relay()
+    relay.write(listen=[port], extra=f"backend gone {{ server 127.0.0.1:{dead} }}\nrelay_domain gone.example *.gone.example {{ backend gone; recipients any }}\n"
+                f"backend there {{ server 127.0.0.1:{live} }}\nrelay_domain there.example own.example {{ backend there; recipients any }}\n")
+    sink = subprocess.Popen([WAYPOST, "sink", "-l", f"127.0.0.1:{live}", "--json", "--hash", f"{relay.dir}/took"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    sink.stderr.readline()
+
+    def blast(mails, sender, to):
+        sent = run("blast", f"127.0.0.1:{port}", "--mails", str(mails), "--from", sender, "--to", to, "--sessions", "3")
+        check(sent.returncode == 0, "blast", sent.stderr, sent.stdout)
+
+    def listed(*which):
+        got = relay.ask("queue", "list", "--limit", "1000", "--json", *which)
+        check(got.returncode == 0, "queue list", *which, got.stderr)
+        return [json.loads(line) for line in got.stdout.splitlines()]
+
+    def change(count, *args):
+        got = relay.ask("queue", *args)
+        check(got.returncode == 0 and got.stdout.startswith(f"{count} deliver"), "queue", *args, got.stdout, got.stderr)
+
+    def took():
+        try:
+            with open(f"{relay.dir}/took") as f:
+                return [json.loads(line) for line in f if line.endswith("\n")]
+        except OSError:
+            return []
+    try:
+        relay.start()
+        blast(30, "ann@own.example", "user%d@gone.example")
+        blast(20, "eve@other.example", "user%d@a.gone.example")
+        blast(10, "", "user%d@gone.example")
+        check(until(lambda: len(listed()) == 60), "all wait", len(listed()))
+        for which, n in [(["--domain", "gone.example"], 40), (["--domain", "*.gone.example"], 20), (["--sender", "ann@own.example"], 30),
+                         (["--sender", "other.example"], 20), (["--sender", "<>"], 10), (["--sender", "nobody@own.example"], 0),
+                         (["--recipient", "user7@gone.example"], 2), (["--match", "recipient=user7@gone.example", "--match", "sender=own.example"], 1),
+                         (["--lane", "gone"], 60), (["--lane", "there"], 0), (["--older", "1h"], 0), (["--why", "failed"], 60), (["--why", "no such reason"], 0),
+                         (["--tenant", "acme"], 0)]:
+            if which[0] == "--why" and n: # the word of whichever thread saw it
+                check(len(listed("--why", "failed lately")) + len(listed("--why", "refused")) == n, "by reason")
+            else:
+                check(len(listed(*which)) == n, "listed", which, len(listed(*which)))
+        # Hold, over a restart; nothing of it goes out meanwhile.
+        change(20, "hold", "--sender", "other.example", "--dry-run")
+        check(not listed("--held"), "a dry run does nothing")
+        change(20, "hold", "--sender", "other.example", "--reason", "who is that?")
+        check(all("who is that?" in q["reason"] and q["state"] == "held" for q in listed("--held")) and len(listed("--held")) == 20, "held", listed("--held")[:1])
+        change(0, "hold", "--sender", "other.example")
+        check(relay.end() == 0, "it ends")
+        relay.start()
+        check(until(lambda: len(listed("--held")) == 20), "held after a restart", len(listed("--held")), len(listed()))
+        # Another way; a suspended lane waits for its end.
+        check(relay.ask("queue", "suspend", "--lane", "there", "--reason", "a walk").returncode == 0, "suspend")
+        change(30, "reroute", "--sender", "ann@own.example", "--via", "there")
+        check(until(lambda: len(listed("--why", "a walk")) == 30), "suspended", listed()[:1])
+        check(took() == [], "and nothing goes out by it")
+        check(relay.ask("queue", "resume", "--lane", "there").returncode == 0, "resume")
+        check(until(lambda: len(took()) == 30), "then it does", len(took()))
+        check(relay.ask("queue", "resume", "--lane", "there").returncode == 1, "only once")
+        change(20, "release", "--held")
+        check(until(lambda: not listed("--held")), "released")
+        change(20, "reroute", "--domain", "*.gone.example", "--via", "there")
+        check(until(lambda: len(took()) == 50), "and goes out", len(took()))
+        # Returned: its sender hears of it; deleted: nobody does.
+        blast(3, "ann@own.example", "user%d@gone.example")
+        check(until(lambda: len(listed("--sender", "own.example")) == 3), "three more")
+        change(3, "bounce", "--sender", "own.example", "--reason", "no use")
+        check(until(lambda: sum(t["to"] == ["ann@own.example"] for t in took()) == 3), "reports of what was returned", took()[-1:])
+        change(10, "delete", "--sender", "<>")
+        check(until(lambda: not listed()), "nothing is left", listed()[:2])
+        check(relay.ask("queue", "retry").returncode == 2 and relay.ask("queue", "hold", "--match", "colour=red").returncode == 2, "usage")
+        check(relay.ask("queue", "reroute", "--all", "--via", "nowhere").returncode != 0, "no such backend")
+        check(relay.end() == 0, "it ends")
+    finally:
+        sink.kill()
+        relay.remove()
+
+
 def test_parent_killed():
     (port,) = free_ports(1)
     relay = Relay(listen=[port]).start()

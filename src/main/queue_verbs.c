@@ -1,0 +1,482 @@
+/* What waits, and what an operator does about it: the control socket's queue verbs. Each worker walks its own tickets, in pieces. */
+#include "main/relay.h"
+#include "main/words.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define WALK 128                /* tickets looked at between two turns of others */
+#define HOLD_MOST (30 * DAY)    /* nobody's mail is forgotten in a hold */
+#define SUSPEND_MOST (30 * DAY)
+
+/* ---- which ---- */
+
+/* All that is given must fit. What a ticket knows by itself is looked at first; only for an address the message is read. */
+struct match {
+    ulid id; bool by_id, all, held;
+    str lane, domain, sender, recipient, tenant, why;
+    when older;                 /* accepted at least so long ago */
+    int64_t limit;
+};
+
+static bool match_of(struct control *c, struct match *m)
+{
+    *m = (struct match){
+        .lane = control_arg(c, "lane"), .domain = control_arg(c, "domain"), .sender = control_arg(c, "sender"), .recipient = control_arg(c, "recipient"),
+        .tenant = control_arg(c, "tenant"), .why = control_arg(c, "why"), .older = control_int(c, "older_s", 0) * SECOND,
+        .held = control_flag(c, "held"), .all = control_flag(c, "all"), .limit = control_int(c, "limit", INT64_MAX),
+    };
+    str id = control_arg(c, "id");
+    m->by_id = id.n != 0;
+    if (!m->by_id || ulid_parse(id, &m->id))
+        return true;
+    control_fail(c, "usage", "\"%.*s\" is no message id", STR(id));
+    return false;
+}
+
+static bool match_says_which(const struct match *m)
+{
+    return m->by_id || m->all || m->held || m->lane.n || m->domain.n || m->sender.n || m->recipient.n || m->tenant.n || m->why.n || m->older;
+}
+
+static str behind_at(str address)
+{
+    size_t at = address.n;
+
+    while (at && address.p[at - 1] != '@')
+        at--;
+    return str_from(address, at);
+}
+
+static bool is_address(str s) { return str_findc(s, '@') != STR_NONE; }
+
+/* A pattern is an address, a domain, or *.domain; "<>" is the null sender. */
+static bool domain_fits(str pattern, str domain)
+{
+    if (str_eq(pattern, S("<>")))
+        return domain.n == 0;
+    return domain_matches(is_address(pattern) ? behind_at(pattern) : pattern, domain);
+}
+
+/* What the ticket alone says; *read: the message must be asked too. */
+static bool fits(const struct match *m, const struct ticket *t, when wall, bool *read)
+{
+    *read = false;
+    if (m->by_id && !ulid_eq(m->id, t->id))
+        return false;
+    if ((m->lane.n && !str_eq(m->lane, t->lane->name)) || (m->held && !t->held) || (m->older && wall - t->accepted < m->older))
+        return false;
+    if (m->domain.n && !domain_fits(m->domain, ticket_domain(t)))
+        return false;
+    if ((m->sender.n && !domain_fits(m->sender, ticket_sender_domain(t))) || (m->recipient.n && !domain_fits(m->recipient, ticket_domain(t))))
+        return false;
+    if (m->why.n && !str_has(ticket_why(t).reason, m->why))
+        return false;
+    *read = is_address(m->sender) || is_address(m->recipient) || m->tenant.n;
+    return true;
+}
+
+static bool message_fits(const struct match *m, const struct ticket *t, const struct message *msg)
+{
+    bool any = !is_address(m->recipient);
+
+    if ((is_address(m->sender) && !str_ieq(m->sender, msg->env.sender)) || (m->tenant.n && !str_eq(m->tenant, msg->origin.tenant)))
+        return false;
+    for (uint32_t i = 0; i < msg->env.nrcpt && !any; i++)
+        any = ticket_has(t, i) && (str_ieq(m->recipient, msg->env.rcpt[i].to) || str_ieq(m->recipient, msg->env.rcpt[i].given));
+    return any;
+}
+
+/* The tickets of one piece that fit; those that are still there after their messages were read. */
+static size_t walk_fitting(struct worker *w, const struct match *m, size_t *at, struct ticket **out)
+{
+    struct ticket *t[WALK];
+    ulid ask[WALK];
+    size_t n, asked = 0, found = 0;
+    when wall = wall_now();
+
+    if (m->by_id) {
+        struct ticket *first = *at == 0 ? queue_find(w->queue, m->id) : NULL;
+        for (n = 0; first && n < WALK && (n == 0 || t[n - 1]->sibling != first); n++)
+            t[n] = n ? t[n - 1]->sibling : first;
+        *at = SIZE_MAX;
+    } else {
+        n = queue_walk(w->queue, at, t, WALK);
+        if (n < WALK)
+            *at = SIZE_MAX;
+    }
+    for (size_t i = 0; i < n; i++) {
+        bool read;
+        if (!fits(m, t[i], wall, &read))
+            continue;
+        if (!read)
+            out[found++] = t[i];
+        else
+            ask[asked++] = t[i]->id;
+    }
+    if (!asked)
+        return found;
+    AUTO_ARENA a = arena_new();
+    size_t sure = 0;
+    for (size_t i = 0; i < asked; i++) {
+        struct ticket *first = queue_find(w->queue, ask[i]);
+        struct message *msg;
+        bool any = false;
+        arena_reset(a);
+        if (!first || (sure && ulid_eq(ask[i], ask[sure - 1])) || spool_read(w->port, first->home, a, &msg) != OK)
+            continue;
+        first = queue_find(w->queue, ask[i]);
+        for (struct ticket *k = first; k && !any; k = k->sibling == first ? NULL : k->sibling)
+            any = message_fits(m, k, msg);
+        if (any)
+            ask[sure++] = ask[i];
+    }
+    /* From here on nothing waits. */
+    for (size_t i = 0; i < sure; i++) {
+        struct ticket *first = queue_find(w->queue, ask[i]);
+        for (struct ticket *k = first; k && found < WALK; k = k->sibling == first ? NULL : k->sibling) {
+            bool read;
+            if (fits(m, k, wall, &read))
+                out[found++] = k;
+        }
+    }
+    return found;
+}
+
+/* ---- queue.list ---- */
+
+static void ticket_line(const struct ticket *t, struct buf *b)
+{
+    static const char *const states[] = { "ready", "waiting", "flying" };
+    struct why w = ticket_why(t);
+
+    buf_addc(b, '{');
+    add_id(b, "id", t->id);
+    add_str(b, "domain", ticket_domain(t));
+    add_str(b, "sender_domain", ticket_sender_domain(t));
+    add_int(b, "rcpts", ticket_count(t));
+    add_str(b, "state", t->held && t->state == TICKET_WAITING ? S("held") : str_z(states[t->state]));
+    add_str(b, "lane", t->lane->name);
+    add_str(b, "reason", w.reason);
+    add_time(b, "since", w.since);
+    add_time(b, "next", w.next);
+    add_time(b, "accepted", t->accepted);
+    add_int(b, "attempts", t->attempts);
+    buf_addc(b, '}');
+}
+
+struct walk { struct match match; size_t at; struct buf lines; size_t found; };
+
+/* One piece of a worker's walk, a line a ticket. */
+static err walk_some(struct worker *w, void *arg)
+{
+    struct walk *k = arg;
+    struct ticket *t[WALK];
+    size_t n = walk_fitting(w, &k->match, &k->at, t);
+
+    for (size_t i = 0; i < n && (int64_t)k->found < k->match.limit; i++, k->found++) {
+        ticket_line(t[i], &k->lines);
+        buf_addc(&k->lines, '\n');
+    }
+    return OK;
+}
+
+void queue_list(struct control *c, void *relay)
+{
+    struct relay *r = relay;
+    struct walk k = { 0 };
+
+    if (!match_of(c, &k.match))
+        return;
+    for (unsigned i = 0; i < r->nworker; i++) {
+        k.at = 0;
+        while (k.at != SIZE_MAX && (int64_t)k.found < k.match.limit) {
+            buf_clear(&k.lines);
+            if (worker_call(&r->worker[i], walk_some, &k) != OK)
+                break;
+            str rest = buf_str(&k.lines), line;
+            while (str_cut(&rest, S("\n"), &line))
+                if (line.n && !control_line(c, line)) {
+                    buf_free(&k.lines);
+                    return;
+                }
+        }
+    }
+    buf_free(&k.lines);
+}
+
+/* ---- queue.show ---- */
+
+struct show { ulid id; struct buf line; bool found; };
+
+static void rcpt_line(const struct ticket *t, const struct rcpt *rcpt, const struct rcpt_state *s, uint32_t i, struct buf *b)
+{
+    static const char *const status[] = { "waiting", "delivered", "failed", "expired", "deleted" };
+    struct why w = { 0 };
+
+    buf_add(b, b->p[b->n - 1] == '[' ? S("{") : S(",{"));
+    add_str(b, "to", rcpt->to);
+    add_str(b, "given", rcpt->given);
+    add_str(b, "status", str_z(status[s->status]));
+    add_int(b, "attempts", s->attempts);
+    add_str(b, "reply", s->reply);
+    add_str(b, "remote", s->remote);
+    add_time(b, "last", s->last);
+    for (const struct ticket *at = t; at; at = at->sibling == t ? NULL : at->sibling)
+        if (ticket_has(at, i))
+            w = ticket_why(at);
+    add_str(b, "reason", w.reason);
+    add_time(b, "since", w.since);
+    add_time(b, "next", w.next);
+    buf_addc(b, '}');
+}
+
+static err show_one(struct worker *w, void *arg)
+{
+    struct show *s = arg;
+    struct ticket *t = queue_find(w->queue, s->id);
+    AUTO_ARENA a = arena_new();
+    struct message *m;
+    struct rcpt_state *state;
+    size_t n;
+
+    if (!t)
+        return OK;
+    for (;;) { /* while we read it may move, or go */
+        struct spool_ref home = t->home;
+        err e = spool_read(w->port, home, a, &m);
+        if (e == OK)
+            e = spool_read_states(w->port, s->id, home, a, &state, &n);
+        t = queue_find(w->queue, s->id);
+        if (e == OK)
+            break;
+        if (!t)
+            return OK;
+        if (t->home.segment == home.segment && t->home.offset == home.offset)
+            return e;
+    }
+    s->found = true;
+    buf_addc(&s->line, '{');
+    add_id(&s->line, "id", m->id);
+    add_str(&s->line, "from", m->env.sender);
+    add_int(&s->line, "size", (int64_t)m->scan.size);
+    add_time(&s->line, "accepted", m->origin.accepted);
+    add_str(&s->line, "client", m->origin.client);
+    add_str(&s->line, "listener", m->origin.listener);
+    add_str(&s->line, "helo", m->origin.ehlo);
+    add_key(&s->line, "rcpt");
+    buf_addc(&s->line, '[');
+    for (uint32_t i = 0; i < n && i < m->env.nrcpt; i++)
+        rcpt_line(t, &m->env.rcpt[i], &state[i], i, &s->line);
+    buf_add(&s->line, S("]}"));
+    return OK;
+}
+
+bool queue_show_message(struct control *c, struct relay *r, ulid id)
+{
+    struct show s = { .id = id };
+
+    for (unsigned i = 0; i < r->nworker && !s.found; i++)
+        if (worker_call(&r->worker[i], show_one, &s) != OK)
+            control_fail(c, "unreadable", "%.*s", STR(err_text()));
+    if (s.found)
+        control_line(c, buf_str(&s.line));
+    buf_free(&s.line);
+    return s.found;
+}
+
+static bool id_arg(struct control *c, ulid *id)
+{
+    str text = control_arg(c, "id");
+
+    if (ulid_parse(text, id))
+        return true;
+    control_fail(c, "usage", "\"%.*s\" is no message id", STR(text));
+    return false;
+}
+
+void queue_show(struct control *c, void *relay)
+{
+    ulid id;
+
+    if (id_arg(c, &id) && !queue_show_message(c, relay, id))
+        control_fail(c, "notfound", "no message of that id waits here; waypost trace may know what became of it");
+}
+
+/* ---- queue.change ---- */
+
+enum action { RETRY, HOLD, RELEASE, BOUNCE, DELETE, REROUTE, ACTIONS };
+static const char *const action_name[ACTIONS] = { "retry", "hold", "release", "bounce", "delete", "reroute" };
+
+struct change {
+    struct match match;
+    enum action action;
+    bool dry_run, report;
+    str reason, via;
+    when until;
+    size_t at, count;
+};
+
+/* True: it is done. BOUNCE and DELETE wait, so what was found before is not to be believed any more. */
+static bool change_ticket(struct worker *w, struct change *k, struct ticket *t)
+{
+    struct backend *via = NULL;
+
+    if (t->state == TICKET_FLYING)
+        return false;
+    switch (k->action) {
+    case RETRY:
+        return ticket_retry(t);
+    case HOLD:
+        if (t->held || !ticket_remove(t))
+            return false;
+        dispatch_hold(w->dispatch, t, k->until, k->reason);
+        return true;
+    case RELEASE:
+        if (!t->held || !ticket_remove(t))
+            return false;
+        dispatch_release(w->dispatch, t);
+        return true;
+    case BOUNCE:
+        if (!ticket_remove(t))
+            return false;
+        dispatch_bounce(w->dispatch, t, k->reason);
+        return true;
+    case DELETE:
+        if (!ticket_remove(t))
+            return false;
+        dispatch_delete(w->dispatch, t, k->reason, k->report);
+        return true;
+    case REROUTE:
+        for (size_t i = 0; i < w->snap->routes.nbackend && !via; i++)
+            if (str_eq(w->snap->routes.backend[i]->name, k->via))
+                via = w->snap->routes.backend[i];
+        return via && ticket_reroute(t, via);
+    case ACTIONS:
+        break;
+    }
+    return false;
+}
+
+static err change_some(struct worker *w, void *arg)
+{
+    struct change *k = arg;
+    struct ticket *t[WALK];
+    bool waits = k->action == BOUNCE || k->action == DELETE;
+    size_t was = k->at, n = walk_fitting(w, &k->match, &k->at, t);
+
+    for (size_t i = 0; i < n; i++) {
+        if (k->dry_run) {
+            k->count += t[i]->state != TICKET_FLYING;
+            continue;
+        }
+        bool done = change_ticket(w, k, t[i]);
+        k->count += done;
+        if (done && waits) { /* walk the same piece again, until nothing in it fits */
+            k->at = was;
+            break;
+        }
+    }
+    return OK;
+}
+
+void queue_change(struct control *c, void *relay)
+{
+    struct relay *r = relay;
+    struct change k = { .dry_run = control_flag(c, "dry_run"), .report = control_flag(c, "report"), .reason = control_arg(c, "reason"),
+                        .via = control_arg(c, "via"), .action = ACTIONS };
+    str action = control_arg(c, "action");
+    AUTO_BUF line = { 0 }, reason = { 0 };
+
+    for (int i = 0; i < ACTIONS; i++)
+        if (str_eq(action, str_z(action_name[i])))
+            k.action = (enum action)i;
+    if (k.action == ACTIONS) {
+        control_fail(c, "usage", "there is no action \"%.*s\"", STR(action));
+        return;
+    }
+    if (!match_of(c, &k.match))
+        return;
+    if (!match_says_which(&k.match)) {
+        control_fail(c, "usage", "say which: an id, a lane, domain, sender, recipient, tenant, reason or age, or all");
+        return;
+    }
+    struct settings *s = relay_newest(r);
+    bool known = k.action != REROUTE;
+    for (size_t i = 0; i < s->snapshot.routes.nbackend && !known; i++)
+        known = str_eq(s->snapshot.routes.backend[i]->name, k.via);
+    snapshot_drop(&s->snapshot);
+    if (!known) {
+        control_fail(c, "usage", "there is no backend \"%.*s\"", STR(k.via));
+        return;
+    }
+    buf_addf(&reason, "%s by an operator%s%.*s", k.action == HOLD ? "held" : k.action == BOUNCE ? "returned" : "deleted", k.reason.n ? ": " : "", STR(k.reason));
+    k.reason = buf_str(&reason);
+    when hold = MIN(control_int(c, "for_s", HOLD_MOST / SECOND) * SECOND, HOLD_MOST);
+    k.until = clock_now() + MAX(hold, SECOND);
+    for (unsigned i = 0; i < r->nworker; i++)
+        for (k.at = 0; k.at != SIZE_MAX;)
+            if (worker_call(&r->worker[i], change_some, &k) != OK)
+                break;
+    if (!k.dry_run)
+        log_info("queue_changed", LOG_Z("action", action_name[k.action]), LOG_INT("count", k.count), LOG_STR("reason", k.reason));
+    if (k.match.by_id && k.count == 0) {
+        control_fail(c, "notfound", "no message of that id waits here so that this could be done, or it is in delivery just now");
+        return;
+    }
+    buf_addf(&line, "{\"count\":%zu}", k.count);
+    control_line(c, buf_str(&line));
+}
+
+/* ---- queue.suspend, queue.resume ---- */
+
+struct suspension_of { str lane, reason; when until; bool was; };
+
+static err suspend_one(struct worker *w, void *arg)
+{
+    struct suspension_of *s = arg;
+    queue_suspend(w->queue, s->lane, s->until, s->reason);
+    return OK;
+}
+
+static err resume_one(struct worker *w, void *arg)
+{
+    struct suspension_of *s = arg;
+    s->was |= queue_resume(w->queue, s->lane);
+    return OK;
+}
+
+void queue_suspend_lane(struct control *c, void *relay)
+{
+    struct relay *r = relay;
+    AUTO_BUF reason = { 0 };
+    when length = MIN(control_int(c, "for_s", SUSPEND_MOST / SECOND) * SECOND, SUSPEND_MOST);
+    struct suspension_of s = { .lane = control_arg(c, "lane"), .until = clock_now() + MAX(length, SECOND) };
+    str said = control_arg(c, "reason");
+
+    if (!s.lane.n) {
+        control_fail(c, "usage", "say which lane");
+        return;
+    }
+    buf_addf(&reason, "suspended by an operator%s%.*s", said.n ? ": " : "", STR(said));
+    s.reason = buf_str(&reason);
+    for (unsigned i = 0; i < r->nworker; i++)
+        worker_call(&r->worker[i], suspend_one, &s);
+    log_warn("lane_suspended", LOG_STR("lane", s.lane), LOG_STR("reason", said));
+    control_line(c, S("{\"count\":1}"));
+}
+
+void queue_resume_lane(struct control *c, void *relay)
+{
+    struct relay *r = relay;
+    struct suspension_of s = { .lane = control_arg(c, "lane") };
+
+    for (unsigned i = 0; i < r->nworker; i++)
+        worker_call(&r->worker[i], resume_one, &s);
+    if (!s.was) {
+        control_fail(c, "notfound", "no lane \"%.*s\" is suspended", STR(s.lane));
+        return;
+    }
+    log_info("lane_resumed", LOG_STR("lane", s.lane));
+    control_line(c, S("{\"count\":1}"));
+}
