@@ -22,6 +22,7 @@ PARSERS = {
     "dns": ["src/dns/rdata.c"],
     "header": ["src/mail/header.c", "src/mail/scan.c"],
     "mime": ["src/mail/mime.c", "src/mail/encode.c"],
+    "proxy": ["src/net/proxy.c: ! proxy_hear"],
     "reply": ["src/smtp/reply.c"],
     "spool": ["src/spool/frame.c: frame_check head_read batch_read", "src/spool/walk.c",
               "src/spool/record.c: cut cut_text cut_state plausible stored_was stored_piece read_envelope stored_read note_home note_merge",

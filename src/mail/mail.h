@@ -59,6 +59,7 @@ struct envelope {
 /* Where a message came from. All strings may be empty. */
 struct origin {
     str listener, client /* address text */, client_name, ehlo, tls, login, tenant, stream;
+    str forwarded;      /* where a peer says it had it from; for the trace field alone, and not stored */
     when accepted;      /* wall clock */
 };
 

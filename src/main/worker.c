@@ -129,7 +129,7 @@ static err accept_clients(void *arg)
         struct worker *to = least_loaded(me);
         struct client_start *c = mem_new(sizeof *c);
         c->session = mem_new(sizeof *c->session);
-        *c->session = (struct session_start){ .fd = fd, .peer = peer, .listener = a->name };
+        *c->session = (struct session_start){ .fd = fd, .peer = peer, .at = a->addr, .listener = a->name };
         c->w = to;
         c->post.run = start_client;
         atomic_fetch_add(&to->load, 1);

@@ -116,4 +116,14 @@ WAITS void stream_flush(struct stream *s);
 /* Say what is in `out`, then that no more will come, and hear (and forget) what the peer still says until it ends too, at most 64 KiB
  * and until `deadline`: closing over unread input would take our last words back (RST). For stream_free() to follow. */
 WAITS void stream_end(struct stream *s, when deadline);
+
+/* ---- proxy: the PROXY protocol, versions 1 and 2 --------------------------------------------------------------------- */
+
+/* known false: the proxy speaks for itself, or does not know for whom. Then the real peer is the client. */
+struct proxied { bool known; struct addr client, server; };
+/* Read the header that `in` begins with; *used octets are it, and what follows is the client's. E_AGAIN: it has not all come yet;
+ * E_SYNTAX: it is none, and the line can only be closed. */
+err proxy_parse(str in, struct proxied *ret, size_t *used);
+/* Hear it, before all else. Errors as above, and those of stream_fill(). */
+WAITS err proxy_hear(struct stream *s, when deadline, struct proxied *ret);
 #endif

@@ -4,6 +4,15 @@
 /* A message may rightly pass us more than once (in through the gateway, out through the smart host), but not often. */
 #define OWN_PASSES 4
 
+/* A comment of a few words that others chose: nothing in them ends it early, or is one of their own (RFC 5322 3.2.2). */
+static void add_comment(struct buf *out, str text)
+{
+    buf_add(out, S(" ("));
+    for (size_t i = 0; i < text.n; i++)
+        buf_addc(out, text.p[i] == '(' || text.p[i] == ')' || text.p[i] == '\\' || text.p[i] & 0x80 ? '?' : text.p[i]);
+    buf_addc(out, ')');
+}
+
 /* "Received:" as RFC 5321 4.4 has it. The name a client gave is data: it is printable already, and header_add() folds and guards. */
 static str received_field(const struct reception *r, const struct snapshot *snap, arena *a, const struct message *m, str with)
 {
@@ -12,8 +21,12 @@ static str received_field(const struct reception *r, const struct snapshot *snap
     const struct origin *o = &m->origin;
 
     buf_addf(&value, "from %.*s", STR(o->ehlo.n ? o->ehlo : S("unknown")));
-    if (o->client.n)
-        buf_addf(&value, str_findc(o->client, ':') != STR_NONE ? " ([IPv6:%.*s])" : " ([%.*s])", STR(o->client)); /* RFC 5321 4.1.3 */
+    if (o->client.n) { /* RFC 5321 4.1.3 */
+        buf_addf(&value, " (%.*s%s", STR(o->client_name), o->client_name.n ? " " : "");
+        buf_addf(&value, str_findc(o->client, ':') != STR_NONE ? "[IPv6:%.*s])" : "[%.*s])", STR(o->client));
+    }
+    if (o->forwarded.n)
+        add_comment(&value, o->forwarded);
     buf_addf(&value, " by %.*s (waypost %016llx) with %.*s id %.*s", STR(snap->receive.hostname), (unsigned long long)r->setup.instance,
              STR(with), STR(ulid_print(m->id, id)));
     if (m->env.nrcpt == 1) /* several would tell each about the others, RFC 5321 7.6 */

@@ -33,4 +33,57 @@ void admit_end(const struct addr *client, bool counted);
 void arriving_add(int64_t octets);
 bool arriving_full(const struct limits *l);
 
+/* ---- session: one client's dialogue ---- */
+
+struct session {
+    struct reception *r;
+    struct link place;
+    struct snapshot *snap;
+    struct stream *s;
+    struct server v;
+    struct client_info client;
+    str listener;                       /* its kind */
+    struct addr at;                     /* and where it is */
+    struct addr peer;                   /* whom XCLIENT and XFORWARD are allowed by: the client, before any XCLIENT */
+    struct buf through;                 /* who stands between us and the client, for the log; heap, empty: nobody */
+    struct buf client_name, login;      /* as XCLIENT said; heap, mostly empty */
+    bool helo_said;                     /* by XCLIENT: the next EHLO is its peer's, not the client's */
+    struct buf forward;                 /* what XFORWARD said, until the transaction ends; heap: for the log and the trace field */
+    bool admitted, counted;
+    bool esmtp, greeted, at_boundary, quit, said_bye;
+    struct buf helo;                    /* what it called itself; heap, for most sessions have nothing else to keep */
+    arena *scratch;                     /* one command's */
+    unsigned refused;
+    /* the transaction: from MAIL until its end */
+    arena *a;                           /* NULL: none */
+    struct message *m;
+    size_t rcpt_cap;
+    uint64_t expected;                  /* octets, as SIZE said; 0: not said */
+    /* the body on its way in */
+    struct spool_slab *slab;
+    size_t slab_cap;
+    struct spool_piece *piece;
+    size_t npiece, piece_cap;
+    size_t scanned;                     /* octets of the slab that the scan has seen */
+    bool bdat;                          /* BDAT has begun: only BDAT, RSET, NOOP, QUIT from here */
+    bool bdat_failed;
+    struct reply bad;                   /* why the body will be refused at its end; code 0: it will not */
+};
+
+void say(struct session *s, int code, struct enhanced e, const char *text);
+/* The one way back to "no transaction", from every state (attack class 9). */
+void transaction_reset(struct session *s);
+/* The client is another: count it as one of that address's. False: that was said to be one too many. */
+WAITS bool session_readmit(struct session *s, const struct addr *client);
+WAITS void say_greeting(struct session *s);
+
+/* ---- inlet.c: who speaks for whom ---- */
+
+/* On a listener with "proxy": hear the header, and take the client it announces. False: close, without a word. */
+WAITS bool inlet_proxy(struct session *s);
+bool inlet_may(const struct session *s, enum verb verb); /* XCLIENT, XFORWARD: from this peer? */
+WAITS void inlet_xclient(struct session *s, const struct command *c);
+void inlet_xforward(struct session *s, const struct command *c);
+void inlet_forget(struct session *s);                    /* what XFORWARD said */
+
 #endif

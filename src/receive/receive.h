@@ -6,7 +6,15 @@
 
 /* ---- settings ---------------------------------------------------------------------------------------------------------------- */
 
-struct listener_setting { str kind; struct addr *addr; size_t naddr; struct place at; };
+struct cidrs { struct cidr *p; size_t n; };
+struct listener_setting {
+    str kind;
+    struct addr *addr; size_t naddr;
+    bool proxy;                         /* every connection begins with a PROXY header, from one of proxy_from; others are closed */
+    struct cidrs proxy_from;
+    struct cidrs xclient_from, xforward_from; /* peers that may say XCLIENT or XFORWARD */
+    struct place at;
+};
 
 struct receive_settings {
     str hostname;                       /* ours: greeting, Received, reports */
@@ -32,6 +40,8 @@ struct receive_settings {
     bool tricky_local_parts;            /* % and ! and quoted @ in local parts */
 };
 extern const struct setting receive_settings[]; /* bound into a struct receive_settings */
+/* The listener at `at`, or else the first of that kind: a socket that a service manager bound elsewhere. NULL: there is none any more. */
+const struct listener_setting *receive_listener(const struct receive_settings *s, const struct addr *at, str kind);
 void receive_settings_finish(struct binder *b, struct receive_settings *s, const struct routes *routes);
 
 /* ---- one configuration, as sessions hold it -------------------------------------------------------------------------------------- */
@@ -69,7 +79,12 @@ struct reception_setup {
 struct reception *reception_new(const struct reception_setup *setup);
 void reception_free(struct reception *r);
 /* Serve one connected client until it ends; for group_spawn. */
-struct session_start { struct reception *reception; int fd; struct addr peer; str listener; /* literal or long-lived */ };
+struct session_start {
+    struct reception *reception;
+    int fd;
+    struct addr peer, at;               /* at: where we listen */
+    str listener;                       /* its kind; literal or long-lived */
+};
 WAITS err session_run(void *session_start);     /* takes over and frees the heap-allocated argument */
 /* From now on every session is told 421 4.3.2 at its next command boundary. */
 void reception_drain(struct reception *r);

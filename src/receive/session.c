@@ -4,35 +4,6 @@
 #define SLAB_FIRST (16u << 10)
 #define IDLE_TRIM (2 * SECOND)  /* a session silent for so long gives its buffers and stack back */
 
-struct session {
-    struct reception *r;
-    struct link place;
-    struct snapshot *snap;
-    struct stream *s;
-    struct server v;
-    struct client_info client;
-    str listener;
-    bool admitted, counted;
-    bool esmtp, greeted, at_boundary, quit, said_bye;
-    struct buf helo;                    /* what it called itself; heap, for most sessions have nothing else to keep */
-    arena *scratch;                     /* one command's */
-    unsigned refused;
-    /* the transaction: from MAIL until its end */
-    arena *a;                           /* NULL: none */
-    struct message *m;
-    size_t rcpt_cap;
-    uint64_t expected;                  /* octets, as SIZE said; 0: not said */
-    /* the body on its way in */
-    struct spool_slab *slab;
-    size_t slab_cap;
-    struct spool_piece *piece;
-    size_t npiece, piece_cap;
-    size_t scanned;                     /* octets of the slab that the scan has seen */
-    bool bdat;                          /* BDAT has begun: only BDAT, RSET, NOOP, QUIT from here */
-    bool bdat_failed;
-    struct reply bad;                   /* why the body will be refused at its end; code 0: it will not */
-};
-
 /* ---- the transaction ---- */
 
 static void slab_set(struct session *s, struct spool_slab *slab, size_t cap)
@@ -55,17 +26,17 @@ static void body_reset(struct session *s)
     s->bad = (struct reply){ 0 };
 }
 
-/* The one way back to "no transaction", from every state (attack class 9). */
-static void transaction_reset(struct session *s)
+void transaction_reset(struct session *s)
 {
     body_reset(s);
     arena_free(s->a);
     s->a = NULL;
     s->m = NULL;
     s->rcpt_cap = 0;
+    inlet_forget(s);
 }
 
-static void say(struct session *s, int code, struct enhanced e, const char *text)
+void say(struct session *s, int code, struct enhanced e, const char *text)
 {
     server_reply(&s->v, code, e, "%s", text);
 }
@@ -75,13 +46,22 @@ static void say_reply(struct session *s, const struct reply *r)
     server_reply(&s->v, r->code, r->enhanced, "%.*s", STR(r->text));
 }
 
+/* What the log tells besides the client: whom it came through, and where XFORWARD says the message came from. */
+static str told_through(struct session *s)
+{
+    if (s->through.n == 0 && s->forward.n == 0)
+        return S("");
+    return str_printf(s->scratch, "%s%.*s%s%.*s", s->through.n ? "through " : "", STR(buf_str(&s->through)), s->through.n && s->forward.n ? "; " : "",
+                      STR(buf_str(&s->forward)));
+}
+
 /* Refuse with a reference that `waypost trace` finds. */
 static void say_refusal(struct session *s, const struct reply *r, str rcpt)
 {
     ulid ref = ulid_new();
     char text[ULID_TEXT];
     struct event e = { .kind = EVENT_REFUSED, .id = ref, .at = wall_now(), .from = s->m ? s->m->env.sender : S(""), .rcpt = rcpt,
-                       .remote = str_z(s->client.ip), .reply = reply_print(s->scratch, r) };
+                       .remote = str_z(s->client.ip), .reply = reply_print(s->scratch, r), .detail = told_through(s) };
 
     event_emit(&e);
     server_reply(&s->v, r->code, r->enhanced, "%.*s [ref %.*s]", STR(r->text), STR(ulid_print(ref, text)));
@@ -109,21 +89,29 @@ static void do_hello(struct session *s, const struct command *c)
 
     transaction_reset(s); /* RFC 5321 4.1.4: EHLO ends a transaction */
     s->greeted = true;
-    buf_clear(&s->helo);
-    buf_add(&s->helo, str_head(str_printable(s->scratch, str_head(c->argument, 255)), 255));
+    if (!s->helo_said) {
+        buf_clear(&s->helo);
+        buf_add(&s->helo, str_head(str_printable(s->scratch, str_head(c->argument, 255)), 255));
+    }
     s->esmtp = s->v.enhanced = c->verb == VERB_EHLO;
     if (!s->esmtp) {
         server_reply(&s->v, 250, (struct enhanced){ 0 }, "%.*s", STR(s->snap->receive.hostname));
         return;
     }
-    str line[] = {
+    str line[12] = {
         str_printf(s->scratch, "%.*s greets %s", STR(s->snap->receive.hostname), s->client.ip),
         S("PIPELINING"),
         str_printf(s->scratch, "SIZE %llu", (unsigned long long)l->message_size),
         S("8BITMIME"), S("SMTPUTF8"), S("CHUNKING"), S("BINARYMIME"), S("DSN"), S("ENHANCEDSTATUSCODES"),
         str_printf(s->scratch, "LIMITS RCPTMAX=%llu", (unsigned long long)l->recipients), /* RFC 9422 */
     };
-    server_reply_lines(&s->v, 250, (struct enhanced){ 0 }, line, COUNT(line));
+    size_t n = 10;
+    if (inlet_may(s, VERB_XCLIENT))
+        line[n++] = S("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT");
+    if (inlet_may(s, VERB_XFORWARD))
+        line[n++] = S("XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE");
+    must(n <= COUNT(line));
+    server_reply_lines(&s->v, 250, (struct enhanced){ 0 }, line, n);
 }
 
 static void do_mail(struct session *s, const struct command *c)
@@ -331,8 +319,11 @@ static void body_end(struct session *s)
         transaction_reset(s);
         return;
     }
-    m->origin = (struct origin){ .listener = s->listener, .client = str_dup(s->a, str_z(s->client.ip)), .ehlo = str_dup(s->a, buf_str(&s->helo)),
-                                 .accepted = wall_now() };
+    m->origin = (struct origin){ .listener = s->listener, .ehlo = str_dup(s->a, buf_str(&s->helo)),
+                                 .client_name = str_dup(s->a, buf_str(&s->client_name)), .login = str_dup(s->a, buf_str(&s->login)),
+                                 .forwarded = str_dup(s->a, buf_str(&s->forward)), .accepted = wall_now() };
+    if (s->client.addr.n)
+        m->origin.client = str_dup(s->a, str_z(s->client.ip));
     m->piece = s->piece;
     m->npiece = s->npiece;
 
@@ -344,10 +335,10 @@ static void body_end(struct session *s)
     slab_set(s, NULL, 0);
     ulid mid = m->id;
     struct event e = { .kind = EVENT_ACCEPTED, .id = mid, .at = m->origin.accepted, .from = m->env.sender, .rcpt = m->env.rcpt[0].given,
-                       .remote = str_z(s->client.ip), .size = m->scan.size };
+                       .remote = str_z(s->client.ip), .size = m->scan.size, .detail = told_through(s) };
     uint64_t nrcpt = m->env.nrcpt;
     if (nrcpt > 1)
-        e.detail = str_printf(s->scratch, "and %llu more recipients", (unsigned long long)(nrcpt - 1));
+        e.detail = str_printf(s->scratch, "and %llu more recipients%s%.*s", (unsigned long long)(nrcpt - 1), e.detail.n ? "; " : "", STR(e.detail));
     e.from = str_dup(s->scratch, e.from);
     e.rcpt = str_dup(s->scratch, e.rcpt);
     str with = m->env.smtputf8 ? S("UTF8SMTP") : s->esmtp ? S("ESMTP") : S("SMTP"); /* RFC 6531 4.3 */
@@ -465,6 +456,10 @@ static err do_bdat(struct session *s, const struct command *c)
 
 static err session_do(struct session *s, const struct command *c)
 {
+    if ((c->verb == VERB_XCLIENT || c->verb == VERB_XFORWARD) && !inlet_may(s, c->verb)) { /* whatever stands behind it */
+        say(s, 502, ENH(5, 5, 1), "not offered here");
+        return OK;
+    }
     if (c->refuse.code && c->verb != VERB_HTTP) {
         say_reply(s, &c->refuse);
         if (c->verb == VERB_BDAT) { /* where its octets end nobody knows, and what they say is no command (attack class 6) */
@@ -514,12 +509,16 @@ static err session_do(struct session *s, const struct command *c)
         say(s, 421, ENH(4, 7, 0), "this is SMTP");
         s->quit = true;
         break;
+    case VERB_XCLIENT:
+        inlet_xclient(s, c);
+        break;
+    case VERB_XFORWARD:
+        inlet_xforward(s, c);
+        break;
     case VERB_EXPN:
     case VERB_STARTTLS:
     case VERB_AUTH:
     case VERB_ETRN:
-    case VERB_XCLIENT:
-    case VERB_XFORWARD:
         say(s, 502, ENH(5, 5, 1), "not offered here");
         break;
     case VERB_UNKNOWN:
@@ -553,12 +552,17 @@ static err session_idle(struct session *s, when deadline)
 
 static bool session_leaves(const struct session *s) { return s->r->draining && !s->a; }
 
+void say_greeting(struct session *s)
+{
+    server_reply(&s->v, 220, (struct enhanced){ 0 }, "%.*s ESMTP waypost", STR(s->snap->receive.hostname));
+}
+
 static err session_talk(struct session *s)
 {
     const struct timeouts *t = &s->snap->receive.timeouts;
     when wait = t->greeting;
 
-    server_reply(&s->v, 220, (struct enhanced){ 0 }, "%.*s ESMTP waypost", STR(s->snap->receive.hostname));
+    say_greeting(s);
     while (!s->quit) {
         struct command c;
         when deadline = clock_now() + wait;
@@ -583,11 +587,53 @@ static err session_talk(struct session *s)
     return OK;
 }
 
+/* As one of how many: of all, and of this client's. What is said when it is too many stands here alone. */
+static bool session_admit(struct session *s)
+{
+    s->counted = !s->client.network;
+    switch (admit(&s->snap->receive.limits, &s->client.addr, s->counted)) {
+    case ADMITTED:
+        return s->admitted = true;
+    case TOO_MANY:
+        say(s, 421, ENH(4, 3, 2), "too many sessions just now (limits: sessions)");
+        break;
+    case TOO_MANY_OF_YOURS:
+        say(s, 421, ENH(4, 7, 0), "too many sessions from your address just now (limits: sessions_per_client)");
+        break;
+    }
+    stats_add(COUNT_sessions_refused, 1);
+    return false;
+}
+
+bool session_readmit(struct session *s, const struct addr *client)
+{
+    admit_end(&s->client.addr, s->counted);
+    s->admitted = false;
+    s->client.addr = *client;
+    addr_print_ip(client, s->client.ip);
+    s->client.network = route_network(&s->snap->routes, client);
+    return session_admit(s);
+}
+
+static void session_serve(struct session *s)
+{
+    stats_add(COUNT_sessions, 1);
+    if (session_admit(s))
+        session_talk(s);
+    if (s->admitted)
+        admit_end(&s->client.addr, s->counted);
+    s->s->write_wait = 5 * SECOND; /* last words do not wait for a reader that has gone */
+    if (s->said_bye)
+        stream_flush(s->s);
+    else
+        stream_end(s->s, clock_now() + 2 * SECOND);
+}
+
 err session_run(void *session_start)
 {
     struct session_start *start = session_start;
     struct reception *r = start->reception;
-    struct session s = { .r = r, .listener = start->listener, .client.addr = start->peer };
+    struct session s = { .r = r, .listener = start->listener, .at = start->at, .peer = start->peer, .client.addr = start->peer };
 
     s.s = stream_new(start->fd, &start->peer);
     mem_free(start);
@@ -595,34 +641,18 @@ err session_run(void *session_start)
     s.scratch = arena_new();
     addr_print_ip(&s.client.addr, s.client.ip);
     newest_snapshot(&s);
-    s.counted = !s.client.network;
     list_add(&r->sessions, &s.place);
     r->nsessions++;
-    stats_add(COUNT_sessions, 1);
-    switch (admit(&s.snap->receive.limits, &s.client.addr, s.counted)) {
-    case ADMITTED:
-        session_talk(&s);
-        admit_end(&s.client.addr, s.counted);
-        break;
-    case TOO_MANY:
-        stats_add(COUNT_sessions_refused, 1);
-        say(&s, 421, ENH(4, 3, 2), "too many sessions just now (limits: sessions)");
-        break;
-    case TOO_MANY_OF_YOURS:
-        stats_add(COUNT_sessions_refused, 1);
-        say(&s, 421, ENH(4, 7, 0), "too many sessions from your address just now (limits: sessions_per_client)");
-        break;
-    }
-    s.s->write_wait = 5 * SECOND; /* last words do not wait for a reader that has gone */
-    if (s.said_bye)
-        stream_flush(s.s);
-    else
-        stream_end(s.s, clock_now() + 2 * SECOND);
+    if (inlet_proxy(&s))
+        session_serve(&s);
     transaction_reset(&s);
     list_del(&s.place);
     r->nsessions--;
     stream_free(s.s);
     buf_free(&s.helo);
+    buf_free(&s.through);
+    buf_free(&s.client_name);
+    buf_free(&s.login);
     arena_free(s.scratch);
     snapshot_drop(s.snap);
     return OK;

@@ -1,6 +1,65 @@
 /* What waypost.conf says about listeners, names, limits and timeouts. */
 #include "receive/receive.h"
 
+/* ---- listen ---- */
+
+/* "from NETWORK ...": peers that are believed what they say of others. Who believes everybody may as well trust everybody. */
+static void take_from(struct binder *b, const struct node *node, struct cidrs *into)
+{
+    if (node->narg < 2 || !str_eq(node->arg[0].text, S("from"))) {
+        conf_error(b, &node->name.at, CONF_E_ARGUMENTS, "\"%.*s\" is followed by \"from\" and the networks it is believed from", STR(node->name.text));
+        return;
+    }
+    into->p = NEW_ARRAY(b->a, struct cidr, node->narg);
+    for (size_t i = 1; i < node->narg; i++) {
+        struct cidr c;
+        if (cidr_parse(node->arg[i].text, &c) != OK)
+            conf_error(b, &node->arg[i].at, CONF_E_BAD_ADDRESS, "%.*s", STR(err_text()));
+        else if (c.bits == 0 && c.base.sa.sa_family != AF_UNIX)
+            conf_error(b, &node->arg[i].at, CONF_E_OPEN_RELAY, "\"%.*s from %.*s\" lets every stranger say that he is somebody else", STR(node->name.text),
+                       STR(node->arg[i].text));
+        else
+            into->p[into->n++] = c;
+    }
+}
+
+static void take_proxy(struct binder *b, const struct node *node, void *into)
+{
+    struct listener_setting *l = into;
+
+    l->proxy = true;
+    take_from(b, node, &l->proxy_from);
+}
+
+static void take_xclient(struct binder *b, const struct node *node, void *into) { take_from(b, node, &((struct listener_setting *)into)->xclient_from); }
+static void take_xforward(struct binder *b, const struct node *node, void *into) { take_from(b, node, &((struct listener_setting *)into)->xforward_from); }
+
+static const struct setting listen_settings[] = {
+    { .name = "proxy", .type = CONF_OWN, .take = take_proxy, .form = "from NETWORK ...",
+      .help = "Clients come through these proxies, which announce them by a PROXY header, version 1 or 2. The client is then whom it announces, for limits, "
+              "networks, Received fields and the log, which also tells the proxy. Connections from elsewhere, and those without a good header within "
+              "5 seconds, are closed and counted." },
+    { .name = "xclient", .type = CONF_OWN, .take = take_xclient, .form = "from NETWORK ...",
+      .help = "Peers that may say by XCLIENT for whom they speak: the session goes on as if that client had connected." },
+    { .name = "xforward", .type = CONF_OWN, .take = take_xforward, .form = "from NETWORK ...",
+      .help = "Peers that may say by XFORWARD where a message came from: told in the log and in the Received field, and believed for nothing else." },
+    { .name = NULL },
+};
+
+const struct listener_setting *receive_listener(const struct receive_settings *s, const struct addr *at, str kind)
+{
+    const struct listener_setting *first = NULL;
+
+    for (size_t i = 0; i < s->nlistener; i++) {
+        for (size_t k = 0; k < s->listener[i].naddr; k++)
+            if (addr_eq(&s->listener[i].addr[k], at))
+                return &s->listener[i];
+        if (!first && str_eq(s->listener[i].kind, kind))
+            first = &s->listener[i];
+    }
+    return first;
+}
+
 static void take_listen(struct binder *b, const struct node *node, void *into)
 {
     struct receive_settings *s = into;
@@ -19,6 +78,8 @@ static void take_listen(struct binder *b, const struct node *node, void *into)
             conf_error(b, &node->arg[i].at, CONF_E_LISTENER, "\"%.*s\" is no ADDRESS:PORT, [V6]:PORT or unix:PATH", STR(node->arg[i].text));
         else
             l.naddr++;
+    if (node->block)
+        conf_bind(b, listen_settings, node, &l);
     struct listener_setting *all = NEW_ARRAY(b->a, struct listener_setting, s->nlistener + 1);
     if (s->nlistener)
         memcpy(all, s->listener, s->nlistener * sizeof *all);
@@ -68,8 +129,8 @@ const struct setting receive_settings[] = {
       .help = "The relay's own name, as its DNS says: in the greeting, in Received fields, in reports." },
     { .name = "postmaster", .type = CONF_STR, .offset = offsetof(struct receive_settings, postmaster), .required = true, .form = "ADDRESS",
       .help = "Who reads mail to postmaster (RFC 5321 4.5.1), bare or at a relay domain that has none of its own." },
-    { .name = "listen", .type = CONF_OWN, .take = take_listen, .repeats = true, .form = "smtp ADDRESS:PORT ...",
-      .help = "Where clients connect: addresses with ports, or unix:PATH." },
+    { .name = "listen", .type = CONF_OWN, .take = take_listen, .sub = listen_settings, .repeats = true, .form = "smtp ADDRESS:PORT ...",
+      .help = "Where clients connect: addresses with ports, or unix:PATH. A block behind them says who is believed there." },
     { .name = "limits", .type = CONF_BLOCK, .sub = limit_settings, .form = "", .help = "What one client, message or moment may use." },
     { .name = "timeouts", .type = CONF_BLOCK, .sub = timeout_settings, .form = "", .help = "How long clients are waited for." },
     { .name = "tricky_local_parts", .type = CONF_BOOL, .offset = offsetof(struct receive_settings, tricky_local_parts), .preset = "off",

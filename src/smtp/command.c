@@ -1,4 +1,5 @@
-/* One line of a client, understood: RFC 5321 4.1 with the parameters of RFC 1870, 6152, 3030, 3461, 4954 and 6531. */
+/* One line of a client, understood: RFC 5321 4.1 with the parameters of RFC 1870, 6152, 3030, 3461, 4954 and 6531; XCLIENT and XFORWARD
+ * as Postfix documents them. */
 #include "smtp/smtp.h"
 
 #define HELLO_MAX 255
@@ -204,6 +205,95 @@ static void bdat_parse(str rest, struct command *c)
         refuse_argument(c, S("say BDAT, a number, and LAST with the last chunk"));
 }
 
+/* ---- XCLIENT and XFORWARD ---- */
+
+static bool attr_ip(str value, struct addr *ret)
+{
+    char text[64];
+    struct addr a;
+    size_t n = 0;
+
+    if (str_istarts(value, S("IPV6:")))
+        value = str_from(value, 5);
+    bool v6 = str_findc(value, ':') != STR_NONE;
+    if (value.n + 3 > sizeof text)
+        return false;
+    if (v6)
+        text[n++] = '[';
+    memcpy(text + n, value.p, value.n);
+    n += value.n;
+    if (v6)
+        text[n++] = ']';
+    if (addr_parse(str_of(text, n), 25, &a) != OK || a.sa.sa_family == AF_UNIX)
+        return false;
+    *ret = a;
+    return true;
+}
+
+static bool is_graphic(str s)
+{
+    for (size_t i = 0; i < s.n; i++)
+        if (s.p[i] < 33 || s.p[i] > 126)
+            return false;
+    return s.n > 0 && s.n <= HELLO_MAX;
+}
+
+static bool attr_fits(enum attr which, str value, struct command *c)
+{
+    struct addr dest;
+    uint64_t port;
+
+    switch (which) {
+    case ATTR_NAME:
+        return domain_valid(value) && is_ascii(value);
+    case ATTR_ADDR:
+        return attr_ip(value, &c->attr_addr);
+    case ATTR_DESTADDR:
+        return attr_ip(value, &dest);
+    case ATTR_PORT:
+    case ATTR_DESTPORT:
+        return str_u64(value, UINT16_MAX, &port);
+    case ATTR_PROTO:
+        return str_ieq(value, S("SMTP")) || str_ieq(value, S("ESMTP"));
+    case ATTR_SOURCE:
+        return str_ieq(value, S("LOCAL")) || str_ieq(value, S("REMOTE"));
+    default:
+        return is_graphic(value);
+    }
+}
+
+/* NAME=value ..., the values xtext. */
+static void attrs_parse(arena *a, str rest, struct command *c)
+{
+    static const struct { str name; bool xclient, xforward; } attrs[ATTRS] = {
+        [ATTR_NAME] = { S("NAME"), true, true },          [ATTR_ADDR] = { S("ADDR"), true, true },
+        [ATTR_PORT] = { S("PORT"), true, true },          [ATTR_PROTO] = { S("PROTO"), true, true },
+        [ATTR_HELO] = { S("HELO"), true, true },          [ATTR_LOGIN] = { S("LOGIN"), true, false },
+        [ATTR_DESTADDR] = { S("DESTADDR"), true, false }, [ATTR_DESTPORT] = { S("DESTPORT"), true, false },
+        [ATTR_IDENT] = { S("IDENT"), false, true },       [ATTR_SOURCE] = { S("SOURCE"), false, true },
+    };
+    str word;
+
+    while (str_word(&rest, &word)) {
+        size_t equals = str_findc(word, '='), which = 0;
+        str name = str_head(word, equals), value = str_from(word, equals == STR_NONE ? word.n : equals + 1);
+        while (which < ATTRS && !(str_ieq(name, attrs[which].name) && (c->verb == VERB_XCLIENT ? attrs[which].xclient : attrs[which].xforward)))
+            which++;
+        if (which == ATTRS)
+            return refuse_argument(c, str_printf(a, "no such attribute here: %.*s", STR(str_printable(a, str_head(name, 64)))));
+        if (c->attrs & 1u << which)
+            return refuse_argument(c, str_printf(a, "%.*s stands there twice", STR(attrs[which].name)));
+        c->attrs |= 1u << which;
+        if (str_ieq(value, S("[UNAVAILABLE]")) || str_ieq(value, S("[TEMPUNAVAIL]")))
+            continue;
+        if (xtext_decode(a, value, &value) != OK || !attr_fits((enum attr)which, value, c))
+            return refuse_argument(c, str_printf(a, "%.*s has no such value", STR(attrs[which].name)));
+        c->attr[which] = value;
+    }
+    if (!c->attrs)
+        refuse_argument(c, S("say NAME=value, one or more"));
+}
+
 static void nothing_parse(str rest, struct command *c)
 {
     if (str_trim(rest).n)
@@ -253,6 +343,9 @@ void command_parse(arena *a, str line, struct command *ret)
         return hello_parse(rest, ret);
     case VERB_BDAT:
         return bdat_parse(rest, ret);
+    case VERB_XCLIENT:
+    case VERB_XFORWARD:
+        return attrs_parse(a, rest, ret);
     case VERB_DATA:
     case VERB_RSET:
     case VERB_QUIT:

@@ -26,6 +26,13 @@ FUZZ(data, size)
     check_clean(c.auth);
     check_clean(c.orcpt);
     check_clean(c.path.text);
+    for (size_t i = 0; i < ATTRS; i++) {
+        must(!c.attr[i].n || c.attrs & 1u << i);
+        check_clean(c.attr[i]);
+        must(i == ATTR_NAME || str_findc(c.attr[i], ' ') == STR_NONE);
+    }
+    must((c.attrs != 0) == (c.verb == VERB_XCLIENT || c.verb == VERB_XFORWARD));
+    must((c.attr_addr.n != 0) == (c.attr[ATTR_ADDR].n != 0));
     must(c.verb == VERB_MAIL || c.verb == VERB_RCPT || (!c.path.text.n && !c.has_size && !c.notify && !c.orcpt.n));
     must(c.verb != VERB_RCPT || c.path.text.n);
     must(!(c.notify & NOTIFY_NEVER) || c.notify == NOTIFY_NEVER);

@@ -31,6 +31,10 @@ enum verb {
     VERB_HELP, VERB_QUIT, VERB_STARTTLS, VERB_AUTH, VERB_ETRN, VERB_XCLIENT, VERB_XFORWARD,
     VERB_HTTP                   /* GET, POST, Host: ...: somebody else's protocol (attack class 11) */
 };
+/* What XCLIENT and XFORWARD tell, as Postfix's XCLIENT_README and XFORWARD_README have it. */
+enum attr {
+    ATTR_NAME, ATTR_ADDR, ATTR_PORT, ATTR_PROTO, ATTR_HELO, ATTR_LOGIN, ATTR_DESTADDR, ATTR_DESTPORT, ATTR_IDENT, ATTR_SOURCE, ATTRS
+};
 struct command {
     enum verb verb;
     str line;                   /* the whole, without CRLF; borrowed from the stream until the next server_hear() */
@@ -46,6 +50,9 @@ struct command {
     uint8_t notify; str orcpt;                  /* RFC 3461; decoded */
     /* BDAT */
     uint64_t chunk; bool last;                  /* RFC 3030 */
+    /* XCLIENT, XFORWARD: a bit (1u << ATTR_...) for each that was given; empty: "[UNAVAILABLE]" or "[TEMPUNAVAIL]". Decoded */
+    unsigned attrs; str attr[ATTRS];
+    struct addr attr_addr;                      /* ATTR_ADDR; n 0: unavailable */
     /* When it cannot be taken: what to answer. code 0: it can. */
     struct reply refuse;
 };

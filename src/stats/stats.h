@@ -11,6 +11,7 @@
 #define STATS_COUNTERS(X) \
     X(sessions, "SMTP sessions begun") \
     X(sessions_refused, "sessions turned away at a limit") \
+    X(proxy_refused, "connections closed for want of a PROXY header from a named proxy") \
     X(accepted, "messages accepted (250)") \
     X(accepted_bytes, "octets of accepted messages") \
     X(accepted_rcpts, "recipients of accepted messages") \

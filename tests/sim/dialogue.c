@@ -224,7 +224,9 @@ static err config_text(str rest, str raw, struct buf *out)
     if (!postmaster.p)
         postmaster = str_printf(play->a, "postmaster@%.*s", STR(str_starts(key, S("*.")) ? str_from(key, 2) : key));
     buf_addf(out, "waypost 1\nhostname %.*s\npostmaster %.*s\n", STR(hostname), STR(postmaster));
-    buf_add(out, S("listen smtp 198.51.100.25:25 [2001:db8::25]:25\nspool { dir /spool }\nthreads 1\n"));
+    if (!str_has(raw, S("listen")))
+        buf_add(out, S("listen smtp 198.51.100.25:25 [2001:db8::25]:25\n"));
+    buf_add(out, S("spool { dir /spool }\nthreads 1\n"));
     buf_add(out, S("backend inside { server 203.0.113.1:25 }\n"));
     if (!str_has(raw, S("relay_domain"))) {
         buf_addf(out, "relay_domain %.*s { backend inside; recipients ", STR(domains));
@@ -288,7 +290,7 @@ static err serve_at(const char *address)
         if (listen_accept(&io, NEVER, &client, &peer) != OK)
             break;
         struct session_start *start = mem_new(sizeof *start);
-        *start = (struct session_start){ .reception = play->reception, .fd = client, .peer = peer, .listener = S("test") };
+        *start = (struct session_start){ .reception = play->reception, .fd = client, .peer = peer, .at = at, .listener = S("test") };
         group_spawn(thread_group(), "session", session_run, start);
     }
     io_del(&io);
