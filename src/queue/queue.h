@@ -67,6 +67,7 @@ struct ticket {
     uint8_t server;                     /* unknown: 1 + place in its backend of the server that may have it already; 0: any */
     uint16_t sticky;                    /* backend_stick()'s key, where the backend sticks */
     bool many : 1, unknown : 1, report : 1, expired : 1;
+    bool warned : 1;                    /* of its delay, or it is known that nobody is to be */
 };
 _Static_assert(sizeof(struct ticket) <= 128, "ten million of them are a normal state");
 
@@ -160,6 +161,8 @@ struct ticket *lane_after(const struct ticket *t);
 void ticket_return(struct ticket *t);
 /* Some of a flying ticket's recipients (those with bit set in `part`, at least one, not all) become a ticket of their own, in flight too. */
 struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part);
+/* A ticket that ticket_remove() took out goes back to where it was, ready or waiting: it was only looked at. */
+void ticket_settle_as(struct ticket *t, enum ticket_state state);
 /* Put off until `due` for `reason`; one more attempt was made. Its message is dropped from memory. */
 void ticket_defer(struct ticket *t, when due, str reason);
 /* All its recipients are settled. True: it was the message's last ticket, so the caller notes the end. */
