@@ -5,6 +5,8 @@
 #include "dns/dns.h"
 #include "receive/receive.h"
 
+extern const struct setting deliver_settings[]; /* bound into a struct report_settings */
+
 struct dispatch;
 struct dispatch_setup {
     struct snapshot *(*newest)(void *ctx);

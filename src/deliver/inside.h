@@ -78,8 +78,24 @@ struct lane_server *lane_servers(struct lane *lane, const struct backend *b);
  * connection to. `in_memory`: only when its message is. For the ways of balancing that have turns. */
 struct ticket *share_next(struct lane *lane, const struct backend *b, size_t server, bool in_memory, struct ticket **other, size_t *other_server);
 
-/* Report failures of `f` to its sender: out[i] for each i in failed[]. False: the report could not be stored. */
-struct report_item { uint32_t i; enum report_action action; const char *status; str diagnostic, remote, reason; };
+/* Tell the sender of `f` what became of recipients, as far as "bounce" and the null sender let us: one report. What is not told is logged. False:
+ * the report could not be stored. Of a report of ours, whose one recipient failed: a double bounce. */
+struct report_item { uint32_t i; enum report_action action; const char *status; str diagnostic, remote, reason; when last_attempt; /* wall clock; 0: none */ };
 WAITS bool report_send(struct dispatch *d, const struct flight *f, const struct report_item *item, size_t n);
+/* In a relay domain of ours, from a client of a network, or logged in? */
+bool sender_is_own(const struct flight *f);
+
+/* ---- pace.c ---- */
+
+/* How long a report to `to` has to wait for its turn, which it takes; 0: not at all; NEVER: too many wait. `trusted`: the sender is no forgery. */
+when pace_report(const struct report_settings *s, arena *a, str to, bool trusted);
+bool pace_double(void);                         /* may the postmaster have one more double bounce just now? */
+
+/* ---- warn.c ---- */
+
+bool warn_due(const struct ticket *t, when accepted, when delay);       /* it waits for so long, and nobody has decided yet whether that is told */
+bool warn_wanted(const struct flight *f, size_t rcpt);                  /* by an own sender who did not say otherwise */
+WAITS err warn_sweep(struct dispatch *d, when delay);                   /* once through all that waits */
+WAITS err warn_run(void *dispatch);                                     /* a task: again and again */
 
 #endif

@@ -103,7 +103,7 @@ static void settling_report(struct settling *s, const struct flight *f, size_t i
     uint8_t notify = f->env.rcpt[i].notify;
     struct report_item *item = &s->item[s->nitem];
 
-    *item = (struct report_item){ .i = (uint32_t)i, .remote = r ? remote : S(""), .reason = reason };
+    *item = (struct report_item){ .i = (uint32_t)i, .remote = r ? remote : S(""), .reason = reason, .last_attempt = v == DELETED ? 0 : wall_now() };
     if (r)
         item->diagnostic = reply_print(f->a, r);
     if (v == DELIVERED) {
@@ -112,8 +112,14 @@ static void settling_report(struct settling *s, const struct flight *f, size_t i
             return;
         item->action = REPORT_RELAYED;
         item->status = "2.0.0";
+    } else if (v == LATER || v == UNKNOWN) {
+        if (!warn_wanted(f, i))
+            return;
+        item->action = REPORT_DELAYED;
+        /* RFC 3463 4.4.2: "bad connection"; 4.4.1: "no answer from host" */
+        item->status = v == UNKNOWN ? "4.4.2" : str_cz(f->a, r ? status_of(f->a, r, "4.0.0") : S("4.4.1"));
     } else {
-        if (notify && !(notify & NOTIFY_FAILURE)) /* RFC 3461 4.1; not given means failure and delay */
+        if (notify && !(notify & NOTIFY_FAILURE) && !f->mail->m->report) /* RFC 3461 4.1; not given means failure and delay */
             return;
         item->action = REPORT_FAILED;
         /* RFC 3463 4.4.7: "delivery time expired"; the last reply stands in the diagnostic. */
@@ -138,8 +144,8 @@ static bool is_over(enum verdict v) { return v == DELIVERED || v == FAILED || v 
 static bool is_at_once(enum verdict v) { return v == AT_ONCE; }
 static bool is_unknown(enum verdict v) { return v == UNKNOWN; }
 
-/* Who ends how, and what of it the sender is to be told. */
-static void settling_judge(struct settling *s, struct flight *f, enum flight_end end, str reason, str remote)
+/* Who ends how, and what of it the sender is to be told. `warn`: a delay, too. */
+static void settling_judge(struct settling *s, struct flight *f, enum flight_end end, str reason, str remote, bool warn)
 {
     bool some_taken = false;
     bool too_old = f->mail->m->origin.accepted + (when)f->t->lifetime * SECOND < wall_now();
@@ -154,7 +160,7 @@ static void settling_judge(struct settling *s, struct flight *f, enum flight_end
         if (too_old && (v == LATER || v == UNKNOWN))
             v = EXPIRED;
         s->verdict[i] = v;
-        if (v == DELIVERED || v == FAILED || v == EXPIRED || (v == DELETED && end == FLIGHT_DELETED))
+        if ((v == DELETED && end == FLIGHT_DELETED && !f->mail->m->report) || ((v == LATER || v == UNKNOWN) && warn) || v == DELIVERED || v == FAILED || v == EXPIRED)
             settling_report(s, f, i, v, remote, reason);
     }
 }
@@ -185,7 +191,7 @@ static void settling_note(struct settling *s, const struct flight *f, str reason
             continue;
         struct rcpt_state *st = &s->state[s->nstate++];
         *st = (struct rcpt_state){ .index = f->index[i], .status = status[v], .version = f->t->version, .last = wall, .remote = remote,
-                                   .attempts = (uint16_t)(f->t->attempts + 1), .unknown = v == UNKNOWN || f->t->unknown };
+                                   .attempts = (uint16_t)(f->t->attempts + 1), .unknown = v == UNKNOWN || f->t->unknown, .warned = f->t->warned };
         if (st->status == RCPT_WAITING)
             st->next = wall + ((v == UNKNOWN ? late : due) - now);
         if (v != DELIVERED)
@@ -203,13 +209,16 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
     struct settling s = { .verdict = NEW_ARRAY(f->a, enum verdict, n), .state = NEW_ARRAY(f->a, struct rcpt_state, n),
                           .item = NEW_ARRAY(f->a, struct report_item, n) };
     str why;
+    bool warn = warn_due(t, f->mail->m->origin.accepted, f->snap->reports.delay_warning);
 
-    settling_judge(&s, f, end, reason, remote);
+    settling_judge(&s, f, end, reason, remote, warn);
     /* The report is ours before the failure is noted: a crash between the two tells the sender twice, never not at all. */
     if (s.nitem && !report_send(d, f, s.item, s.nitem)) {
         settling_postpone(&s, f);
         reason = S("it failed, but the report to its sender could not be stored");
+        warn = false;
     }
+    t->warned |= warn;
     when now = clock_now(), due = now + retry_after(&f->snap->retry, t->attempts + 1u), late = MAX(due, now + UNKNOWN_WAIT);
     settling_note(&s, f, reason, remote, due, late, &why);
 
@@ -230,6 +239,7 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
             soon = ticket_split(rest, set_with(f, &s, is_at_once));
         else
             rest = NULL;
+        soon->warned &= !warn; /* it is not they who were told */
         ticket_return(soon);
     }
     if (rest && s.n[UNKNOWN]) {

@@ -469,6 +469,7 @@ struct dispatch *dispatch_new(const struct dispatch_setup *setup)
     d->to_ask_end = &d->to_ask;
     group_spawn(thread_group(), "settle", settle_run, d);
     group_spawn(thread_group(), "impatience", impatience, d);
+    group_spawn(thread_group(), "warn", warn_run, d);
     return d;
 }
 

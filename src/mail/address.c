@@ -371,7 +371,7 @@ str xtext_encode(arena *a, str s)
     return buf_str(&out);
 }
 
-str address_ascii(arena *a, str s)
+static str address_embed(arena *a, str s, bool utf8_ok)
 {
     struct buf out = buf_in(a, s.n + 16);
     uint32_t point;
@@ -384,8 +384,63 @@ str address_ascii(arena *a, str s)
         }
         if (point > 32 && point < 127 && point != '+' && point != '=' && point != '\\')
             buf_addc(&out, (char)point);
+        else if (utf8_ok && point > 127 && !utf8_control(point))
+            buf_add(&out, str_head(s, n));
         else
             buf_addf(&out, "\\x{%02X}", point);
     }
     return buf_str(&out);
+}
+
+str address_ascii(arena *a, str s) { return address_embed(a, s, false); }
+str address_unitext(arena *a, str s) { return address_embed(a, s, true); }
+
+static void utf8_add(struct buf *out, uint32_t point)
+{
+    if (point < 0x80) {
+        buf_addc(out, (char)point);
+        return;
+    }
+    unsigned more = point < 0x800 ? 1 : point < 0x10000 ? 2 : 3;
+    buf_addc(out, (char)(0xf00 >> (more + 1) | point >> 6 * more));
+    while (more--)
+        buf_addc(out, (char)(0x80 | (point >> 6 * more & 0x3f)));
+}
+
+/* The hexadecimal digits behind "\x{", up to the brace: RFC 6533 3, EmbeddedUnicodeChar. 0: none that may stand there. */
+static uint32_t embedded_point(str s, size_t *n)
+{
+    uint32_t point = 0;
+    size_t i = 0;
+
+    for (; i < s.n && i < 6 && s.p[i] != '}'; i++) {
+        char c = ascii_lower(s.p[i]);
+        if (!ascii_digit(c) && !(c >= 'a' && c <= 'f'))
+            return 0;
+        point = point << 4 | (uint32_t)(ascii_digit(c) ? c - '0' : c - 'a' + 10);
+    }
+    *n = i + 1;
+    if (i < 2 || i >= s.n || s.p[i] != '}' || point > 0x10ffff || (point >= 0xd800 && point < 0xe000) || utf8_control(point))
+        return 0;
+    return point;
+}
+
+err address_decode(arena *a, str s, str *ret)
+{
+    struct buf out = buf_in(a, s.n);
+
+    while (s.n) {
+        size_t plain = str_find(s, S("\\x{")), n;
+        buf_add(&out, str_head(s, plain));
+        if (plain == STR_NONE)
+            break;
+        s = str_from(s, plain + 3);
+        uint32_t point = embedded_point(s, &n);
+        if (!point)
+            return fail(E_SYNTAX, "no character stands between the braces of \\x{...}");
+        utf8_add(&out, point);
+        s = str_from(s, n);
+    }
+    *ret = buf_str(&out);
+    return OK;
 }

@@ -257,6 +257,33 @@ static str xml_text(arena *a, str s)
     return buf_str(&out);
 }
 
+TEST(address_embeds_what_is_not_ascii_and_back)
+{
+    static const struct { str plain, ascii, unitext; } both[] = {
+        { S("ann@example.org"), S("ann@example.org"), S("ann@example.org") },
+        { S("j\u00f6rg+x@\U0001F4EE.example"), S("j\\x{F6}rg\\x{2B}x@\\x{1F4EE}.example"), S("j\u00f6rg\\x{2B}x@\U0001F4EE.example") },
+        { S("a\\b=c d"), S("a\\x{5C}b\\x{3D}c\\x{20}d"), S("a\\x{5C}b\\x{3D}c\\x{20}d") },
+        { S("\u0416\u2603\u202e"), S("\\x{416}\\x{2603}\\x{202E}"), S("\u0416\u2603\\x{202E}") }, /* what turns a line round is never shown */
+    };
+    static const str bad[] = { S("\\x{0A}"), S("\\x{}"), S("\\x{F}"), S("\\x{D800}"), S("\\x{110000}"), S("\\x{41"), S("\\x{G1}"), S("\\x{0000041}"), S("\\x{7F}"),
+                               S("\\x{202E}") };
+    AUTO_ARENA a = arena_new();
+    str got;
+
+    EACH(both, b) {
+        CHECK_STR(address_ascii(a, b->plain), b->ascii);
+        CHECK_STR(address_unitext(a, b->plain), b->unitext);
+        if (str_has(b->plain, S("\u202e")))
+            continue;
+        CHECK_ERR(address_decode(a, b->ascii, &got), OK);
+        CHECK_STR(got, b->plain);
+        CHECK_ERR(address_decode(a, b->unitext, &got), OK);
+        CHECK_STR(got, b->plain);
+    }
+    EACH(bad, b)
+        CHECK_ERR(address_decode(a, *b, &got), E_SYNTAX);
+}
+
 TEST(address_parse_agrees_with_isemail)
 {
     AUTO_ARENA a = arena_new();

@@ -32,6 +32,10 @@ err xtext_decode(arena *a, str s, str *ret);
 str xtext_encode(arena *a, str s);
 /* An address of type utf-8 in ASCII, "j\x{F6}rg@example.org": RFC 6533 3's utf-8-addr-xtext, also fit for ORCPT. In `a`. */
 str address_ascii(arena *a, str s);
+/* The same where UTF-8 may stand as it is: utf-8-addr-unitext. In `a`. */
+str address_unitext(arena *a, str s);
+/* Back from either: "\x{F6}" becomes its character. E_SYNTAX: a control, half a surrogate pair, or no character at all. In `a`. */
+err address_decode(arena *a, str s, str *ret);
 
 /* ---- envelope ------------------------------------------------------------------------------------------------------ */
 
@@ -115,7 +119,7 @@ struct report_rcpt {
     str status;         /* "5.1.1" */
     str diagnostic;     /* the next hop's reply, "550 5.1.1 no such user"; empty: ours */
     str remote;         /* its name; empty: none */
-    str reason;         /* one sentence for a person */
+    str reason;         /* what happened and what to do, for a person: report_advice() */
     when last_attempt, retry_until;     /* wall clock; 0: none */
 };
 struct report {
@@ -124,6 +128,9 @@ struct report {
     ulid id;            /* of the report itself: Message-ID and boundary */
     ulid about;         /* of the message */
     const struct envelope *env;
+    str to;             /* who gets it; empty: env->sender. Beyond ASCII: the way there takes UTF-8, so it is written as RFC 6533 has it */
+    str preface;        /* why it comes to somebody else than the sender; empty: it does not */
+    str received_from;  /* who gave us the message, "there.example ([192.0.2.7])"; empty: not known */
     when arrived;       /* wall clock */
     when now;
     const struct report_rcpt *rcpt;
@@ -131,9 +138,12 @@ struct report {
     str original;       /* header block, or whole message; what RET and size allow */
     bool original_whole;
 };
-/* The whole message, header and body, CRLF, 7-bit safe, lines folded: to env->sender, from <>. From, To, Date, Subject, Message-ID,
- * Auto-Submitted: auto-replied (RFC 3834), multipart/report with text, delivery-status, message/rfc822 or text/rfc822-headers
- * (base64 or the global types of RFC 6533 when the original has 8-bit octets). */
+/* The whole message, header and body, CRLF, lines folded, from <>; 7-bit safe unless it goes to an address beyond ASCII. From, To, Date,
+ * Subject, Message-ID, Auto-Submitted: auto-replied (RFC 3834), multipart/report with text, delivery-status, message/rfc822 or
+ * text/rfc822-headers (base64 or the global types of RFC 6533 when the original has 8-bit octets). */
 void report_write(const struct report *r, struct buf *out);
+/* What a failure, delay or success means and what can be done about it, in plain English, by its status ("5.1.1") and the server's words
+ * ("550 5.1.1 no such user"; may be empty). A literal. */
+str report_advice(enum report_action action, str status, str diagnostic);
 
 #endif

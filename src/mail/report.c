@@ -55,22 +55,28 @@ static str clean(arena *a, str s)
     return buf_str(&out);
 }
 
-/* A field of the machine's part: ASCII, and no word so long that it could not be folded. */
-static void status_add(arena *a, struct buf *out, const char *name, str value)
+/* The part for machines: where it goes, and whether UTF-8 may stand in it. */
+struct status { arena *a; struct buf *out; bool utf8; };
+
+/* A field of the machine's part: ASCII unless it goes where UTF-8 does, and no word so long that it could not be folded. */
+static void status_add(const struct status *s, const char *name, str value)
 {
-    struct buf ascii = buf_in(a, value.n + 16);
+    struct buf text = buf_in(s->a, value.n + 16);
     size_t word = 0;
 
-    for (str rest = clean(a, value); rest.n; rest = str_from(rest, 1)) {
-        char c = rest.p[0];
-        word = c == ' ' ? 0 : word + 1;
+    uint32_t point = 0;
+    for (str rest = clean(s->a, value); rest.n;) {
+        size_t n = utf8_head(rest, &point);
+        must(n > 0); /* it was cleaned */
+        word = point == ' ' ? 0 : word + n;
         if (word > WORD_MAX) {
-            buf_addc(&ascii, ' ');
-            word = 1;
+            buf_addc(&text, ' ');
+            word = n;
         }
-        buf_addc(&ascii, (c & 0x80) ? '?' : c);
+        buf_add(&text, s->utf8 || n == 1 ? str_head(rest, n) : S("?"));
+        rest = str_from(rest, n);
     }
-    header_add(out, str_z(name), buf_str(&ascii));
+    header_add(s->out, str_z(name), buf_str(&text));
 }
 
 static void date_add(struct buf *out, const char *name, when wall)
@@ -116,8 +122,8 @@ static void person_rcpt_add(arena *a, struct buf *out, const struct report_rcpt 
                   str_printf(a, "%.*s %.*s", STR(clean(a, who)), STR(clean(a, str_head(rcpt->diagnostic, QUOTE_MAX)))));
     }
     if (rcpt->action == REPORT_DELAYED && rcpt->retry_until)
-        lines_add(out, "    ",
-                  str_printf(a, "It will be tried until %.*s.", STR(time_rfc5322(text, rcpt->retry_until))));
+        lines_add(out, "    ", str_printf(a, "It will be tried until %.*s. You need not send it again: you will be told if it fails.",
+                                          STR(time_rfc5322(text, rcpt->retry_until))));
 }
 
 static str person_text(arena *a, const struct report *r)
@@ -126,6 +132,10 @@ static str person_text(arena *a, const struct report *r)
     char id[ULID_TEXT], arrived[TIME_TEXT];
 
     buf_addf(&out, "This is the mail system at %.*s.\r\n", STR(r->hostname));
+    if (r->preface.n) {
+        buf_add(&out, S("\r\n"));
+        lines_add(&out, "", clean(a, r->preface));
+    }
     for (size_t action = 0; action < COUNT(actions); action++) {
         bool titled = false;
         for (size_t i = 0; i < r->nrcpt; i++) {
@@ -134,7 +144,7 @@ static str person_text(arena *a, const struct report *r)
             if (!titled) {
                 buf_add(&out, S("\r\n"));
                 lines_add(&out, "",
-                          str_printf(a, "Your message of %.*s %s:", STR(time_rfc5322(arrived, r->arrived)),
+                          str_printf(a, "%s message of %.*s %s:", r->preface.n ? "The" : "Your", STR(time_rfc5322(arrived, r->arrived)),
                                      actions[action].title));
             }
             titled = true;
@@ -153,46 +163,49 @@ static str person_text(arena *a, const struct report *r)
 
 /* ---- the part for machines, RFC 3464 2 ---- */
 
-/* "type; address". UTF-8 takes its ASCII form, so that the part passes everywhere (RFC 6533 3). */
-static str typed_address(arena *a, str type, str address)
+/* "type; address". Where UTF-8 may not stand it takes its ASCII form, so that the part passes everywhere (RFC 6533 3). */
+static str typed_address(const struct status *s, str type, str address)
 {
     if (str_ieq(type, S("utf-8")) || !is_ascii(address))
-        return str_printf(a, "utf-8; %.*s", STR(address_ascii(a, address)));
-    return str_printf(a, "%.*s; %.*s", STR(type), STR(address));
+        return str_printf(s->a, "utf-8; %.*s", STR(s->utf8 ? address_unitext(s->a, address) : address_ascii(s->a, address)));
+    return str_printf(s->a, "%.*s; %.*s", STR(type), STR(address));
 }
 
-static void status_rcpt_add(arena *a, struct buf *out, const struct report_rcpt *rcpt)
+static void status_rcpt_add(const struct status *s, const struct report_rcpt *rcpt)
 {
     str orcpt = rcpt->rcpt->orcpt, type;
 
-    buf_add(out, S("\r\n"));
+    buf_add(s->out, S("\r\n"));
     if (orcpt.n && str_cut(&orcpt, S(";"), &type))
-        status_add(a, out, "Original-Recipient", typed_address(a, type, orcpt));
+        status_add(s, "Original-Recipient", typed_address(s, type, orcpt));
     /* What the sender wrote, not what we made of it: an alias is nobody's business (RFC 3464 4.2). */
-    status_add(a, out, "Final-Recipient", typed_address(a, S("rfc822"), rcpt->rcpt->given));
-    status_add(a, out, "Action", str_z(actions[rcpt->action].word));
-    status_add(a, out, "Status", rcpt->status);
+    status_add(s, "Final-Recipient", typed_address(s, S("rfc822"), rcpt->rcpt->given));
+    status_add(s, "Action", str_z(actions[rcpt->action].word));
+    status_add(s, "Status", rcpt->status);
     if (rcpt->remote.n)
-        status_add(a, out, "Remote-MTA", str_printf(a, "dns; %.*s", STR(rcpt->remote)));
+        status_add(s, "Remote-MTA", str_printf(s->a, "dns; %.*s", STR(rcpt->remote)));
     if (rcpt->diagnostic.n)
-        status_add(a, out, "Diagnostic-Code", str_printf(a, "smtp; %.*s", STR(rcpt->diagnostic)));
-    date_add(out, "Last-Attempt-Date", rcpt->last_attempt);
+        status_add(s, "Diagnostic-Code", str_printf(s->a, "smtp; %.*s", STR(rcpt->diagnostic)));
+    date_add(s->out, "Last-Attempt-Date", rcpt->last_attempt);
     if (rcpt->action == REPORT_DELAYED) /* RFC 3464 2.3.9: only then */
-        date_add(out, "Will-Retry-Until", rcpt->retry_until);
+        date_add(s->out, "Will-Retry-Until", rcpt->retry_until);
 }
 
-static str status_text(arena *a, const struct report *r)
+static str status_text(arena *a, const struct report *r, bool utf8)
 {
     struct buf out = buf_in(a, 2048);
+    const struct status s = { a, &out, utf8 };
     char id[ULID_TEXT];
 
     if (r->env->envid.n)
-        status_add(a, &out, "Original-Envelope-Id", r->env->envid);
-    status_add(a, &out, "Reporting-MTA", str_printf(a, "dns; %.*s", STR(r->hostname)));
-    status_add(a, &out, "X-Waypost-Id", ulid_print(r->about, id));
+        status_add(&s, "Original-Envelope-Id", r->env->envid);
+    status_add(&s, "Reporting-MTA", str_printf(a, "dns; %.*s", STR(r->hostname)));
+    if (r->received_from.n)
+        status_add(&s, "Received-From-MTA", str_printf(a, "dns; %.*s", STR(r->received_from)));
+    status_add(&s, "X-Waypost-Id", ulid_print(r->about, id));
     date_add(&out, "Arrival-Date", r->arrived);
     for (size_t i = 0; i < r->nrcpt; i++)
-        status_rcpt_add(a, &out, &r->rcpt[i]);
+        status_rcpt_add(&s, &r->rcpt[i]);
     return buf_str(&out);
 }
 
@@ -214,12 +227,12 @@ static bool passes(str s)
            scan.longest_line <= 998;
 }
 
-enum form { FORM_PLAIN, FORM_QUOTED, FORM_BASE64 };
+enum form { FORM_PLAIN, FORM_8BIT, FORM_QUOTED, FORM_BASE64 };
 
 static void part_add(struct buf *out, str boundary, str type, str title, enum form form, str content)
 {
     static const str forms[] = {
-        [FORM_PLAIN] = S("7bit"), [FORM_QUOTED] = S("quoted-printable"), [FORM_BASE64] = S("base64")
+        [FORM_PLAIN] = S("7bit"), [FORM_8BIT] = S("8bit"), [FORM_QUOTED] = S("quoted-printable"), [FORM_BASE64] = S("base64")
     };
 
     buf_addf(out, "--%.*s\r\n", STR(boundary));
@@ -240,7 +253,8 @@ static void part_add(struct buf *out, str boundary, str type, str title, enum fo
 static void original_add(const struct report *r, struct buf *out, str boundary)
 {
     str header = str_head(r->original, scan_of(r->original).header_end);
-    str title = r->original_whole ? S("Your message") : S("The header of your message");
+    str title = r->preface.n ? (r->original_whole ? S("The message") : S("The header of the message"))
+                             : (r->original_whole ? S("Your message") : S("The header of your message"));
     AUTO_BUF recoded = { 0 };
 
     if (r->original_whole && passes(r->original)) {
@@ -268,6 +282,8 @@ static const char *subject(const struct report *r)
         failed |= r->rcpt[i].action == REPORT_FAILED;
         delayed |= r->rcpt[i].action == REPORT_DELAYED;
     }
+    if (r->preface.n)
+        return failed ? "A message could not be delivered" : "A message is delayed, or was delivered";
     return failed    ? "Your message could not be delivered"
            : delayed ? "Your message is delayed"
                      : "Your message was delivered";
@@ -279,23 +295,28 @@ void report_write(const struct report *r, struct buf *out)
     char id[ULID_TEXT], now[TIME_TEXT];
     str boundary = str_printf(a, "=_%.*s", STR(ulid_print(r->id, id))); /* never in the original: nobody knew it then */
     str from = r->postmaster.n ? r->postmaster : str_printf(a, "MAILER-DAEMON@%.*s", STR(r->hostname));
-    str text = person_text(a, r);
+    str to = r->to.n ? r->to : r->env->sender, text = person_text(a, r);
+    /* RFC 6533 4: only a way that takes UTF-8 carries the global types, and to an address beyond ASCII none else leads. */
+    bool utf8 = !is_ascii(to);
 
     header_add(out, S("From"), str_printf(a, "Mail Delivery System <%.*s>", STR(from)));
-    header_add(out, S("To"), str_printf(a, "<%.*s>", STR(clean(a, r->env->sender))));
+    header_add(out, S("To"), str_printf(a, "<%.*s>", STR(clean(a, to))));
     header_add(out, S("Date"), time_rfc5322(now, r->now));
     header_add(out, S("Subject"), str_z(subject(r)));
     header_add(out, S("Message-ID"), str_printf(a, "<%.*s@%.*s>", STR(ulid_print(r->id, id)), STR(r->hostname)));
     header_add(out, S("Auto-Submitted"), S("auto-replied")); /* RFC 3834 5 */
     header_add(out, S("MIME-Version"), S("1.0"));
     header_add(out, S("Content-Type"),
-               str_printf(a, "multipart/report; report-type=delivery-status; boundary=\"%.*s\"", STR(boundary)));
+               str_printf(a, "multipart/report; report-type=%sdelivery-status; boundary=\"%.*s\"", utf8 ? "global-" : "", STR(boundary)));
     buf_add(out, S("\r\n"));
     if (passes(text))
         part_add(out, boundary, S("text/plain; charset=us-ascii"), S("Notification"), FORM_PLAIN, text);
     else
         part_add(out, boundary, S("text/plain; charset=utf-8"), S("Notification"), FORM_QUOTED, text);
-    part_add(out, boundary, S("message/delivery-status"), S("Delivery report"), FORM_PLAIN, status_text(a, r));
+    if (utf8)
+        part_add(out, boundary, S("message/global-delivery-status"), S("Delivery report"), FORM_8BIT, status_text(a, r, true));
+    else
+        part_add(out, boundary, S("message/delivery-status"), S("Delivery report"), FORM_PLAIN, status_text(a, r, false));
     if (r->original.n)
         original_add(r, out, boundary);
     buf_addf(out, "--%.*s--\r\n", STR(boundary));

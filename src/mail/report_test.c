@@ -61,7 +61,8 @@ TEST(report_says_all_of_rfc_3464)
         "\r\n"
         "  <eve@example.org>\r\n"
         "    Nobody answers.\r\n"
-        "    It will be tried until Thu, 19 Nov 2026 11:06:40 +0000.\r\n"
+        "    It will be tried until Thu, 19 Nov 2026 11:06:40 +0000. You need not\r\n"
+        "    send it again: you will be told if it fails.\r\n"
         "\r\n"
         "If you need help, write to <postmaster@example.net> and quote this\r\n"
         "number: 040M3000000000000000000000\r\n"
@@ -197,4 +198,110 @@ TEST(attack_36_report_quotes_strangers_safely)
     CHECK(str_has(buf_str(&out), S("Original-Recipient: utf-8; j\\x{F6}rg@example.org\r\n")));
     CHECK(str_has(buf_str(&out), S("From: Mail Delivery System <MAILER-DAEMON@mx.example.net>\r\n")));
     CHECK(str_has(buf_str(&out), S("Subject: Your message was delivered\r\n")));
+}
+
+/* ---- what people read ---- */
+
+TEST(report_advice_knows_each_class_of_failure)
+{
+    static const struct { str status, said, hint; } cases[] = {
+        { S("5.1.1"), S("550 5.1.1 no such user"), S("no such mailbox") },
+        { S("5.0.0"), S("550 User unknown in virtual table"), S("no such mailbox") },
+        { S("5.7.1"), S("550 5.7.1 user unknown"), S("no such mailbox") },
+        { S("5.2.2"), S("552 5.2.2 over quota"), S("mailbox is full") },
+        { S("5.0.0"), S("552 exceeded storage allocation"), S("mailbox is full") },
+        { S("5.0.0"), S("552 message size exceeds limit"), S("larger than") },
+        { S("5.3.4"), S("552 5.3.4 no"), S("larger than") },
+        { S("5.1.2"), S(""), S("leads nowhere") },
+        { S("5.4.4"), S(""), S("leads nowhere") },
+        { S("5.1.10"), S(""), S("takes no mail at all") },
+        { S("5.7.1"), S("550 5.7.1 refused by policy"), S("a rule of its own") },
+        { S("5.7.26"), S("550 5.7.26 unauthenticated"), S("a rule of its own") },
+        { S("5.7.1"), S("554 5.7.1 listed in DNSBL x"), S("spam") },
+        { S("5.0.0"), S("554 rejected as SPAM"), S("spam") },
+        { S("5.7.10"), S("530 5.7.10 encryption needed"), S("only travel encrypted") },
+        { S("5.0.0"), S("530 Must issue a STARTTLS command first"), S("only travel encrypted") },
+        { S("4.4.7"), S("451 4.3.0 later"), S("in the time that is given") },
+        { S("5.4.6"), S(""), S("in circles") },
+        { S("5.6.7"), S(""), S("beyond ASCII") },
+        { S("5.0.0"), S("550 no"), S("refused the message for good") },
+        { S(""), S(""), S("refused the message for good") },
+    };
+    EACH(cases, c)
+        CHECK(str_has(report_advice(REPORT_FAILED, c->status, c->said), c->hint), c->said);
+    CHECK(str_has(report_advice(REPORT_DELAYED, S("4.4.1"), S("")), S("could be reached yet")));
+    CHECK(str_has(report_advice(REPORT_DELAYED, S("4.2.2"), S("")), S("full")));
+    for (enum report_action action = REPORT_FAILED; action <= REPORT_EXPANDED; action++)
+        for (unsigned i = 0; i < COUNT(cases); i++)
+            CHECK(report_advice(action, cases[i].status, S("")).n > 20);
+}
+
+/* ---- every action, to every reader ---- */
+
+TEST(report_writes_every_action)
+{
+    static const struct { enum report_action action; str word, title, subject; bool retry; } cases[] = {
+        { REPORT_FAILED, S("Action: failed\r\n"), S("could not be delivered\r\nto:"), S("Subject: Your message could not be delivered\r\n"), false },
+        { REPORT_DELAYED, S("Action: delayed\r\n"), S("tried again, to:"), S("Subject: Your message is delayed\r\n"), true },
+        { REPORT_DELIVERED, S("Action: delivered\r\n"), S("was delivered to:"), S("Subject: Your message was delivered\r\n"), false },
+        { REPORT_RELAYED, S("Action: relayed\r\n"), S("was handed on, to a\r\nsystem"), S("Subject: Your message was delivered\r\n"), false },
+        { REPORT_EXPANDED, S("Action: expanded\r\n"), S("members of"), S("Subject: Your message was delivered\r\n"), false },
+    };
+    EACH(cases, c) {
+        struct report_rcpt one = { .rcpt = &rcpts[0], .action = c->action, .status = S("2.0.0"), .last_attempt = AT, .retry_until = AT + DAY };
+        struct report r = report_of(&plain_env, S("A: b\r\n\r\n"), false);
+        AUTO_BUF out = { 0 };
+        r.rcpt = &one;
+        r.nrcpt = 1;
+        report_write(&r, &out);
+        CHECK(str_has(buf_str(&out), c->word), c->word);
+        CHECK(str_has(buf_str(&out), c->title), buf_str(&out));
+        CHECK(str_has(buf_str(&out), c->subject), c->word);
+        CHECK(str_has(buf_str(&out), S("Will-Retry-Until:")) == c->retry, c->word);
+        CHECK(str_has(buf_str(&out), S("It will be tried until")) == c->retry, c->word);
+    }
+}
+
+/* RFC 6533: to an address beyond ASCII the report is a global one, with addresses as they are; to any other they are encoded. */
+TEST(report_speaks_utf8_where_it_can_be_carried)
+{
+    static const struct rcpt to[] = {
+        { .to = { "j\u00f6rg@b\u00fccher.example", 21 }, .given = { "j\u00f6rg@b\u00fccher.example", 21 }, .orcpt = { "utf-8;\u0416@b\u00fccher.example", 24 } },
+    };
+    static const struct report_rcpt one = { .rcpt = &to[0], .action = REPORT_FAILED, .status = { "5.1.1", 5 }, .diagnostic = { "550 5.1.1 gibt's nicht, \u00f6", 26 } };
+    struct envelope env = { .sender = S("\u00fcte@there.example"), .smtputf8 = true };
+    struct report r = report_of(&env, S("A: b\r\n\r\n"), false);
+    AUTO_BUF utf8 = { 0 }, ascii = { 0 };
+
+    r.rcpt = &one;
+    r.nrcpt = 1;
+    report_write(&r, &utf8);
+    CHECK(str_has(buf_str(&utf8), S("report-type=global-delivery-status")));
+    CHECK(str_has(buf_str(&utf8), S("Content-Type: message/global-delivery-status\r\nContent-Transfer-Encoding: 8bit\r\n")), buf_str(&utf8));
+    CHECK(str_has(buf_str(&utf8), S("To: <\u00fcte@there.example>\r\n")));
+    CHECK(str_has(buf_str(&utf8), S("Original-Recipient: utf-8; \u0416@b\u00fccher.example\r\n")));
+    CHECK(str_has(buf_str(&utf8), S("Final-Recipient: utf-8; j\u00f6rg@b\u00fccher.example\r\n")));
+    CHECK(str_has(buf_str(&utf8), S("Diagnostic-Code: smtp; 550 5.1.1 gibt's nicht, \u00f6\r\n")));
+    env.sender = S("ute@there.example");
+    report_write(&r, &ascii);
+    CHECK(passes(buf_str(&ascii)));
+    CHECK(str_has(buf_str(&ascii), S("report-type=delivery-status")));
+    CHECK(str_has(buf_str(&ascii), S("Original-Recipient: utf-8; \\x{416}@b\\x{FC}cher.example\r\n")));
+    CHECK(str_has(buf_str(&ascii), S("Final-Recipient: utf-8; j\\x{F6}rg@b\\x{FC}cher.example\r\n")));
+    CHECK(str_has(buf_str(&ascii), S("Diagnostic-Code: smtp; 550 5.1.1 gibt's nicht, ?\r\n")));
+}
+
+TEST(report_to_the_postmaster_says_why_it_comes)
+{
+    struct report r = report_of(&plain_env, S("A: b\r\n\r\n"), true);
+    AUTO_BUF out = { 0 };
+
+    r.to = S("postmaster@example.net");
+    r.preface = S("It comes to you\r\nBcc: x because nobody else is there.");
+    r.received_from = S("there.example\r\nBcc: x ([192.0.2.7])");
+    report_write(&r, &out);
+    CHECK(str_has(buf_str(&out), S("To: <postmaster@example.net>\r\n")));
+    CHECK(str_has(buf_str(&out), S("\r\nIt comes to you Bcc: x because nobody else is there.\r\n")));
+    CHECK(str_has(buf_str(&out), S("\r\nThe message of ")) && !str_has(buf_str(&out), S("Your message")));
+    CHECK(str_has(buf_str(&out), S("Received-From-MTA: dns; there.example  Bcc: x ([192.0.2.7])\r\n")), buf_str(&out)); /* attack class 36 */
 }

@@ -71,6 +71,7 @@ const struct setting *settings_table(void)
         n = join(n, dns_settings, offsetof(struct settings, dns));
         const struct setting retry[] = { retry_setting, { .name = NULL } };
         n = join(n, retry, offsetof(struct settings, snapshot.retry));
+        n = join(n, deliver_settings, offsetof(struct settings, snapshot.reports));
         join(n, own_settings, 0);
     }
     return joined;

@@ -51,7 +51,6 @@ void calendar_del(struct queue *q, struct ticket *t);
 void lane_put(struct lane *lane, struct ticket *t, bool front);
 str domain_of(str address);             /* behind the last @; "" without one */
 struct backend *backend_named(const struct routes *r, str name);
-void ticket_settle_as(struct ticket *t, enum ticket_state state);   /* out of flight, no attempt was made */
 /* The lane of a backend, or of a domain where the backend goes by MX. b NULL: of mail without a way. */
 struct lane *lane_for(struct queue *q, const struct backend *b, str domain);
 struct lane *lane_again(struct ticket *t);              /* where its mail goes as of now */

@@ -68,6 +68,7 @@ struct ticket {
     uint16_t sticky;                    /* backend_stick()'s key, where the backend sticks */
     bool many : 1, unknown : 1, report : 1, expired : 1;
     bool held : 1;                      /* waits until an operator says otherwise, or until `due` */
+    bool warned : 1;                    /* of its delay, or it is known that nobody is to be */
 };
 _Static_assert(sizeof(struct ticket) <= 128, "ten million of them are a normal state");
 
@@ -163,6 +164,8 @@ struct ticket *lane_after(const struct ticket *t);
 void ticket_return(struct ticket *t);
 /* Some of a flying ticket's recipients (those with bit set in `part`, at least one, not all) become a ticket of their own, in flight too. */
 struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part);
+/* A ticket that ticket_remove() took out goes back to where it was, ready or waiting: it was only looked at. */
+void ticket_settle_as(struct ticket *t, enum ticket_state state);
 /* Put off until `due` for `reason`; one more attempt was made. Its message is dropped from memory. */
 void ticket_defer(struct ticket *t, when due, str reason);
 /* The same without an attempt: by an operator, who holds it or gives it free again (`due` now). Time that it was held does not count against

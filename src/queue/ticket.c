@@ -194,12 +194,12 @@ static uint16_t sticky_key(const struct backend *b, const struct message *m, str
 }
 
 /* The ticket for recipients of `m` that wait, go to `lane` and (unless the backend mixes domains) to `domain`, as of `due`. */
-static struct ticket *ticket_for(struct queue *q, const struct message *m, struct lane *lane, str domain, uint32_t due)
+static struct ticket *ticket_for(struct queue *q, const struct message *m, struct lane *lane, str domain, uint32_t due, bool warned)
 {
     struct ticket *first = queue_find(q, m->id), *t = first;
 
     for (; t; t = t->sibling == first ? NULL : t->sibling)
-        if (t->lane == lane && t->due == due && ((lane->backend && lane->backend->mix_domains) || str_ieq(ticket_domain(t), domain)))
+        if (t->lane == lane && t->due == due && t->warned == warned && ((lane->backend && lane->backend->mix_domains) || str_ieq(ticket_domain(t), domain)))
             return t;
     t = ticket_new(q, m->id);
     t->lane = lane;
@@ -211,6 +211,9 @@ static struct ticket *ticket_for(struct queue *q, const struct message *m, struc
         t->sticky = sticky_key(lane->backend, m, domain);
     t->accepted = m->origin.accepted;
     t->report = m->report;
+    t->warned = warned;
+    if (m->not_before)
+        t->reason = intern_get(&q->words, S("reports are paced: its turn comes"));
     t->version = 1;
     t->since = seconds_now();
     ticket_link(q, t);
@@ -272,10 +275,10 @@ static void queue_take(struct queue *q, const struct message *m, const struct rc
     for (uint32_t i = 0; i < env->nrcpt; i++) {
         if (state && state[i].status != RCPT_WAITING)
             continue;
-        when wait = state && state[i].next > now ? state[i].next - now : 0;
+        when next = state ? state[i].next : m->not_before, wait = next > now ? next - now : 0;
         const struct backend *b = way_of(&way, i);
         struct ticket *t = ticket_for(q, m, lane_for(q, b, way.key.domain), way.key.domain,
-                                      wait ? seconds_now() + (uint32_t)(wait / SECOND) : 0);
+                                      wait ? seconds_now() + (uint32_t)(wait / SECOND) : 0, state && state[i].warned);
         if (ticket_count(t) == 0) {
             if (n == cap) {
                 struct ticket **more = mem_new(4 * cap * sizeof(struct ticket *));

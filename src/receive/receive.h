@@ -44,12 +44,22 @@ extern const struct setting receive_settings[]; /* bound into a struct receive_s
 const struct listener_setting *receive_listener(const struct receive_settings *s, const struct addr *at, str kind);
 void receive_settings_finish(struct binder *b, struct receive_settings *s, const struct routes *routes);
 
+/* What deliver/settings.c says about reports; here because the snapshot is. */
+struct report_settings {
+    when delay_warning;                 /* own senders are told of mail that waits for so long; 0: they are not */
+    int double_bounce;                  /* enum: a report that fails goes to the postmaster, or is dropped */
+    struct rate rate;                   /* of all reports; n 0: no limit */
+    struct rate rate_per_address;       /* of those to one sender that is none of ours */
+};
+enum { DOUBLE_BOUNCE_DROP, DOUBLE_BOUNCE_POSTMASTER };
+
 /* ---- one configuration, as sessions hold it -------------------------------------------------------------------------------------- */
 
 struct snapshot {
     struct receive_settings receive;
     struct routes routes;
     struct retry retry;
+    struct report_settings reports;
     uint64_t epoch;                     /* 1, and one more each reload */
     _Atomic uint32_t holders;
     void (*end)(struct snapshot *s);    /* frees it, called by the last holder */

@@ -136,12 +136,14 @@ struct recipients {
     struct table **table; size_t ntable;
     str *path;                          /* of each table */
 };
+enum bounce { BOUNCE_ALL, BOUNCE_OWN /* our own senders only */, BOUNCE_NONE };   /* who is told what became of mail */
 struct relay_domain {
     struct strs name;                   /* "example.com", "*.example.com" */
     const struct token *backend_name;
     struct backend *backend;
     struct recipients recipients;
     when expire;                        /* lifetime of its mail; 0: the schedule's */
+    int bounce;                         /* enum bounce */
     struct place at;
 };
 /* Who may relay without being a recipient: clients by address, for senders of named domains. */
@@ -173,6 +175,7 @@ struct routes {
     struct route_rule **rule; size_t nrule;   /* the first that fits decides */
     const struct token *fallback_name;
     struct backend *fallback;           /* `route default { via BACKEND }`; NULL: nowhere else */
+    int fallback_bounce;                /* enum bounce, of mail for no relay domain */
     struct own own;
     struct map exact, below;            /* domain -> relay_domain; "*." cut off in `below` */
 };

@@ -268,6 +268,10 @@ static void done_relay_domain(struct binder *b, const struct node *node, void *b
                    "Add recipients { file PATH }, or \"recipients any\" if you mean it", STR(name->text));
 }
 
+#define BOUNCE_HELP "Who is told what became of mail for these recipients, when it failed or when they asked: every sender; own senders only, which are " \
+                    "those in a relay domain and clients of a \"network\" or with a login; or nobody. What is not told is logged as \"dropped\"."
+static const char *const bounces[] = { "all", "own", "none", NULL };
+
 static const struct setting relay_domain_settings[] = {
     { .name = "backend", .type = CONF_OWN, .take = take_backend, .form = "NAME",
       .help = "The backend that gets the mail of these domains. \"mx\": where their MX records say, of the hosts those preferred to ourselves "
@@ -277,6 +281,8 @@ static const struct setting relay_domain_settings[] = {
       .help = "Who exists there. \"any\" accepts unknown users and must be written out." },
     { .name = "expire", .type = CONF_TIME, .offset = offsetof(struct relay_domain, expire), .preset = "0s", .most = 86400 * 60,
       .help = "How long mail of these domains is tried; 0: as \"retry\" says." },
+    { .name = "bounce", .type = CONF_ENUM, .offset = offsetof(struct relay_domain, bounce), .preset = "all", .words = bounces, .form = "all | own | none",
+      .help = BOUNCE_HELP },
     { .name = NULL },
 };
 
@@ -359,9 +365,13 @@ static void take_via(struct binder *b, const struct node *node, void *into)
         *(const struct token **)into = &node->arg[0];
 }
 
+static void take_default_via(struct binder *b, const struct node *node, void *into) { take_via(b, node, &((struct routes *)into)->fallback_name); }
+
 static const struct setting default_settings[] = {
-    { .name = "via", .type = CONF_OWN, .take = take_via, .required = true, .form = "BACKEND",
+    { .name = "via", .type = CONF_OWN, .take = take_default_via, .required = true, .form = "BACKEND",
       .help = "The backend that takes it: a smart host; or \"mx\", where its domain's MX records say." },
+    { .name = "bounce", .type = CONF_ENUM, .offset = offsetof(struct routes, fallback_bounce), .preset = "all", .words = bounces, .form = "all | own | none",
+      .help = BOUNCE_HELP },
     { .name = NULL },
 };
 
@@ -401,7 +411,7 @@ static void take_route(struct binder *b, const struct node *node, void *into)
         if (r->fallback_name)
             conf_error(b, &node->name.at, CONF_E_TWICE, "\"route default\" stands twice");
         else
-            conf_bind(b, default_settings, node, &r->fallback_name);
+            conf_bind(b, default_settings, node, r);
         return;
     }
     struct route_rule *u = NEW(b->a, struct route_rule);

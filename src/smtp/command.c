@@ -123,6 +123,8 @@ static void read_orcpt(arena *a, str value, struct command *c)
     for (size_t i = 0; i < type.n; i++)
         bad |= !ascii_alpha(type.p[i]) && !ascii_digit(type.p[i]) && type.p[i] != '-';
     bad = bad || xtext_decode(a, str_from(value, type.n + 1), &address) != OK || address.n == 0;
+    if (!bad && str_ieq(type, S("utf-8"))) /* RFC 6533 3: in ASCII its characters are embedded */
+        bad = address_decode(a, address, &address) != OK;
     /* RFC 6533 3: only an address of type utf-8 has UTF-8 in it. */
     if (bad || (!is_ascii(address) && !str_ieq(type, S("utf-8"))))
         refuse_argument(c, S("ORCPT must be a type, a semicolon and an address in xtext"));

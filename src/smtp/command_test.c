@@ -86,6 +86,12 @@ TEST(command_parse_reads_rcpt)
     CHECK(c.refuse.code == 0 && c.notify == NOTIFY_NEVER && c.path.domain.n == 0);
     c = parse(a, S("RCPT TO:<b@example.org> ORCPT=utf-8;j\xc3\xb6rg@example.org"));
     CHECK_STR(c.orcpt, S("utf-8;j\xc3\xb6rg@example.org"));
+    /* RFC 6533 3: the same in ASCII, and what only looks like it in an address of another type */
+    c = parse(a, S("RCPT TO:<b@example.org> ORCPT=utf-8;j\\x{F6}rg@example.org"));
+    CHECK_STR(c.orcpt, S("utf-8;j\xc3\xb6rg@example.org"));
+    c = parse(a, S("RCPT TO:<b@example.org> ORCPT=rfc822;j\\x{F6}rg@example.org"));
+    CHECK_STR(c.orcpt, S("rfc822;j\\x{F6}rg@example.org"));
+    CHECK_INT(parse(a, S("RCPT TO:<b@example.org> ORCPT=utf-8;j\\x{0A}Bcc:@example.org")).refuse.code, 501); /* attack class 17 */
 }
 
 TEST(command_parse_reads_bdat)

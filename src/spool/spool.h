@@ -41,7 +41,7 @@ struct rcpt_state {
     uint32_t version;       /* grows with each note about this recipient */
     uint16_t attempts;
     bool unknown;           /* an attempt ended without the answer to the final dot */
-    bool warned;            /* a delay report was sent */
+    bool warned;            /* a delay report was sent, or it was found that nobody is to have one */
     when last, next;        /* wall clock: last attempt, and next while waiting; 0: none */
     str reply;              /* last reply or reason, one printable line */
     str remote;             /* who gave it */
@@ -57,6 +57,7 @@ struct message {
     struct spool_piece *piece; size_t npiece;   /* the body, in order */
     struct spool_ref at;                        /* where the message record is; set by spool_accept() and by reading */
     bool report;                                /* one of our own: may use the reserve, expires into nothing */
+    when not_before;                            /* wall clock: first attempt, of one that is paced; not stored. 0: at once */
 };
 
 /* A message that was copied forward, so that its old segment can be given back. Lives until the last holder has let go of it. */

@@ -300,16 +300,17 @@ static void hop_took_report(struct visit *v)
 {
     str rest = buf_str(&v->body), line;
 
+    struct addressee *r = NULL;
+
     crowd->reports++;
     while (str_cut(&rest, S("\r\n"), &line)) {
-        struct addressee *r;
+        if (str_eq(line, S("Action: failed")) && r)
+            r->reported = true;
         if (!str_istarts(line, S("Final-Recipient: rfc822;")))
             continue;
-        letter_of(str_trim(str_from(line, 24)), &r);
-        if (!r)
+        struct letter *l = letter_of(str_trim(str_from(line, 24)), &r);
+        if (!r && !(l && str_starts(str_z(v->rcpt[0]), S("postmaster@")))) /* who learns of reports that failed */
             crowd->wrong("a report speaks of somebody unknown: %.*s", STR(line));
-        else
-            r->reported = true;
     }
 }
 
