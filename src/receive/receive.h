@@ -8,6 +8,8 @@
 
 struct listener_setting { str kind; struct addr *addr; size_t naddr; struct place at; };
 
+static inline bool listener_takes_mail(str kind) { return !str_eq(kind, S("http")); }
+
 struct receive_settings {
     str hostname;                       /* ours: greeting, Received, reports */
     str postmaster;                     /* an address */

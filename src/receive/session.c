@@ -359,6 +359,7 @@ static void body_end(struct session *s)
     if (stored == OK) {
         e.took = clock_now() - start;
         histogram_add(&stats_mine()->accept, e.took);
+        stats_label(FAMILY_RECEIVED, s->listener, 0);
         stats_add(COUNT_accepted_bytes, e.size);
         stats_add(COUNT_accepted_rcpts, nrcpt);
         event_emit(&e);
@@ -601,6 +602,7 @@ err session_run(void *session_start)
     stats_add(COUNT_sessions, 1);
     switch (admit(&s.snap->receive.limits, &s.client.addr, s.counted)) {
     case ADMITTED:
+        s.admitted = true;
         session_talk(&s);
         admit_end(&s.client.addr, s.counted);
         break;
@@ -618,6 +620,7 @@ err session_run(void *session_start)
         stream_flush(s.s);
     else
         stream_end(s.s, clock_now() + 2 * SECOND);
+    stats_label(FAMILY_SESSIONS, s.listener, !s.admitted ? SESSION_REFUSED : s.said_bye ? SESSION_ENDED : SESSION_LOST);
     transaction_reset(&s);
     list_del(&s.place);
     r->nsessions--;
