@@ -74,6 +74,13 @@ struct settling {
     size_t n[DELETED + 1];
 };
 
+/* Sites are many, and strangers name them: they count for the backend by whose settings they go. */
+static str lane_label(const struct lane *l)
+{
+    const struct backend *b = l->kind == LANE_BACKEND ? l->backend : l->mx;
+    return b ? b->name : S("none");
+}
+
 static void tell(const struct flight *f, size_t i, enum verdict v, str remote, str reason, when due)
 {
     static const enum event_kind kind[] = { EVENT_DELIVERED, EVENT_FAILED, EVENT_DEFERRED, EVENT_DEFERRED, EVENT_UNKNOWN, EVENT_EXPIRED,
@@ -95,6 +102,7 @@ static void tell(const struct flight *f, size_t i, enum verdict v, str remote, s
         }
     }
     event_emit(&e);
+    stats_label(FAMILY_DELIVERIES, lane_label(f->t->lane), kind[v]);
 }
 
 static void settling_report(struct settling *s, const struct flight *f, size_t i, enum verdict v, str remote, str reason)

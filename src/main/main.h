@@ -2,6 +2,7 @@
 #ifndef MAIN_H
 #define MAIN_H
 
+#include "api/api.h"
 #include "deliver/deliver.h"
 
 /* ---- settings: all sections together ---------------------------------------------------------------------------------------------- */
@@ -52,6 +53,8 @@ int serve(const struct serve_options *o);
 /* In the worker, before its first thread: groups and user dropped, no_new_privs, seccomp, Landlock (read: `read` paths, write: `write`). What the
  * kernel lacks is logged, not fatal. */
 err sandbox_enter(const struct settings *s);
+/* In the worker, before the sandbox: what /metrics tells of the process is in /proc. */
+void metrics_prepare(void);
 /* sd_notify(3) without the library: nothing when NOTIFY_SOCKET is not set. A worker's words go through its parent, who also learns
  * from READY=1 that this worker is worth restarting. Does not wait; from any thread. */
 void notify_service(const char *state);

@@ -30,6 +30,15 @@ static err drop_listener(struct worker *w, void *addr)
     return OK;
 }
 
+static void listener_begin(struct relay *r, struct relay_listener *l)
+{
+    if (listener_takes_mail(l->name))
+        for (unsigned w = 0; w < r->nworker; w++)
+            worker_call(&r->worker[w], add_listener, l);
+    else if (http_listen(r->http, &l->addr, l->fd) != OK)
+        log_error("http_failed", LOG_STR("why", err_text()));
+}
+
 static bool setting_has(const struct receive_settings *s, const struct addr *addr)
 {
     for (size_t i = 0; i < s->nlistener; i++)
@@ -70,7 +79,7 @@ static err bind_new(struct relay *r, const struct receive_settings *s, struct re
             char text[ADDR_TEXT];
             str name = addr_print(addr, text);
             TRY(during(parent_listen(r->setup.parent_fd, addr, &l.fd), "%.*s", STR(name)));
-            l.name = name_keep(r, name);
+            l.name = name_keep(r, s->listener[i].kind);
             *ret = mem_grow(*ret, (*n + 1) * sizeof **ret);
             (*ret)[(*n)++] = l;
         }
@@ -85,8 +94,11 @@ static void listeners_change(struct relay *r, const struct receive_settings *s, 
             i++;
             continue;
         }
-        for (unsigned w = 0; w < r->nworker; w++)
-            worker_call(&r->worker[w], drop_listener, &l->addr);
+        if (listener_takes_mail(l->name))
+            for (unsigned w = 0; w < r->nworker; w++)
+                worker_call(&r->worker[w], drop_listener, &l->addr);
+        else
+            http_unlisten(r->http, &l->addr);
         parent_unlisten(r->setup.parent_fd, &l->addr);
         machine->close(l->fd);
         *l = r->listener[--r->nlistener];
@@ -95,8 +107,7 @@ static void listeners_change(struct relay *r, const struct receive_settings *s, 
         r->listener = mem_grow(r->listener, (r->nlistener + nfresh) * sizeof *r->listener);
     for (size_t i = 0; i < nfresh; i++) {
         r->listener[r->nlistener++] = fresh[i];
-        for (unsigned w = 0; w < r->nworker; w++)
-            worker_call(&r->worker[w], add_listener, &fresh[i]);
+        listener_begin(r, &fresh[i]);
     }
 }
 
@@ -121,6 +132,8 @@ err relay_reload(struct relay *r, struct buf *text)
         e = during(resolver_configure(r->resolver, &s->dns), "looking up names");
     if (e != OK) {
         buf_addf(text, "the configuration in force stays: %.*s\n", STR(err_text()));
+        __atomic_fetch_add(&r->reloads_failed, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&r->reload_failed, true, __ATOMIC_RELAXED);
         log_error("reload_failed", LOG_STR("path", old->path), LOG_STR("reason", err_text()));
         for (size_t i = 0; i < nfresh; i++) {
             parent_unlisten(r->setup.parent_fd, &fresh[i].addr);
@@ -135,6 +148,7 @@ err relay_reload(struct relay *r, struct buf *text)
         notify_service("READY=1\nSTATUS=the last reload failed; the configuration before it is in force");
         return e;
     }
+    __atomic_store_n(&r->reload_failed, false, __ATOMIC_RELAXED);
     s->snapshot.epoch = old->snapshot.epoch + 1;
     pthread_mutex_lock(&r->lock);
     r->newest = s;
@@ -468,6 +482,24 @@ static err run_until_told(struct relay *r)
     }
 }
 
+/* ---- what is asked over HTTP ---- */
+
+static void answer_http(void *relay, const struct http_question *q, struct http_answer *ret)
+{
+    if (str_eq(q->path, S("/metrics")))
+        metrics_answer(relay, q, ret);
+    else
+        health_answer(relay, q, ret);
+}
+
+static err tidy_http(void *relay)
+{
+    for (;;) {
+        http_tidy(((struct relay *)relay)->http);
+        TRY(task_sleep(clock_now() + SECOND / 2));
+    }
+}
+
 /* Nobody posts a client or a message to a worker that has not made what they go to. */
 static err has_begun(struct worker *w, void *none)
 {
@@ -479,7 +511,8 @@ static err has_begun(struct worker *w, void *none)
 
 err relay_run(void *relay_setup)
 {
-    struct relay r = { .setup = *(struct relay_setup *)relay_setup, .started = clock_now(), .lock = PTHREAD_MUTEX_INITIALIZER };
+    struct relay r = { .setup = *(struct relay_setup *)relay_setup, .started = clock_now(), .lock = PTHREAD_MUTEX_INITIALIZER, .asking = PTHREAD_MUTEX_INITIALIZER,
+                       .thread = thread_self() };
     struct settings *s = r.newest = r.setup.settings;
 
     s->snapshot.epoch = 1;
@@ -499,20 +532,22 @@ err relay_run(void *relay_setup)
     }
     for (unsigned i = 0; i < r.nworker; i++)
         worker_call(&r.worker[i], has_begun, NULL);
+    r.http = http_new(&(struct http_setup){ .answer = answer_http, .ctx = &r });
+    r.loading = true;
     r.listener = mem_new(MAX(r.setup.nlistening, 1) * sizeof *r.listener);
     for (size_t i = 0; i < r.setup.nlistening; i++) {
         struct listening *l = &r.setup.listening[i];
         r.listener[r.nlistener++] = (struct relay_listener){ l->addr, name_keep(&r, l->name), l->fd };
-        for (unsigned w = 0; w < r.nworker; w++)
-            worker_call(&r.worker[w], add_listener, &r.listener[i]);
+        listener_begin(&r, &r.listener[i]);
     }
+    r.serving = true;
     log_info("started", LOG_STR("hostname", s->snapshot.receive.hostname), LOG_INT("threads", r.nworker), LOG_STR("spool", s->spool.dir));
     {
         AUTO_GROUP g = group_open(NEVER);
-        r.loading = true;
         group_spawn(&g, "backlog", load_backlog, &r);
         group_spawn(&g, "watchdog", watchdog, &r);
         group_spawn(&g, "quit", watch_quit, &r);
+        group_spawn(&g, "http", tidy_http, &r);
         if (r.setup.control_fd >= 0)
             group_spawn(&g, "control", serve_control, &r);
         notify_service("READY=1\nSTATUS=relaying");
@@ -522,6 +557,7 @@ err relay_run(void *relay_setup)
         r.draining = true;
     }
     spool_may_move(r.spool, false);
+    ask_end(&r);
     for (unsigned i = 0; i < r.nworker; i++)
         worker_call(&r.worker[i], stop_worker, NULL);
     for (unsigned i = 0; i < r.nworker; i++)
@@ -531,6 +567,7 @@ err relay_run(void *relay_setup)
         r.moving = m->next;
         moving_end(m);
     }
+    http_free(r.http);
     resolver_close(r.resolver);
     spool_close(r.spool);
     log_info("stopped");

@@ -45,7 +45,14 @@ struct relay {
     struct moving *moving;          /* what the workers have not all heard of yet */
     struct settings *newest;
     when started;
-    bool loading, draining;
+    _Atomic bool loading, draining;
+    _Atomic bool serving;                 /* clients are taken: every thread has begun, every socket is accepted from */
+    struct http *http;
+    struct thread *thread;          /* the relay's own */
+    pthread_mutex_t asking;         /* held by who asks the threads from outside of them; `unasked`: they may be asked no more */
+    bool unasked;
+    unsigned reloads_failed;        /* atomics */
+    bool reload_failed;             /* the last one */
     struct spool_loaded loaded;
     struct waiters quit;            /* drain was asked for by the control socket */
     bool quit_asked;
@@ -62,6 +69,27 @@ WAITS void worker_unlisten(struct worker *w, const struct addr *addr);
 
 /* Servers of that backend changed: on every thread its lanes open, and idle connections look whether they are still wanted. */
 void relay_lanes_look(struct relay *r, str backend);
+
+/* metrics.c and health.c: what is answered over HTTP, on its thread */
+void metrics_answer(struct relay *r, const struct http_question *q, struct http_answer *ret);
+void health_answer(struct relay *r, const struct http_question *q, struct http_answer *ret);
+
+/* ask.c: questions to the threads from a thread that has no scheduler */
+struct lane_figures { char name[LABEL_TEXT]; enum lane_kind kind; uint64_t n[3]; /* by ticket_state */ bool down; };
+#define LANES_TOLD 50               /* of each thread the fullest; the rest is told as one */
+struct thread_figures {
+    bool answered, there;           /* there: it is a worker, and its figures are good */
+    struct queue_totals queue;
+    size_t sessions, connections;
+    struct thread_stats stats;
+    struct lane_figures lane[LANES_TOLD]; size_t nlane;
+    uint64_t other[3]; size_t lanes_down;
+};
+/* Ask all workers, and the relay's own thread as the last; who has not answered at `deadline` is left out. ret[0..nworker]: 1 + nworker of
+ * them, heap. `figures` false: only whether they answer. NULL: the relay is going down, nobody may be asked any more. */
+struct thread_figures *ask_threads(struct relay *r, bool figures, when deadline);
+/* From now on nobody is asked, and nobody's question is under way that was not told its end. */
+WAITS void ask_end(struct relay *r);
 
 /* queue_verbs.c: verbs of the control socket */
 void queue_list(struct control *c, void *relay);

@@ -175,6 +175,7 @@ static int worker(void *service, int parent_fd)
 {
     struct service *s = service;
 
+    metrics_prepare();
     log_parent(); /* no thread yet: what is given up here would not reach it */
     if (sandbox_enter(s->settings) != OK) {
         log_error("sandbox_failed", LOG_STR("why", err_text()));
@@ -193,6 +194,7 @@ static int work_as_is(struct service *s)
 
     signals_block(heard, COUNT(heard));
     crash_page_make();
+    metrics_prepare();
     return work(s, -1);
 }
 

@@ -16,6 +16,8 @@ struct listener_setting {
     struct place at;
 };
 
+static inline bool listener_takes_mail(str kind) { return !str_eq(kind, S("http")); }
+
 struct receive_settings {
     str hostname;                       /* ours: greeting, Received, reports */
     str postmaster;                     /* an address */

@@ -350,6 +350,7 @@ static void body_end(struct session *s)
     if (stored == OK) {
         e.took = clock_now() - start;
         histogram_add(&stats_mine()->accept, e.took);
+        stats_label(FAMILY_RECEIVED, s->listener, 0);
         stats_add(COUNT_accepted_bytes, e.size);
         stats_add(COUNT_accepted_rcpts, nrcpt);
         event_emit(&e);
@@ -627,6 +628,7 @@ static void session_serve(struct session *s)
         stream_flush(s->s);
     else
         stream_end(s->s, clock_now() + 2 * SECOND);
+    stats_label(FAMILY_SESSIONS, s->listener, !s->admitted ? SESSION_REFUSED : s->said_bye ? SESSION_ENDED : SESSION_LOST);
 }
 
 err session_run(void *session_start)

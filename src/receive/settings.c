@@ -68,14 +68,20 @@ static void take_listen(struct binder *b, const struct node *node, void *into)
     if (!conf_args(b, node, 2, 64))
         return;
     l.kind = node->arg[0].text;
-    if (!str_eq(l.kind, S("smtp")) && !str_eq(l.kind, S("mx"))) {
-        conf_error(b, &node->arg[0].at, CONF_E_LISTENER, "unknown kind of listener \"%.*s\": this release knows smtp (also written mx)", STR(l.kind));
+    bool http = str_eq(l.kind, S("http"));
+    if (!http && !str_eq(l.kind, S("smtp")) && !str_eq(l.kind, S("mx"))) {
+        conf_error(b, &node->arg[0].at, CONF_E_LISTENER, "unknown kind of listener \"%.*s\": this release knows smtp (also written mx) and http",
+                   STR(l.kind));
         return;
     }
     l.addr = NEW_ARRAY(b->a, struct addr, node->narg);
     for (size_t i = 1; i < node->narg; i++)
-        if (addr_parse(node->arg[i].text, 25, &l.addr[l.naddr]) != OK)
+        if (addr_parse(node->arg[i].text, http ? 0 : 25, &l.addr[l.naddr]) != OK)
             conf_error(b, &node->arg[i].at, CONF_E_LISTENER, "\"%.*s\" is no ADDRESS:PORT, [V6]:PORT or unix:PATH", STR(node->arg[i].text));
+        else if (http && !addr_is_loopback(&l.addr[l.naddr]))
+            conf_error(b, &node->arg[i].at, CONF_E_LISTENER,
+                       "\"%.*s\": HTTP has neither TLS nor login yet, so it listens on loopback (127.0.0.1:8080, [::1]:8080) or unix:PATH only",
+                       STR(node->arg[i].text));
         else
             l.naddr++;
     if (node->block)
@@ -129,8 +135,9 @@ const struct setting receive_settings[] = {
       .help = "The relay's own name, as its DNS says: in the greeting, in Received fields, in reports." },
     { .name = "postmaster", .type = CONF_STR, .offset = offsetof(struct receive_settings, postmaster), .required = true, .form = "ADDRESS",
       .help = "Who reads mail to postmaster (RFC 5321 4.5.1), bare or at a relay domain that has none of its own." },
-    { .name = "listen", .type = CONF_OWN, .take = take_listen, .sub = listen_settings, .repeats = true, .form = "smtp ADDRESS:PORT ...",
-      .help = "Where clients connect: addresses with ports, or unix:PATH. A block behind them says who is believed there." },
+    { .name = "listen", .type = CONF_OWN, .take = take_listen, .sub = listen_settings, .repeats = true, .form = "smtp | http ADDRESS:PORT ...",
+      .help = "Where clients connect: addresses with ports, or unix:PATH. A block behind them says who is believed there. http answers /metrics, "
+              "/livez, /readyz and /startupz, on loopback or a Unix socket only." },
     { .name = "limits", .type = CONF_BLOCK, .sub = limit_settings, .form = "", .help = "What one client, message or moment may use." },
     { .name = "timeouts", .type = CONF_BLOCK, .sub = timeout_settings, .form = "", .help = "How long clients are waited for." },
     { .name = "tricky_local_parts", .type = CONF_BOOL, .offset = offsetof(struct receive_settings, tricky_local_parts), .preset = "off",
@@ -146,7 +153,10 @@ void receive_settings_finish(struct binder *b, struct receive_settings *s, const
 
     if (s->hostname.n && !domain_valid(s->hostname))
         conf_error(b, &none, CONF_E_HOSTNAME, "hostname \"%.*s\" is no domain name", STR(s->hostname));
-    if (s->nlistener == 0)
+    bool mail = false;
+    for (size_t i = 0; i < s->nlistener; i++)
+        mail |= listener_takes_mail(s->listener[i].kind);
+    if (!mail)
         conf_error(b, &none, CONF_E_LISTENER, "there is no \"listen\": nobody could reach this relay");
     if (s->postmaster.n == 0)
         return;

@@ -772,3 +772,19 @@ struct spool_stats spool_stats(const struct spool *s)
     r.intake_stopped = load_acquire(&s->full) && r.ready < s->setup.reserve;
     return r;
 }
+
+/* From 64 us up in powers of two: ours are finer. */
+struct spool_syncs spool_syncs(const struct spool *s)
+{
+    struct spool_syncs r = { 0 };
+
+    for (unsigned i = 0; i < SPOOL_SYNCS; i++)
+        r.end[i] = UINT64_C(64) << i;
+    for (unsigned b = 0, i = 0; b < SYNC_BUCKETS; b++) {
+        while (i < SPOOL_SYNCS && sync_bucket_us(b) >= r.end[i])
+            i++;
+        if (i < SPOOL_SYNCS)
+            r.n[i] += __atomic_load_n(&s->sync_took[b], __ATOMIC_RELAXED);
+    }
+    return r;
+}

@@ -151,6 +151,10 @@ struct spool_stats {
     bool intake_stopped;
 };
 struct spool_stats spool_stats(const struct spool *s);  /* from any thread */
+/* How long syncs took: n[i] of them less than end[i] microseconds and not less than end[i - 1]; what took longer is in none. From any thread. */
+#define SPOOL_SYNCS 24
+struct spool_syncs { uint64_t n[SPOOL_SYNCS], end[SPOOL_SYNCS]; };
+struct spool_syncs spool_syncs(const struct spool *s);
 
 /* ---- for tools, on a spool that is not running -------------------------------------------------------------------------- */
 

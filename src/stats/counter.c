@@ -60,7 +60,7 @@ static size_t bucket_of(when value)
     return MIN(b, COUNT(((struct histogram *)0)->bucket) - 1);
 }
 
-static when bucket_end(size_t b)
+when histogram_end(size_t b)
 {
     return b == 0 ? 64 : (b & 1) ? ((when)96 << (b / 2)) : ((when)64 << (b / 2));
 }
@@ -80,7 +80,7 @@ when histogram_at(const struct histogram *h, double share)
 
     for (size_t b = 0; h->n && b < COUNT(h->bucket); b++) {
         if (h->bucket[b] && seen + (double)h->bucket[b] >= want) {
-            when low = b ? bucket_end(b - 1) : 0, high = bucket_end(b);
+            when low = b ? histogram_end(b - 1) : 0, high = histogram_end(b);
             return low + (when)((double)(high - low) * (want - seen) / (double)h->bucket[b]);
         }
         seen += (double)h->bucket[b];

@@ -11,10 +11,14 @@ struct ring {
     size_t used;            /* events inside */
 };
 
+/* Written by its thread only: `used` grows after a name is there. */
+struct labels { unsigned used; struct label_count label[LABELS_MOST + 1]; /* the last one: all others */ };
+
 /* What one thread keeps. Cells are never freed: counters outlive their threads. */
 struct thread_cell {
     struct thread_cell *next;
     struct stats stats;
+    struct labels labels[FAMILIES];
     pthread_mutex_t lock;   /* of the ring: held for a copy, never over a wait */
     struct ring ring;
 };

@@ -54,6 +54,22 @@ void stats_add(enum counter c, uint64_t n);     /* of the calling thread */
 struct stats *stats_mine(void);
 void stats_sum(struct stats *ret);              /* of all threads, ended ones too; from any thread */
 
+/* What is counted apart, by a short name of the configuration's (a listener's kind, a backend), and by how it ended: labels of metrics. A
+ * thread keeps LABELS_MOST names of a family, the first it meets; all others are counted as LABEL_OTHER. */
+enum family { FAMILY_SESSIONS, FAMILY_RECEIVED, FAMILY_DELIVERIES, FAMILIES };
+enum { SESSION_ENDED, SESSION_LOST, SESSION_REFUSED };  /* of FAMILY_SESSIONS; of FAMILY_DELIVERIES it is the enum event_kind */
+#define LABELS_MOST 64
+#define LABEL_WAYS 12
+#define LABEL_TEXT 64                           /* longer names are cut */
+#define LABEL_OTHER "other"
+void stats_label(enum family f, str label, unsigned way);
+/* The sums of all threads: at most `most` names, then `other`. From any thread. */
+struct label_count { char name[LABEL_TEXT]; uint64_t n[LABEL_WAYS]; };
+size_t stats_labels(enum family f, struct label_count *ret, size_t most);
+
+/* The upper end of a histogram's bucket; what is in the last one has none. */
+when histogram_end(size_t bucket);
+
 /* ---- events -------------------------------------------------------------------------------------------------------------- */
 
 enum event_kind {

@@ -1,6 +1,8 @@
 #include "kit/kit.h"
 #include "stats/stats.h"
 
+#include <stdio.h>
+
 TEST(histogram_gives_percentiles_within_a_bucket)
 {
     struct histogram h = { 0 };
@@ -63,4 +65,26 @@ TEST(events_are_found_by_id_and_by_address_until_the_ring_forgets)
     CHECK(s.n > STATS_RING / 500 && s.n < STATS_RING / 100);
     CHECK(s.sorted);
     CHECK(ulid_eq(s.last, last));
+}
+
+TEST(labels_are_bounded_and_their_sums_are_not)
+{
+    static struct label_count l[LABELS_MOST + 1];
+    char name[32];
+    uint64_t all = 0;
+
+    for (int round = 0; round < 2; round++)
+        for (int i = 0; i < 3 * LABELS_MOST; i++) {
+            snprintf(name, sizeof name, "label-%d", i);
+            stats_label(FAMILY_RECEIVED, str_z(name), 1);
+        }
+    size_t n = stats_labels(FAMILY_RECEIVED, l, COUNT(l));
+    CHECK(n <= COUNT(l));
+    for (size_t i = 0; i < n; i++)
+        if (strncmp(l[i].name, "label-", 6) == 0 || strcmp(l[i].name, LABEL_OTHER) == 0)
+            all += l[i].n[1];
+    CHECK(all >= 6 * LABELS_MOST);
+    CHECK_STR(str_z(l[n - 1].name), S(LABEL_OTHER));
+    n = stats_labels(FAMILY_RECEIVED, l, 3);
+    CHECK_INT((int64_t)n, 3);
 }
