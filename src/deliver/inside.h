@@ -57,6 +57,8 @@ WAITS void flight_settle(struct dispatch *d, struct flight *f, enum flight_end e
 /* The task that settles what lies in d->settle. */
 WAITS err settle_run(void *dispatch);
 
+void dispatch_discard(struct dispatch *d, struct lane *lane);
+
 /* ---- connect.c ---- */
 
 struct remote { char z[ADDR_TEXT + 80]; };      /* who it is, for people: host[address]:port */

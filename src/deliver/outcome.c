@@ -281,6 +281,20 @@ void dispatch_expired(void *ctx, struct ticket *t)
     settle_later(ctx, t, FLIGHT_EXPIRED);
 }
 
+/* To where nothing is kept. */
+void dispatch_discard(struct dispatch *d, struct lane *lane)
+{
+    for (struct ticket *t; (t = lane_take(lane));)
+        settle_later(d, t, FLIGHT_ANSWERED);
+}
+
+static void settle_discarded(struct dispatch *d, struct flight *f)
+{
+    for (size_t i = 0; i < f->env.nrcpt; i++)
+        f->out[i] = (struct answer){ .reply = { .code = 250, .enhanced = ENH(2, 0, 0), .text = S("thrown away, as the route says") }, .stage = STAGE_DOT, .settled = true };
+    flight_settle(d, f, FLIGHT_ANSWERED, S(""), S("discard"));
+}
+
 void dispatch_unroutable(void *ctx, struct ticket *t)
 {
     settle_later(ctx, t, FLIGHT_FAILED);
@@ -303,6 +317,8 @@ err settle_run(void *dispatch)
             continue;
         if (expired)
             flight_settle(d, &f, FLIGHT_EXPIRED, str_printf(f.a, "its lifetime is over; the last trouble was: %.*s", STR(t->lane->reason)), S(""));
+        else if (t->lane->backend && t->lane->backend->discard)
+            settle_discarded(d, &f);
         else if (t->lane->refusal.class) {
             struct enhanced e = t->lane->refusal;
             f.status = str_cz(f.a, str_printf(f.a, "%u.%u.%u", e.class, e.subject, e.detail));

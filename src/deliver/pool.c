@@ -405,6 +405,10 @@ void dispatch_ready(void *ctx, struct lane *lane)
 
     if (!b || d->draining)
         return;
+    if (b->discard) {
+        dispatch_discard(d, lane);
+        return;
+    }
     if (d->patient) {
         d->patient = false;
         waiters_wake_one(&d->impatient);

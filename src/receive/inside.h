@@ -19,9 +19,9 @@ struct client_info {
 };
 /* May this client send from `sender`? code 0: yes. */
 struct reply policy_mail(const struct snapshot *snap, const struct client_info *client, const struct command *cmd);
-/* May this recipient be added? code 0: yes, and *to is where its mail goes (rewritten for postmaster). */
+/* May this recipient be added? code 0: yes, and *to are the addresses that get its mail: its own, or what it stands for; in `a`, or borrowed. */
 WAITS struct reply policy_rcpt(const struct snapshot *snap, const struct client_info *client, const struct message *m,
-                               const struct path *rcpt, arena *a, str *to);
+                               const struct path *rcpt, arena *a, struct strs *to);
 
 /* ---- sessions at a time, of everyone and of one client, over all threads ---- */
 

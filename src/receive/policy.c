@@ -52,34 +52,85 @@ static struct reply relay_elsewhere(const struct snapshot *snap, const struct cl
     return (struct reply){ 0 };
 }
 
-struct reply policy_rcpt(const struct snapshot *snap, const struct client_info *client, const struct message *m, const struct path *rcpt,
-                         arena *a, str *to)
+/* Is it a recipient of ours, or may mail for it go on elsewhere? For what an alias leads to: an operator wrote that. */
+static enum found target_exists(const struct snapshot *snap, str address)
 {
     const struct relay_domain *d;
+    struct path p;
+    when expire;
 
-    *to = rcpt->text;
+    if (address_parse(address, &p) != OK)
+        return ABSENT;
+    d = p.literal ? NULL : route_domain(&snap->routes, p.domain);
+    if (d)
+        return str_ieq(p.local, S("postmaster")) ? FOUND : recipients_find(&d->recipients, &p);
+    return route_find(&snap->routes, &(struct route_key){ .rcpt = address, .domain = p.domain }, &expire, NULL) ? FOUND : ABSENT;
+}
+
+/* An address of ours that may stand for others. `to` stays empty when it does not. */
+static struct reply stands_for(const struct snapshot *snap, const struct path *rcpt, arena *a, struct strs *to)
+{
+    struct strs all;
+
+    if (alias_expand(&snap->routes.aliases, a, rcpt, &all) != OK) {
+        log_error("alias", LOG_STR("rcpt", rcpt->text), LOG_STR("reason", err_text()));
+        return refuse(a, 451, ENH(4, 3, 0), "where mail for <%.*s> goes cannot be told just now", STR(rcpt->text));
+    }
+    to->p = all.p;
+    for (size_t i = 0; i < all.n; i++)
+        switch (target_exists(snap, all.p[i])) {
+        case FOUND:
+            to->p[to->n++] = all.p[i];
+            break;
+        case UNDECIDED:
+            return refuse(a, 451, ENH(4, 3, 0), "whether <%.*s> exists cannot be told just now", STR(all.p[i]));
+        case ABSENT:
+            log_warn("alias_to_nobody", LOG_STR("rcpt", rcpt->text), LOG_STR("to", all.p[i]));
+            break;
+        }
+    if (all.n && !to->n)
+        return refuse(a, 550, ENH(5, 1, 1), "<%.*s> stands for others, and none of them is a recipient", STR(rcpt->text));
+    return (struct reply){ 0 };
+}
+
+static struct reply only(arena *a, str address, struct strs *to)
+{
+    to->p = NEW(a, str);
+    to->p[0] = address;
+    to->n = 1;
+    return (struct reply){ 0 };
+}
+
+struct reply policy_rcpt(const struct snapshot *snap, const struct client_info *client, const struct message *m, const struct path *rcpt,
+                         arena *a, struct strs *to)
+{
+    const struct relay_domain *d;
+    struct reply no;
+
+    *to = (struct strs){ 0 };
     if (rcpt->utf8 && !m->env.smtputf8) /* RFC 6531 3.5 */
         return refuse(a, 553, ENH(5, 6, 7), "a recipient beyond ASCII needs the SMTPUTF8 parameter");
-    if (rcpt->domain.n == 0) { /* <postmaster>, RFC 5321 4.5.1 */
-        *to = snap->receive.postmaster;
-        return (struct reply){ 0 };
-    }
+    if (rcpt->domain.n == 0) /* <postmaster>, RFC 5321 4.5.1 */
+        return only(a, snap->receive.postmaster, to);
     if (!snap->receive.tricky_local_parts && path_tricky(rcpt))
         return refuse(a, 550, ENH(5, 1, 3), "%%, !, =? and a quoted @ are not taken in a local part here");
     d = rcpt->literal ? NULL : route_domain(&snap->routes, rcpt->domain);
-    if (!d)
-        return relay_elsewhere(snap, client, m, rcpt, a);
+    if (!d) {
+        no = relay_elsewhere(snap, client, m, rcpt, a);
+        return no.code ? no : only(a, rcpt->text, to);
+    }
+    no = stands_for(snap, rcpt, a, to);
+    if (no.code || to->n)
+        return no;
     switch (recipients_find(&d->recipients, rcpt)) {
     case FOUND:
-        return (struct reply){ 0 };
+        return only(a, rcpt->text, to);
     case UNDECIDED:
         return refuse(a, 451, ENH(4, 3, 0), "whether <%.*s> exists cannot be told just now", STR(rcpt->text));
     case ABSENT:
         break;
     }
-    if (str_ieq(rcpt->local, S("postmaster"))) { /* always there, RFC 5321 4.5.1 */
-        *to = snap->receive.postmaster;
-        return (struct reply){ 0 };
-    }
+    if (str_ieq(rcpt->local, S("postmaster"))) /* always there, RFC 5321 4.5.1 */
+        return only(a, snap->receive.postmaster, to);
     return refuse(a, 550, ENH(5, 1, 1), "<%.*s> is no recipient here: it stands in no list of %.*s", STR(rcpt->text), STR(rcpt->domain));
 }

@@ -162,11 +162,46 @@ static bool already_there(const struct message *m, str rcpt)
     return false;
 }
 
+static struct rcpt *rcpt_new(struct session *s)
+{
+    if (s->m->env.nrcpt == s->rcpt_cap) {
+        struct rcpt *more = NEW_ARRAY(s->a, struct rcpt, s->rcpt_cap ? s->rcpt_cap * 2 : 1);
+        if (s->rcpt_cap)
+            memcpy(more, s->m->env.rcpt, s->rcpt_cap * sizeof *more);
+        s->m->env.rcpt = more;
+        s->rcpt_cap = s->rcpt_cap ? s->rcpt_cap * 2 : 1;
+    }
+    return &s->m->env.rcpt[s->m->env.nrcpt++];
+}
+
+/* Several aliases may lead to one address; it gets the message once. */
+static bool goes_there(const struct message *m, str to)
+{
+    for (size_t i = 0; i < m->env.nrcpt; i++)
+        if (str_eq(m->env.rcpt[i].to, to))
+            return true;
+    return false;
+}
+
+/* The archive of the recipient's domain. Nobody hears of what becomes of a copy (NOTIFY=NEVER). */
+static void add_copies(struct session *s, str domain)
+{
+    const struct relay_domain *d = route_domain(&s->snap->routes, domain);
+
+    for (size_t i = 0; d && i < d->copy_to.n; i++) {
+        if (goes_there(s->m, d->copy_to.p[i]))
+            continue;
+        struct rcpt *r = rcpt_new(s);
+        r->to = r->given = str_dup(s->a, d->copy_to.p[i]);
+        r->notify = NOTIFY_NEVER;
+    }
+}
+
 static void do_rcpt(struct session *s, const struct command *c)
 {
     const struct limits *l = &s->snap->receive.limits;
     struct reply no;
-    str to;
+    struct strs to;
 
     if (!s->a || s->bdat) {
         say(s, 503, ENH(5, 5, 1), s->a ? "the message has begun" : "say MAIL first");
@@ -186,18 +221,14 @@ static void do_rcpt(struct session *s, const struct command *c)
         return;
     }
     if (!already_there(s->m, c->path.text)) {
-        if (s->m->env.nrcpt == s->rcpt_cap) {
-            struct rcpt *more = NEW_ARRAY(s->a, struct rcpt, s->rcpt_cap ? s->rcpt_cap * 2 : 1);
-            if (s->rcpt_cap)
-                memcpy(more, s->m->env.rcpt, s->rcpt_cap * sizeof *more);
-            s->m->env.rcpt = more;
-            s->rcpt_cap = s->rcpt_cap ? s->rcpt_cap * 2 : 1;
+        str given = str_dup(s->a, c->path.text), orcpt = str_dup(s->a, c->orcpt);
+        for (size_t i = 0; i < to.n; i++) {
+            if (goes_there(s->m, to.p[i]))
+                continue;
+            struct rcpt *r = rcpt_new(s);
+            *r = (struct rcpt){ .given = given, .to = str_eq(to.p[i], given) ? given : str_dup(s->a, to.p[i]), .orcpt = orcpt, .notify = c->notify };
         }
-        struct rcpt *r = &s->m->env.rcpt[s->m->env.nrcpt++];
-        r->given = str_dup(s->a, c->path.text);
-        r->to = to.p == c->path.text.p ? r->given : str_dup(s->a, to);
-        r->orcpt = str_dup(s->a, c->orcpt);
-        r->notify = c->notify;
+        add_copies(s, c->path.domain);
     }
     say(s, 250, ENH(2, 1, 5), "recipient ok");
 }

@@ -55,6 +55,7 @@ enum sticky_by { STICKY_DOMAIN, STICKY_SENDER, STICKY_TENANT };
 
 struct backend {
     str name;
+    bool discard;                       /* it has none: what goes here is taken and thrown away */
     bool mx;                            /* it has no servers: each domain's mail goes where its MX records say */
     uint32_t holders;                   /* of one that was made for a site, all on one thread; 0: it is a configuration's */
     struct next_hop *server; size_t nserver;      /* sorted by priority */
@@ -143,6 +144,7 @@ struct relay_domain {
     struct backend *backend;
     struct recipients recipients;
     when expire;                        /* lifetime of its mail; 0: the schedule's */
+    struct strs copy_to;                /* addresses that get a copy of each message */
     int bounce;                         /* enum bounce */
     struct place at;
 };
@@ -177,6 +179,7 @@ struct routes {
     struct backend *fallback;           /* `route default { via BACKEND }`; NULL: nowhere else */
     int fallback_bounce;                /* enum bounce, of mail for no relay domain */
     struct own own;
+    struct aliases { struct table **table; str *path; size_t ntable; } aliases;
     struct map exact, below;            /* domain -> relay_domain; "*." cut off in `below` */
 };
 
@@ -192,6 +195,11 @@ struct relay_domain *route_domain(const struct routes *r, str domain);  /* exact
 struct backend *route_find(const struct routes *r, const struct route_key *k, when *expire, const struct route_rule **rule);
 /* The same for a domain of which nothing else is known. */
 struct backend *route_for(const struct routes *r, str domain, when *expire);
+/* What an address stands for in the end, in `a`; n 0: for itself, nothing is said of it. Each address once, at most 1,000, over at most ten steps.
+ * E_AGAIN: cannot be told just now; E_LIMIT, E_SYNTAX: the lists are wrong. */
+WAITS err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret);
+extern const struct setting alias_settings[];   /* block alias; bound into a struct routes */
+void aliases_free(struct aliases *al);
 const struct network *route_network(const struct routes *r, const struct addr *client);
 bool network_may_send(const struct network *n, str sender_domain);
 /* Is it a recipient there? */

@@ -160,6 +160,8 @@ static void done_backend(struct binder *b, const struct node *node, void *block)
     be->mx = be->nserver == 0 && str_eq(be->name, S("mx"));
     if (be->nserver && str_eq(be->name, S("mx")))
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"mx\" has no servers of its own: MX records say where its mail goes");
+    if (str_eq(be->name, S("discard")))
+        conf_error(b, &node->name.at, CONF_E_DUPLICATE, "\"discard\" is no backend of yours: what goes there is thrown away");
     if (be->nserver == 0 && !be->mx)
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has no \"server\"", STR(be->name));
     if (be->nserver > 64)
@@ -259,6 +261,11 @@ static void done_relay_domain(struct binder *b, const struct node *node, void *b
     struct relay_domain *d = block;
     const struct token *name = &node->arg[0];
 
+    for (size_t i = 0; i < d->copy_to.n; i++) {
+        struct path p;
+        if (address_parse(d->copy_to.p[i], &p) != OK || p.domain.n == 0)
+            conf_error(b, &node->name.at, CONF_E_BAD_ADDRESS, "copy_to: \"%.*s\" is no address", STR(d->copy_to.p[i]));
+    }
     if (!d->backend_name)
         conf_error(b, &node->name.at, CONF_E_MISSING, "relay_domain %.*s needs \"backend NAME\" or \"via mx\"", STR(name->text));
 
@@ -281,6 +288,8 @@ static const struct setting relay_domain_settings[] = {
       .help = "Who exists there. \"any\" accepts unknown users and must be written out." },
     { .name = "expire", .type = CONF_TIME, .offset = offsetof(struct relay_domain, expire), .preset = "0s", .most = 86400 * 60,
       .help = "How long mail of these domains is tried; 0: as \"retry\" says." },
+    { .name = "copy_to", .type = CONF_STRS, .offset = offsetof(struct relay_domain, copy_to), .form = "ADDRESS ...",
+      .help = "An archive: each message to these domains goes there as well. Its failures are reported to nobody." },
     { .name = "bounce", .type = CONF_ENUM, .offset = offsetof(struct relay_domain, bounce), .preset = "all", .words = bounces, .form = "all | own | none",
       .help = BOUNCE_HELP },
     { .name = NULL },
@@ -385,7 +394,7 @@ static const struct setting rule_settings[] = {
     { .name = "listener", .type = CONF_STRS, RULE(listener), .form = "ADDRESS ...", .help = "Mail that came in at these listening addresses, as \"listen\" has them." },
     { .name = "login", .type = CONF_STRS, RULE(login), .form = "NAME ...", .help = "Clients that logged in by these names." },
     { .name = "tenant", .type = CONF_STRS, RULE(tenant), .form = "NAME ...", .help = "Mail of these tenants." },
-    { .name = "via", .type = CONF_OWN, .take = take_rule_via, .required = true, .form = "BACKEND", .help = "The backend that takes it, or \"mx\"." },
+    { .name = "via", .type = CONF_OWN, .take = take_rule_via, .required = true, .form = "BACKEND", .help = "The backend that takes it; or \"mx\"; or \"discard\": it is taken and thrown away." },
     { .name = NULL },
 };
 
@@ -433,6 +442,7 @@ const struct setting route_settings[] = {
     { .name = "network", .type = CONF_BLOCK, .make = make_network, .done = done_network, .sub = network_settings, .repeats = true,
       .form = "NAME CIDR ...", .help = "Clients that may relay to any recipient, without a login, for their own sender domains. "
       "\"unix\" stands for clients of a Unix socket." },
+    { .name = "alias", .type = CONF_BLOCK, .sub = alias_settings, .form = "", .help = "Addresses that stand for others, here or elsewhere." },
     { .name = "own", .type = CONF_BLOCK, .sub = own_block, .form = "",
       .help = "What else we are known as. Mail is never handed to ourselves, whatever MX records say." },
     { .name = "route", .type = CONF_OWN, .take = take_route, .sub = rule_settings, .repeats = true, .form = "NAME",
@@ -442,14 +452,15 @@ const struct setting route_settings[] = {
     { .name = NULL },
 };
 
-/* "mx" is there without being defined: a backend with all presets. */
-static struct backend *preset_mx(struct binder *b, struct routes *r)
+/* "mx" and "discard" are there without being defined: with all presets. */
+static struct backend *preset_backend(struct binder *b, struct routes *r, str name)
 {
     struct backend *be = NEW(b->a, struct backend);
 
     conf_presets(b, backend_settings, be);
-    be->name = S("mx");
-    be->mx = true;
+    be->name = name;
+    be->mx = str_eq(name, S("mx"));
+    be->discard = !be->mx;
     APPEND(b->a, r->backend, r->nbackend, be);
     return be;
 }
@@ -469,8 +480,8 @@ static struct backend *find_backend(struct binder *b, struct routes *r, const st
             best = r->backend[i]->name;
         }
     }
-    if (str_eq(name->text, S("mx")))
-        return preset_mx(b, r);
+    if (str_eq(name->text, S("mx")) || str_eq(name->text, S("discard")))
+        return preset_backend(b, r, name->text);
     if (best.n)
         conf_error(b, &name->at, CONF_E_NO_BACKEND, "there is no backend \"%.*s\"; did you mean \"%.*s\"?", STR(name->text), STR(best));
     else
@@ -517,6 +528,7 @@ void routes_free(struct routes *r)
             table_free(r->domain[i]->recipients.table[t]);
     for (size_t i = 0; i < r->nnetwork; i++)
         mem_free(r->network[i]->null_clock);
+    aliases_free(&r->aliases);
     map_free(&r->exact);
     map_free(&r->below);
 }

@@ -424,6 +424,60 @@ def test_queue():
         relay.remove()
 
 
+def test_aliases():
+    """Addresses that stand for others, an archive, and mail that is thrown away: who gets what, once."""
+    port, inside, outside, vault = free_ports(4)
+    relay = Relay()
+    relay.write(listen=[port], extra=f"backend in {{ server 127.0.0.1:{inside} }}\nbackend out {{ server 127.0.0.1:{outside} }}\nbackend vault {{ server 127.0.0.1:{vault} }}\n"
+                "relay_domain in.example old.example { backend in; recipients { file in }; copy_to archive@vault.example }\n"
+                "relay_domain vault.example { backend vault; recipients { file vault } }\n"
+                "alias { file aliases }\nroute noise { to noise@in.example; via discard }\nroute default { via out }\n")
+    for name, text in [("in", "ann@in.example\nbob@in.example\nnoise@in.example\n"), ("vault", "archive@vault.example\n"),
+                       ("aliases", "team@in.example ann@in.example, bob@in.example, friend@far.example\n@old.example @in.example\n"
+                                   "ghost@in.example nobody@in.example\nboth@in.example team@in.example, ann@in.example\nround@in.example round2@in.example\nround2@in.example round@in.example\n")]:
+        with open(f"{relay.dir}/etc/{name}", "w") as f:
+            f.write(text)
+    sinks = {name: subprocess.Popen([WAYPOST, "sink", "-l", f"127.0.0.1:{p}", "--hash", f"{relay.dir}/{name}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+             for name, p in (("in", inside), ("out", outside), ("vault", vault))}
+    for sink in sinks.values():
+        sink.stderr.readline()
+
+    def took(name):
+        try:
+            with open(f"{relay.dir}/{name}") as f:
+                return sorted(to for line in f if line.endswith("\n") for to in json.loads(line)["to"])
+        except OSError:
+            return []
+
+    def send(to):
+        code = {}
+        with smtplib.SMTP("127.0.0.1", port) as s:
+            try:
+                code = s.sendmail("someone@else.example", to, "Subject: x\r\n\r\nhello\r\n")
+            except smtplib.SMTPRecipientsRefused as e:
+                code = e.recipients
+        return {k: v[0] for k, v in code.items()}
+    try:
+        relay.start()
+        check(send(["team@in.example", "ann@in.example"]) == {}, "a team")
+        check(until(lambda: took("in") == ["ann@in.example", "bob@in.example"] and took("out") == ["friend@far.example"] and took("vault") == ["archive@vault.example"]),
+              "each once, and the archive", took("in"), took("out"), took("vault"))
+        check(send(["bob@old.example", "both@in.example"]) == {}, "a domain that stands for another")
+        check(until(lambda: took("in") == ["ann@in.example"] * 2 + ["bob@in.example"] * 2 and len(took("vault")) == 2), "each once", took("in"), took("vault"))
+        check(send(["ghost@in.example"]) == {"ghost@in.example": 550}, "one that leads to nobody")
+        check(send(["round@in.example"]) == {"round@in.example": 451}, "one that leads round")
+        check(send(["eve@old.example"]) == {"eve@old.example": 550}, "nobody there")
+        check(send(["x@far.example"]) == {"x@far.example": 550}, "no relaying through it")
+        check(send(["noise@in.example"]) == {}, "what is thrown away is taken")
+        check(until(lambda: "remote=discard" in relay.said()), "and told")
+        check("noise@in.example" not in took("in"), "and nobody has it")
+        check(relay.end() == 0, "it ends")
+    finally:
+        for sink in sinks.values():
+            sink.kill()
+        relay.remove()
+
+
 def test_parent_killed():
     (port,) = free_ports(1)
     relay = Relay(listen=[port]).start()

@@ -1,0 +1,163 @@
+/* Addresses that stand for others: looked up before anything else is asked of a recipient, again and again until none is left. */
+#include "route/route.h"
+
+#define DEEP_MOST 10            /* one leads to another, and that to another, ... */
+#define TARGETS_MOST 1000       /* that one address may stand for in the end */
+
+/* ---- settings ---- */
+
+static void take_file(struct binder *b, const struct node *node, void *into)
+{
+    struct aliases *al = &((struct routes *)into)->aliases;
+    str path;
+    struct table *t;
+
+    if (!conf_args(b, node, 1, 1) || !conf_path(b, &node->arg[0], &path))
+        return;
+    if (table_file_open(path, '+', 20000000, &t) != OK) {
+        conf_error(b, &node->arg[0].at, CONF_E_BAD_LIST, "%.*s", STR(err_text()));
+        return;
+    }
+    struct table **all = NEW_ARRAY(b->a, struct table *, al->ntable + 1);
+    str *paths = NEW_ARRAY(b->a, str, al->ntable + 1);
+    if (al->ntable) {
+        memcpy(all, al->table, al->ntable * sizeof *all);
+        memcpy(paths, al->path, al->ntable * sizeof *paths);
+    }
+    all[al->ntable] = t;
+    paths[al->ntable++] = path;
+    al->table = all;
+    al->path = paths;
+}
+
+const struct setting alias_settings[] = {
+    { .name = "file", .type = CONF_OWN, .take = take_file, .repeats = true, .form = "PATH",
+      .help = "A list of addresses and what each stands for: \"sales@example.com ann@example.com, bob@example.net\". On the left an address, @domain (all of "
+              "it), a pattern with * or a bare local part (at any relay domain); on the right addresses with commas or blanks between, @domain for the "
+              "same local part there, or a bare local part of the same domain. What stands on the right is looked up in turn, except where it stands for itself." },
+    { .name = NULL },
+};
+
+void aliases_free(struct aliases *al)
+{
+    for (size_t i = 0; i < al->ntable; i++)
+        table_free(al->table[i]);
+}
+
+/* ---- expanding ---- */
+
+struct expansion {
+    const struct aliases *al;
+    arena *a;
+    struct target { str address; unsigned deep; bool final; } *todo; size_t n, cap; /* all ever met: those done stay, to be known again */
+};
+
+static bool is_known(const struct expansion *x, str address)
+{
+    for (size_t i = 0; i < x->n; i++)
+        if (str_ieq(x->todo[i].address, address))
+            return true;
+    return false;
+}
+
+static err add_target(struct expansion *x, str address, unsigned deep)
+{
+    if (is_known(x, address))
+        return OK;
+    if (deep > DEEP_MOST)
+        return fail(E_LIMIT, "aliases lead on for more than %d steps", DEEP_MOST);
+    if (x->n == TARGETS_MOST)
+        return fail(E_LIMIT, "an alias stands for more than %d addresses", TARGETS_MOST);
+    if (x->n == x->cap) {
+        struct target *more = NEW_ARRAY(x->a, struct target, x->cap ? 4 * x->cap : 8);
+        if (x->n)
+            memcpy(more, x->todo, x->n * sizeof *more);
+        x->todo = more;
+        x->cap = x->cap ? 4 * x->cap : 8;
+    }
+    x->todo[x->n++] = (struct target){ address, deep, false };
+    return OK;
+}
+
+static enum found find(const struct aliases *al, const struct path *who, str *value)
+{
+    bool undecided = false;
+
+    for (size_t i = 0; i < al->ntable; i++)
+        switch (table_find(al->table[i], who, value)) {
+        case FOUND:
+            return FOUND;
+        case UNDECIDED:
+            undecided = true;
+            break;
+        case ABSENT:
+            break;
+        }
+    return undecided ? UNDECIDED : ABSENT;
+}
+
+/* One word of the right side, as an address. */
+static err target_of(struct expansion *x, str word, const struct path *from, str *ret)
+{
+    struct path p;
+
+    if (word.p[0] == '@')
+        word = str_printf(x->a, "%.*s%.*s", STR(from->local), STR(word));
+    else if (str_findc(word, '@') == STR_NONE)
+        word = str_printf(x->a, "%.*s@%.*s", STR(word), STR(from->domain));
+    TRY(address_parse(word, &p));
+    *ret = str_dup(x->a, word);
+    return OK;
+}
+
+static err add_value(struct expansion *x, str value, const struct path *from, unsigned deep)
+{
+    char *blanks = str_cz(x->a, value);
+    str rest = str_of(blanks, value.n), word;
+
+    for (size_t i = 0; i < value.n; i++)
+        if (blanks[i] == ',')
+            blanks[i] = ' ';
+    while (str_word(&rest, &word)) {
+        str to;
+        TRY(during(target_of(x, word, from, &to), "alias \"%.*s\"", STR(word)));
+        TRY(add_target(x, to, deep));
+    }
+    return OK;
+}
+
+err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret)
+{
+    struct expansion x = { .al = al, .a = a };
+
+    *ret = (struct strs){ 0 };
+    if (al->ntable == 0)
+        return OK;
+    TRY(add_target(&x, who->text, 0));
+    for (size_t i = 0; i < x.n; i++) {
+        struct target t = x.todo[i];
+        struct path p;
+        str value = { 0 };
+        TRY(address_parse(t.address, &p));
+        enum found found = find(al, &p, &value);
+        if (found == UNDECIDED)
+            return fail(E_AGAIN, "what %.*s stands for cannot be told just now", STR(t.address));
+        if (found == ABSENT || value.n == 0) {
+            if (i == 0)
+                return OK;      /* it stands for nothing but itself */
+            x.todo[i].final = true;
+            continue;
+        }
+        TRY(add_value(&x, value, &p, t.deep + 1));
+        bool itself = false;
+        str rest = value, part;
+        while (!itself && str_cut(&rest, S(","), &part))
+            itself = str_ieq(str_trim(part), t.address);
+        x.todo[i].final = itself;
+    }
+    ret->p = NEW_ARRAY(a, str, x.n);
+    for (size_t i = 0; i < x.n; i++)
+        if (x.todo[i].final)
+            ret->p[ret->n++] = x.todo[i].address;
+    return ret->n ? OK : fail(E_LIMIT, "aliases lead round and round");
+}
