@@ -29,7 +29,10 @@
     X(loops, "messages refused or failed because they loop") \
     X(connections, "connections opened to next hops") \
     X(connections_failed, "connections to next hops that failed before a message") \
-    X(reread, "bodies read back from the spool")
+    X(reread, "bodies read back from the spool") \
+    X(lookups, "look-ups that a source of recipients was asked for") \
+    X(lookups_stale, "look-ups answered as before while the source could not say") \
+    X(lookups_undecided, "look-ups that no source could answer")
 
 enum counter {
 #define X(name, help) COUNT_##name,
