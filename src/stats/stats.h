@@ -15,6 +15,8 @@
     X(accepted_bytes, "octets of accepted messages") \
     X(accepted_rcpts, "recipients of accepted messages") \
     X(refused_rcpts, "recipients refused, for good or for now") \
+    X(probes_slowed, "unknown recipients that were answered late: their client asks for many") \
+    X(probes_cut, "sessions ended because their client asks for too many unknown recipients") \
     X(refused_messages, "messages refused after their data") \
     X(attempts, "deliveries attempted") \
     X(delivered, "recipients delivered") \
