@@ -80,7 +80,11 @@ void diags_print_json(const struct diags *d, struct buf *out); /* one array of o
     N(LISTENER,    108, "a listener that is missing or not understood") \
     N(POSTMASTER,  109, "a postmaster who could not be reached (RFC 5321 4.5.1)") \
     N(HOSTNAME,    110, "a host name that is none") \
-    N(BAD_ANCHOR,  111, "trust anchors that cannot be read")
+    N(BAD_ANCHOR,  111, "trust anchors that cannot be read") \
+    N(SECRET,      120, "a secret that is not where it is said to be") \
+    N(LITERAL,     121, "a secret in plain text") \
+    N(BAD_SOURCE,  122, "a source of recipients that cannot be asked so") \
+    N(CLEAR,       123, "a secret or addresses that would cross the network in plain text")
 enum {
 #define N(name, number, meaning) CONF_E_##name = number,
     CONF_NUMBERS(N)
@@ -182,6 +186,10 @@ bool conf_strs(struct binder *b, const struct node *n, size_t from, struct strs 
 bool conf_word(struct binder *b, const struct token *t, const char *const *words, int *ret); /* its place in `words` */
 bool conf_domain(struct binder *b, const struct token *t, str *ret);
 bool conf_path(struct binder *b, const struct token *t, str *ret);
+/* env:NAME, file:PATH, cred:NAME (a systemd credential), or the secret itself, which warns. At most 2 KiB; a line end behind it is none of it. */
+struct secret { str text, file; /* where it was read; "" nowhere */ };
+bool conf_secret(struct binder *b, const struct token *t, struct secret *ret);
+bool conf_secret_kept(str text);        /* written in one of those forms, so that it may be shown */
 /* Named arguments behind the first `from` ones: "priority 10 weight 2". Each keyword of `words` at most once; value
  * tokens go to value[i] (NULL when absent). An unknown keyword or a missing value is told. */
 bool conf_keywords(struct binder *b, const struct node *n, size_t from, const char *const *words,

@@ -6,7 +6,7 @@
 #define ADDRESSES_TRIED 8       /* of one host */
 
 /* To a host by name: its addresses one after the other, from any of them on, until one takes the connection. */
-static err connect_name(struct dispatch *d, const struct next_hop *srv, const struct own *own, when timeout, struct remote *remote, struct stream **ret)
+static err connect_name(struct resolver *names, const struct next_hop *srv, const struct own *own, when timeout, struct remote *remote, struct stream **ret)
 {
     AUTO_ARENA a = arena_new();
     struct dns_addresses found;
@@ -14,7 +14,7 @@ static err connect_name(struct dispatch *d, const struct next_hop *srv, const st
     err e = OK;
     size_t tried = 0;
 
-    TRY(dns_addresses(d->setup.resolver, a, srv->host, srv->port, clock_now() + timeout, &found));
+    TRY(dns_addresses(names, a, srv->host, srv->port, clock_now() + timeout, &found));
     if (found.all.n == 0)
         return fail(E_NONAME, "%.*s has no address", STR(srv->host));
     size_t from = random_below(found.all.n);
@@ -34,20 +34,25 @@ static err connect_name(struct dispatch *d, const struct next_hop *srv, const st
     return e;
 }
 
-err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret)
+err hop_reach(struct resolver *names, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret)
 {
     AUTO(stream) s = NULL;
     char ip[ADDR_TEXT];
 
     *remote = remote_of(srv);
     if (srv->addr.n == 0) {
-        TRY(connect_name(d, srv, own, timeout, remote, &s));
+        TRY(connect_name(names, srv, own, timeout, remote, &s));
     } else {
         snprintf(remote->z, sizeof remote->z, "%.*s", STR(addr_print(&srv->addr, ip)));
         TRY(stream_connect(&srv->addr, NULL, clock_now() + timeout, &s));
     }
     /* client_open() owns the stream from here, whatever it returns. */
     return client_open(take(s), ehlo_name, ret);
+}
+
+err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret)
+{
+    return hop_reach(d->setup.resolver, srv, own, ehlo_name, timeout, remote, ret);
 }
 
 struct remote remote_of(const struct next_hop *srv)

@@ -66,6 +66,13 @@ struct remote remote_of(const struct next_hop *srv);
 /* Connect, hear the greeting, say EHLO. *ret may be set on an error too: the caller frees it. */
 /* `own` not NULL: the host comes from an MX record, and what is nowhere or ourselves is no next hop (attack class 51). */
 WAITS err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret);
+/* The same without a dispatch. */
+WAITS err hop_reach(struct resolver *names, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret);
+
+/* ---- callout.c ---- */
+
+void callout_begin(struct resolver *resolver);  /* from now on backends can be asked; once for all threads is enough */
+bool callout_says_absent(const struct reply *r);
 
 /* ---- pool.c ---- */
 

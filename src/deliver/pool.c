@@ -471,6 +471,7 @@ struct dispatch *dispatch_new(const struct dispatch_setup *setup)
     d->setup = *setup;
     list_init(&d->settle);
     d->to_ask_end = &d->to_ask;
+    callout_begin(setup->resolver);
     group_spawn(thread_group(), "settle", settle_run, d);
     group_spawn(thread_group(), "impatience", impatience, d);
     group_spawn(thread_group(), "warn", warn_run, d);

@@ -97,9 +97,14 @@ static void allow_settings(const struct fence *f, const struct settings *s)
     if (s->path.n)
         allow_dir_of(f, a, s->path, TO_READ);
     allow_tree(f, a, &s->tree, &last);
-    for (size_t i = 0; i < r->ndomain; i++)
-        for (size_t t = 0; t < r->domain[i]->recipients.ntable; t++)
-            allow_dir_of(f, a, r->domain[i]->recipients.path[t], TO_READ);
+    for (size_t i = 0; i < r->ndomain; i++) {
+        const struct recipients *who = &r->domain[i]->recipients;
+        for (size_t t = 0; t < who->ntable; t++)
+            if (who->path[t].n)
+                allow_dir_of(f, a, who->path[t], TO_READ);
+        for (size_t t = 0; t < who->file.n; t++)
+            allow_dir_of(f, a, who->file.p[t], TO_READ);
+    }
     const str names[] = { s->dns.hosts, s->dns.resolv, s->dns.anchor };
     for (size_t i = 0; i < COUNT(names); i++)
         if (names[i].n)

@@ -29,6 +29,13 @@ enum admission { ADMITTED, TOO_MANY, TOO_MANY_OF_YOURS };
 enum admission admit(const struct limits *l, const struct addr *client, bool counted);
 void admit_end(const struct addr *client, bool counted);
 
+/* ---- probing.c ---- */
+
+/* This client asked for one more unknown recipient. False: its budget is spent, and the session ends. Else *delay is how long the answer should
+ * take. A budget of 0 is none. From any thread. */
+bool probing_note(struct rate budget, const struct addr *client, when now, when *delay);
+void probing_forget(void);              /* for tests */
+
 /* Octets of bodies on their way in, over all threads. */
 void arriving_add(int64_t octets);
 bool arriving_full(const struct limits *l);

@@ -197,6 +197,31 @@ static void add_copies(struct session *s, str domain)
     }
 }
 
+/* An unknown recipient: is the client collecting addresses? False: the session ends. */
+static bool unknown_may(struct session *s)
+{
+    when delay;
+
+    if (!s->counted)
+        return true;
+    if (!probing_note(s->snap->receive.limits.unknown_rcpts, &s->client.addr, clock_now(), &delay)) {
+        stats_add(COUNT_probes_cut, 1);
+        say(s, 421, ENH(4, 7, 1), "too many unknown recipients from your address (limits: unknown_recipients)");
+        s->quit = true;
+        return false;
+    }
+    if (delay) {
+        stats_add(COUNT_probes_slowed, 1);
+        task_sleep(clock_now() + delay); /* cut short by the end of the relay */
+    }
+    return true;
+}
+
+static bool is_unknown(const struct reply *r)
+{
+    return r->code == 550 && r->enhanced.class == 5 && r->enhanced.subject == 1 && r->enhanced.detail == 1;
+}
+
 static void do_rcpt(struct session *s, const struct command *c)
 {
     const struct limits *l = &s->snap->receive.limits;
@@ -213,6 +238,8 @@ static void do_rcpt(struct session *s, const struct command *c)
     }
     no = policy_rcpt(s->snap, &s->client, s->m, &c->path, s->scratch, &to);
     if (no.code) {
+        if (is_unknown(&no) && !unknown_may(s))
+            return;
         say_refusal(s, &no, c->path.text);
         if (++s->refused >= l->refused_rcpts) {
             say(s, 421, ENH(4, 7, 1), "too many refused recipients in one session");

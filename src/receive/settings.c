@@ -111,6 +111,9 @@ static const struct setting limit_settings[] = {
       .help = "Lines that are no command before a session is closed." },
     { .name = "refused_recipients", .type = CONF_INT, LIMIT(refused_rcpts), .preset = "100", .least = 1, .most = 100000,
       .help = "Refused recipients before a session is closed." },
+    { .name = "unknown_recipients", .type = CONF_RATE, LIMIT(unknown_rcpts), .preset = "200/h",
+      .help = "How many unknown recipients one client (an IPv4 address or IPv6 /64, in no \"network\") may ask for, over all its sessions. In the second half "
+              "of it answers take up to 10 s, beyond it 421 ends the session at each further one; 0/h: as many as it likes." },
     { .name = "body_memory", .type = CONF_BYTES, LIMIT(body_memory), .preset = "256MiB", .least = 16777216, .most = 1e12,
       .help = "Memory for bodies on their way in, and as much for bodies waiting for a connection; above it new mail is put off with "
               "452, and waiting mail is read back from the spool." },

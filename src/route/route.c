@@ -98,19 +98,21 @@ bool network_may_send(const struct network *n, str sender_domain)
 
 enum found recipients_find(const struct recipients *r, const struct path *who)
 {
-    bool undecided = false;
+    bool undecided = false, alone = r->ntable == 1;
 
     if (r->any)
         return FOUND;
-    for (size_t i = 0; i < r->ntable; i++)
-        switch (table_find(r->table[i], who, NULL)) {
+    for (size_t i = 0; i < r->ntable; i++) {
+        bool mute;
+        switch (table_ask(r->table[i], who, NULL, &mute)) {
         case FOUND:
             return FOUND;
         case UNDECIDED:
-            undecided = true;
+            undecided |= !mute || alone; /* one that never can tell does not count, unless there is no other */
             break;
         case ABSENT:
             break;
         }
+    }
     return undecided ? UNDECIDED : ABSENT;
 }

@@ -135,7 +135,12 @@ void backend_drop(struct backend *b);
 struct recipients {
     bool any;
     struct table **table; size_t ntable;
-    str *path;                          /* of each table */
+    str *path;                          /* of each table that is a file, else "" */
+    struct strs file;                   /* what else must be readable: secrets, CAs */
+    /* `callout`: becomes a table when all backends are known */
+    const struct node *callout;
+    const struct token *callout_backend;
+    struct keeping callout_keep;
 };
 enum bounce { BOUNCE_ALL, BOUNCE_OWN /* our own senders only */, BOUNCE_NONE };   /* who is told what became of mail */
 struct relay_domain {
@@ -182,6 +187,15 @@ struct routes {
     struct aliases { struct table **table; str *path; size_t ntable; } aliases;
     struct map exact, below;            /* domain -> relay_domain; "*." cut off in `below` */
 };
+
+/* ---- callout: a backend asked whether it knows an address ------------------------------------------------------------------- */
+
+/* One dialogue: MAIL FROM:<> and RCPT, no mail. deliver/ puts it here, for the SMTP client is above us; NULL: nobody can ask. *refused: it said
+ * 5xx to the recipient, for whatever reason. err_text() says why it is undecided. */
+extern WAITS enum said (*callout_probe)(const struct backend *b, str ehlo, const struct inquiry *q, when deadline, bool *refused);
+/* A table that asks the servers of `b`, of which it keeps a copy. What a backend says counts only as long as it refuses an address that nobody could
+ * have guessed: one is tried once an hour and domain. */
+struct table *callout_table(const struct backend *b, str ehlo, const struct keeping *keep);
 
 /* The settings of this folder: blocks backend, relay_domain, network, route; bound into a struct routes. */
 extern const struct setting route_settings[];

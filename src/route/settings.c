@@ -1,19 +1,7 @@
 /* What waypost.conf says about backends, relay domains, networks and the default route. */
-#include "route/route.h"
+#include "route/inside.h"
 
 #include <stdlib.h>
-
-/* Everything grows in the arena by doubling; settings are read once. */
-static void *append(arena *a, void *old, size_t n, size_t size)
-{
-    if (n & (n - 1))
-        return old;
-    void *p = arena_alloc(a, (n ? 2 * n : 1) * size);
-    if (n)
-        memcpy(p, old, n * size);
-    return p;
-}
-#define APPEND(a, p, n, item) ((p) = append((a), (p), (n), sizeof *(p)), (p)[(n)++] = (item))
 
 /* ---- backend ---- */
 
@@ -203,42 +191,6 @@ static void take_backend(struct binder *b, const struct node *node, void *into)
         ((struct relay_domain *)into)->backend_name = &node->arg[0];
 }
 
-static void take_list(struct binder *b, const struct node *node, void *into)
-{
-    struct recipients *r = into;
-    str path;
-    struct table *t;
-
-    if (!conf_args(b, node, 1, 1) || !conf_path(b, &node->arg[0], &path))
-        return;
-    if (table_file_open(path, '+', 20000000, &t) != OK) {
-        conf_error(b, &node->arg[0].at, CONF_E_BAD_LIST, "%.*s", STR(err_text()));
-        return;
-    }
-    r->path = append(b->a, r->path, r->ntable, sizeof *r->path);
-    r->path[r->ntable] = path;
-    APPEND(b->a, r->table, r->ntable, t);
-}
-
-static const struct setting recipients_settings[] = {
-    { .name = "file", .type = CONF_OWN, .take = take_list, .repeats = true, .form = "PATH",
-      .help = "A list: an address, @domain, a pattern with * or a bare local part a line; # begins a comment. Case is ignored, and "
-              "user+anything is found as user." },
-    { .name = NULL },
-};
-
-static void take_recipients(struct binder *b, const struct node *node, void *into)
-{
-    struct recipients *r = &((struct relay_domain *)into)->recipients;
-
-    if (node->narg == 1 && str_eq(node->arg[0].text, S("any")) && !node->block)
-        r->any = true;
-    else if (node->narg || !node->block || node->nchild == 0)
-        conf_error(b, &node->name.at, CONF_E_RECIPIENTS, "\"recipients\" is followed by \"any\" or by { file PATH }");
-    else
-        conf_bind(b, recipients_settings, node, r);
-}
-
 static void *make_relay_domain(struct binder *b, const struct node *node, void *into)
 {
     struct routes *r = into;
@@ -269,10 +221,10 @@ static void done_relay_domain(struct binder *b, const struct node *node, void *b
     if (!d->backend_name)
         conf_error(b, &node->name.at, CONF_E_MISSING, "relay_domain %.*s needs \"backend NAME\" or \"via mx\"", STR(name->text));
 
-    if (!d->recipients.any && d->recipients.ntable == 0)
+    if (!d->recipients.any && d->recipients.ntable == 0 && !d->recipients.callout)
         conf_error(b, &node->name.at, CONF_E_RECIPIENTS,
                    "relay_domain %.*s has no \"recipients\": it would accept mail for unknown users and bounce it later. "
-                   "Add recipients { file PATH }, or \"recipients any\" if you mean it", STR(name->text));
+                   "Add recipients { file PATH } (or ldap, http, sqlite, callout), or \"recipients any\" if you mean it", STR(name->text));
 }
 
 #define BOUNCE_HELP "Who is told what became of mail for these recipients, when it failed or when they asked: every sender; own senders only, which are " \
@@ -466,7 +418,7 @@ static struct backend *preset_backend(struct binder *b, struct routes *r, str na
 }
 
 /* Names may stand above the block that defines them, so they are looked up when all is bound. */
-static struct backend *find_backend(struct binder *b, struct routes *r, const struct token *name)
+struct backend *find_backend(struct binder *b, struct routes *r, const struct token *name)
 {
     str best = { 0 };
     size_t distance = 3;
@@ -507,6 +459,8 @@ void routes_finish(struct binder *b, struct routes *r)
                 conf_error(b, &r->rule[i]->at, CONF_E_UNKNOWN, "route \"%.*s\": there is no network \"%.*s\"", STR(r->rule[i]->name), STR(r->rule[i]->network.p[k]));
         }
     }
+    for (size_t i = 0; i < r->ndomain; i++)
+        recipients_finish(b, r, r->domain[i]);
     r->exact.fold = r->below.fold = true;
     for (size_t i = 0; i < r->ndomain; i++)
         for (size_t j = 0; j < r->domain[i]->name.n; j++) {

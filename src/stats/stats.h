@@ -16,6 +16,8 @@
     X(accepted_bytes, "octets of accepted messages") \
     X(accepted_rcpts, "recipients of accepted messages") \
     X(refused_rcpts, "recipients refused, for good or for now") \
+    X(probes_slowed, "unknown recipients that were answered late: their client asks for many") \
+    X(probes_cut, "sessions ended because their client asks for too many unknown recipients") \
     X(refused_messages, "messages refused after their data") \
     X(attempts, "deliveries attempted") \
     X(delivered, "recipients delivered") \
@@ -30,7 +32,10 @@
     X(loops, "messages refused or failed because they loop") \
     X(connections, "connections opened to next hops") \
     X(connections_failed, "connections to next hops that failed before a message") \
-    X(reread, "bodies read back from the spool")
+    X(reread, "bodies read back from the spool") \
+    X(lookups, "look-ups that a source of recipients was asked for") \
+    X(lookups_stale, "look-ups answered as before while the source could not say") \
+    X(lookups_undecided, "look-ups that no source could answer")
 
 enum counter {
 #define X(name, help) COUNT_##name,

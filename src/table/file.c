@@ -24,7 +24,7 @@ struct pattern {
     struct pattern *next, *last; /* of the same domain; `last` of the first one only */
 };
 
-struct table {
+struct roster {
     char *path;                 /* NULL: of no file */
     struct stat stat;
     struct buf text;
@@ -43,7 +43,7 @@ static bool is_blank(char c) { return c == ' ' || c == '\t'; }
 
 /* ---- the hash ---------------------------------------------------------------------------------------------------- */
 
-static str key_at(const struct table *t, size_t offset)
+static str key_at(const struct roster *t, size_t offset)
 {
     size_t n = offset;
     while (t->text.p[n] != VALUE && t->text.p[n] != NONE)
@@ -51,7 +51,7 @@ static str key_at(const struct table *t, size_t offset)
     return str_of(t->text.p + offset, n - offset);
 }
 
-static bool key_is(const struct table *t, size_t offset, str key)
+static bool key_is(const struct roster *t, size_t offset, str key)
 {
     /* Marks are no part of a key: a comparison that runs into one stops there, inside of the text. */
     return strncmp(t->text.p + offset, key.p, key.n) == 0 &&
@@ -59,7 +59,7 @@ static bool key_is(const struct table *t, size_t offset, str key)
 }
 
 /* The slot of `key`, or the free one where it would go. */
-static uint64_t *slot_of(const struct table *t, str key)
+static uint64_t *slot_of(const struct roster *t, str key)
 {
     uint64_t hash = str_hash(key), tag = hash & ~OFFSET_MASK;
 
@@ -70,7 +70,7 @@ static uint64_t *slot_of(const struct table *t, str key)
     }
 }
 
-static void put_key(struct table *t, size_t offset, size_t n)
+static void put_key(struct roster *t, size_t offset, size_t n)
 {
     str key = str_of(t->text.p + offset, n);
     uint64_t *s = slot_of(t, key);
@@ -81,7 +81,7 @@ static void put_key(struct table *t, size_t offset, size_t n)
 }
 
 /* What follows the mark at the end of a key; empty without. */
-static str value_behind(const struct table *t, str key)
+static str value_behind(const struct roster *t, str key)
 {
     size_t at = (size_t)(key.p - t->text.p) + key.n;
     if (t->text.p[at] == NONE)
@@ -155,7 +155,7 @@ static const char *read_entry(char *p, size_t n, struct entry *ret)
     return NULL;
 }
 
-static void put_pattern(struct table *t, size_t at, const struct entry *e)
+static void put_pattern(struct roster *t, size_t at, const struct entry *e)
 {
     struct pattern *p = NEW(t->a, struct pattern);
 
@@ -188,7 +188,7 @@ static size_t count_lines(str s)
     return n;
 }
 
-static err read_lines(struct table *t, str name, size_t max)
+static err read_lines(struct roster *t, str name, size_t max)
 {
     size_t number = 0, entries = 0, next;
     char *p = t->text.p;
@@ -223,9 +223,9 @@ static err read_lines(struct table *t, str name, size_t max)
     return OK;
 }
 
-err table_of_text(str name, struct buf *text, char detail, size_t max, struct table **ret)
+err roster_of_text(str name, struct buf *text, char detail, size_t max, struct roster **ret)
 {
-    AUTO(table) t = mem_new(sizeof *t);
+    AUTO(roster) t = mem_new(sizeof *t);
 
     buf_reserve(text, 1);
     text->p[text->n] = NONE; /* the place of the last line's LF */
@@ -267,7 +267,19 @@ static err read_all(int fd, str path, const struct stat *st, size_t most, struct
     }
 }
 
-err table_file_open(str path, char detail, size_t max, struct table **ret)
+/* Somebody who writes while we read leaves half a list. */
+static err still_so(int fd, str path, const struct stat *was)
+{
+    struct stat now;
+
+    if (fstat(fd, &now) != 0)
+        return fail_errno(errno, "%.*s", STR(path));
+    if (S_ISREG(was->st_mode) && (now.st_size != was->st_size || now.st_mtim.tv_sec != was->st_mtim.tv_sec || now.st_mtim.tv_nsec != was->st_mtim.tv_nsec))
+        return fail(E_AGAIN, "%.*s: it is being written", STR(path));
+    return OK;
+}
+
+err roster_read(str path, char detail, size_t max, struct roster **ret)
 {
     AUTO_BUF text = { 0 };
     AUTO_BUF z = { 0 };
@@ -285,16 +297,18 @@ err table_file_open(str path, char detail, size_t max, struct table **ret)
         e = fail(E_IO, "%.*s: is a directory", STR(path));
     else
         e = read_all(fd, path, &st, MIN(max, OFFSET_MASK / 2048) * (LINE_MAX_OCTETS + 2) + (1u << 20), &text);
+    if (e == OK)
+        e = still_so(fd, path, &st);
     close(fd);
     TRY(e);
-    TRY(table_of_text(path, &text, detail, max, ret));
+    TRY(roster_of_text(path, &text, detail, max, ret));
     (*ret)->stat = st;
     (*ret)->path = z.p;
     z.p = NULL;
     return OK;
 }
 
-void table_free(struct table *t)
+void roster_free(struct roster *t)
 {
     if (!t)
         return;
@@ -306,9 +320,9 @@ void table_free(struct table *t)
     mem_free(t);
 }
 
-size_t table_count(const struct table *t) { return t->n; }
+size_t roster_count(const struct roster *t) { return t->n; }
 
-bool table_stale(const struct table *t)
+bool roster_stale(const struct roster *t)
 {
     struct stat now;
 
@@ -324,7 +338,7 @@ bool table_stale(const struct table *t)
 /* Who is looked for, folded and unquoted: text is local@domain; plain is the local part without its detail. */
 struct who { char text[LINE_MAX_OCTETS + 1]; str whole, local, domain, plain; };
 
-static bool who_of(const struct table *t, const struct path *path, struct who *w)
+static bool who_of(const struct roster *t, const struct path *path, struct who *w)
 {
     size_t n = 0;
     str local = path->local;
@@ -353,7 +367,7 @@ static bool who_of(const struct table *t, const struct path *path, struct who *w
     return true;
 }
 
-static bool find_key(const struct table *t, str key, str *value)
+static bool find_key(const struct roster *t, str key, str *value)
 {
     uint64_t s = key.n ? *slot_of(t, key) : 0;
     if (s && value)
@@ -386,7 +400,7 @@ static bool matches(str pattern, str s)
 }
 
 /* The first pattern from `p` on that `local` at w's domain matches. */
-static const struct pattern *match_in(const struct table *t, const struct pattern *p, const struct who *w, str local)
+static const struct pattern *match_in(const struct roster *t, const struct pattern *p, const struct who *w, str local)
 {
     for (; p; p = p->next) {
         str wanted = key_at(t, p->local);
@@ -398,7 +412,7 @@ static const struct pattern *match_in(const struct table *t, const struct patter
     return NULL;
 }
 
-static bool find_pattern(const struct table *t, const struct who *w, str local, str *value)
+static bool find_pattern(const struct roster *t, const struct who *w, str local, str *value)
 {
     const struct pattern *p = match_in(t, map_get(&t->domains, w->domain), w, local);
     if (!p)
@@ -409,7 +423,7 @@ static bool find_pattern(const struct table *t, const struct who *w, str local, 
 }
 
 /* The closest wins: the address, the address without its detail, a pattern, the local part, the domain. */
-enum found table_find(struct table *t, const struct path *path, str *value)
+enum found roster_find(struct roster *t, const struct path *path, str *value)
 {
     struct who w;
     char plain[LINE_MAX_OCTETS + 1];

@@ -1,0 +1,81 @@
+/* Secrets: where they are kept, and what stands there. */
+#include "conf/conf.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define SECRET_MOST 2048
+
+/* The content of a file, without the line end that editors leave. */
+static err read_secret(arena *a, str path, str *ret)
+{
+    char text[SECRET_MOST + 1];
+    size_t n = 0;
+    ssize_t got = 1;
+    int fd = open(str_cz(a, path), O_RDONLY | O_CLOEXEC | O_NOCTTY);
+
+    if (fd < 0)
+        return fail_errno(errno, "%.*s", STR(path));
+    while (n < sizeof text && (got = read(fd, text + n, sizeof text - n)) > 0)
+        n += (size_t)got;
+    int number = errno;
+    close(fd);
+    if (got < 0)
+        return fail_errno(number, "%.*s", STR(path));
+    if (n > SECRET_MOST)
+        return fail(E_LIMIT, "%.*s: longer than %d octets", STR(path), SECRET_MOST);
+    str s = str_of(text, n);
+    if (str_ends(s, S("\n")))
+        s.n--;
+    if (str_ends(s, S("\r")))
+        s.n--;
+    *ret = str_dup(a, s);
+    return s.n ? OK : fail(E_SYNTAX, "%.*s: is empty", STR(path));
+}
+
+static err find_secret(struct binder *b, const struct token *t, struct secret *ret)
+{
+    if (str_starts(t->text, S("env:"))) {
+        str name = str_from(t->text, 4);
+        const char *value = getenv(str_cz(b->a, name));
+        if (!value || !*value)
+            return fail(E_NOTFOUND, "%.*s is not set in the environment", STR(name));
+        ret->text = str_dup(b->a, str_z(value));
+        return OK;
+    }
+    if (str_starts(t->text, S("cred:"))) {
+        str name = str_from(t->text, 5);
+        const char *dir = getenv("CREDENTIALS_DIRECTORY");
+        if (!dir)
+            return fail(E_NOTFOUND, "there are no credentials: the service manager gave none (systemd: LoadCredential=%.*s:PATH)", STR(name));
+        if (name.n == 0 || str_findc(name, '/') != STR_NONE)
+            return fail(E_SYNTAX, "\"%.*s\" is no name of a credential", STR(name));
+        ret->file = str_printf(b->a, "%s/%.*s", dir, STR(name));
+        return read_secret(b->a, ret->file, &ret->text);
+    }
+    struct token path = *t;
+    path.text = str_from(t->text, 5);
+    if (!conf_path(b, &path, &ret->file))
+        return fail(E_SYNTAX, "it names no file");
+    return read_secret(b->a, ret->file, &ret->text);
+}
+
+bool conf_secret_kept(str text)
+{
+    return str_starts(text, S("env:")) || str_starts(text, S("cred:")) || str_starts(text, S("file:"));
+}
+
+bool conf_secret(struct binder *b, const struct token *t, struct secret *ret)
+{
+    *ret = (struct secret){ 0 };
+    if (!conf_secret_kept(t->text)) {
+        conf_warn(b, &t->at, CONF_E_LITERAL, "a secret in plain text: write env:NAME, file:PATH or cred:NAME");
+        return conf_str(b, t, &ret->text);
+    }
+    if (find_secret(b, t, ret) == OK)
+        return true;
+    conf_error(b, &t->at, CONF_E_SECRET, "the secret: %.*s", STR(err_text()));
+    return false;
+}

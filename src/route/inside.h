@@ -1,0 +1,27 @@
+/* Internal to route. */
+#ifndef ROUTE_INSIDE_H
+#define ROUTE_INSIDE_H
+
+#include "route/route.h"
+
+/* Everything grows in the arena by doubling; settings are read once. */
+static inline void *append(arena *a, void *old, size_t n, size_t size)
+{
+    if (n & (n - 1))
+        return old;
+    void *p = arena_alloc(a, (n ? 2 * n : 1) * size);
+    if (n)
+        memcpy(p, old, n * size);
+    return p;
+}
+#define APPEND(a, p, n, item) ((p) = append((a), (p), (n), sizeof *(p)), (p)[(n)++] = (item))
+
+struct backend *find_backend(struct binder *b, struct routes *r, const struct token *name);
+
+/* ---- recipients.c ---- */
+
+extern const struct setting recipients_settings[];
+void take_recipients(struct binder *b, const struct node *node, void *relay_domain);
+void recipients_finish(struct binder *b, struct routes *r, struct relay_domain *d);
+
+#endif
