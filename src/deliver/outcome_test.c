@@ -575,6 +575,7 @@ TASK_TEST(delay_is_told_once_to_own_senders)
         if (c->reports) {
             struct ticket *t = report_of(&s, &text);
             CHECK(str_has(text, S("Action: delayed\r\nStatus: 4.0.0\r\n")) && str_has(text, S("Will-Retry-Until:")) && str_has(text, S("Last-Attempt-Date:")), text);
+            CHECK(str_has(text, S("Diagnostic-Code: smtp; 451 so\r\n")) && str_has(text, S("Remote-MTA: dns; hop\r\n")), text);
             CHECK(!str_has(text, S("failed")), text);
             ticket_done(t);
         }
