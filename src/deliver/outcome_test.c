@@ -491,9 +491,10 @@ TASK_TEST(attack_30_double_bounce_goes_to_the_postmaster_once)
 /* A flood of failures is no flood to who is said to have sent it; a client of ours is trusted to be who it says. */
 TASK_TEST(attack_30_reports_to_one_address_are_paced)
 {
-    static const struct { str client; size_t ready, waiting; uint64_t dropped; } cases[] = {
-        { S("203.0.113.9"), 2, 2, 2 }, /* two at once, two within the hour */
-        { S("192.0.2.7"), 6, 0, 0 },
+    static const struct { str client; struct rate all; size_t ready, waiting; uint64_t dropped; } cases[] = {
+        { S("203.0.113.9"), { 0 }, 2, 2, 2 }, /* two at once, two within the hour */
+        { S("192.0.2.7"), { 0 }, 6, 0, 0 },
+        { S("192.0.2.7"), { 4, MINUTE }, 4, 2, 0 }, /* after an incident all are paced, and none is dropped */
     };
     EACH(cases, c) {
         struct got before;
@@ -503,6 +504,7 @@ TASK_TEST(attack_30_reports_to_one_address_are_paced)
                 scene_open(&s, S("victim@there.example"), 6);
                 scene_has_own(&s);
                 s.snap.reports.rate_per_address = (struct rate){ 2, HOUR };
+                s.snap.reports.rate = c->all;
                 before = counts(&s);
             } else
                 CHECK_ERR(flight_load(s.d, queue_find(s.d->setup.queue, s.id), &s.f), OK);

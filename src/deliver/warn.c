@@ -70,7 +70,8 @@ static void warn(struct dispatch *d, struct ticket *t)
     flight_free(&f);
     if (!had_mail)
         mail_drop(take(t->mail));
-    ticket_settle_as(t, was);
+    /* A configuration without its way may have come meanwhile: the calendar sees to that. */
+    ticket_settle_as(t, t->lane->backend || t->lane->kind == LANE_DOMAIN ? was : TICKET_WAITING);
 }
 
 /* Not one that is tried soon: if it goes on waiting, the warning has the server's words. */
