@@ -634,8 +634,10 @@ TASK_TEST(six_days_down_are_one_warning_and_one_report)
         CHECK_ERR(spool_read_states(s.port, s.id, home, a, &state, &n), OK);
         CHECK(n == 2 && state[0].warned && state[1].warned && state[0].status == RCPT_WAITING && state[0].attempts == 0);
         queue_free(q);
+        reception_free(s.d->setup.reception);
         q = s.d->setup.queue = queue_new(&(struct queue_setup){ .port = s.port, .retry = &s.snap.retry, .routes = &s.snap.routes, .body_budget = 1 << 20,
                                                                .ready = lane_ready, .expired = went_expired, .unroutable = nobody, .ctx = &s });
+        s.d->setup.reception = reception_new(&(struct reception_setup){ .newest = newest, .ctx = &s, .queue = q, .spool = s.spool, .port = s.port, .threads = 1 });
         queue_load(q, m, state);
         t = queue_find(q, s.id);
         lane_down(lane_of(&s), S("hop[203.0.113.1]:25: nobody listens there"), clock_now() + HOUR);
