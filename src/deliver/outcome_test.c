@@ -491,9 +491,10 @@ TASK_TEST(attack_30_double_bounce_goes_to_the_postmaster_once)
 /* A flood of failures is no flood to who is said to have sent it; a client of ours is trusted to be who it says. */
 TASK_TEST(attack_30_reports_to_one_address_are_paced)
 {
-    static const struct { str client; size_t ready, waiting; uint64_t dropped; } cases[] = {
-        { S("203.0.113.9"), 2, 2, 2 }, /* two at once, two within the hour */
-        { S("192.0.2.7"), 6, 0, 0 },
+    static const struct { str client; struct rate all; size_t ready, waiting; uint64_t dropped; } cases[] = {
+        { S("203.0.113.9"), { 0 }, 2, 2, 2 }, /* two at once, two within the hour */
+        { S("192.0.2.7"), { 0 }, 6, 0, 0 },
+        { S("192.0.2.7"), { 4, MINUTE }, 4, 2, 0 }, /* after an incident all are paced, and none is dropped */
     };
     EACH(cases, c) {
         struct got before;
@@ -503,6 +504,7 @@ TASK_TEST(attack_30_reports_to_one_address_are_paced)
                 scene_open(&s, S("victim@there.example"), 6);
                 scene_has_own(&s);
                 s.snap.reports.rate_per_address = (struct rate){ 2, HOUR };
+                s.snap.reports.rate = c->all;
                 before = counts(&s);
             } else
                 CHECK_ERR(flight_load(s.d, queue_find(s.d->setup.queue, s.id), &s.f), OK);
@@ -575,6 +577,7 @@ TASK_TEST(delay_is_told_once_to_own_senders)
         if (c->reports) {
             struct ticket *t = report_of(&s, &text);
             CHECK(str_has(text, S("Action: delayed\r\nStatus: 4.0.0\r\n")) && str_has(text, S("Will-Retry-Until:")) && str_has(text, S("Last-Attempt-Date:")), text);
+            CHECK(str_has(text, S("Diagnostic-Code: smtp; 451 so\r\n")) && str_has(text, S("Remote-MTA: dns; hop\r\n")), text);
             CHECK(!str_has(text, S("failed")), text);
             ticket_done(t);
         }
@@ -631,8 +634,10 @@ TASK_TEST(six_days_down_are_one_warning_and_one_report)
         CHECK_ERR(spool_read_states(s.port, s.id, home, a, &state, &n), OK);
         CHECK(n == 2 && state[0].warned && state[1].warned && state[0].status == RCPT_WAITING && state[0].attempts == 0);
         queue_free(q);
+        reception_free(s.d->setup.reception);
         q = s.d->setup.queue = queue_new(&(struct queue_setup){ .port = s.port, .retry = &s.snap.retry, .routes = &s.snap.routes, .body_budget = 1 << 20,
                                                                .ready = lane_ready, .expired = went_expired, .unroutable = nobody, .ctx = &s });
+        s.d->setup.reception = reception_new(&(struct reception_setup){ .newest = newest, .ctx = &s, .queue = q, .spool = s.spool, .port = s.port, .threads = 1 });
         queue_load(q, m, state);
         t = queue_find(q, s.id);
         lane_down(lane_of(&s), S("hop[203.0.113.1]:25: nobody listens there"), clock_now() + HOUR);

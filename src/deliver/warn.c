@@ -70,7 +70,16 @@ static void warn(struct dispatch *d, struct ticket *t)
     flight_free(&f);
     if (!had_mail)
         mail_drop(take(t->mail));
-    ticket_settle_as(t, was);
+    /* A configuration without its way may have come meanwhile: the calendar sees to that. */
+    ticket_settle_as(t, t->lane->backend || t->lane->kind == LANE_DOMAIN ? was : TICKET_WAITING);
+}
+
+/* Not one that is tried soon: if it goes on waiting, the warning has the server's words. */
+static bool is_due(const struct ticket *t, when delay)
+{
+    if (t->state == TICKET_FLYING || (t->state == TICKET_WAITING && (when)t->due * SECOND < clock_now() + delay / 4))
+        return false;
+    return warn_due(t, t->accepted, delay);
 }
 
 err warn_sweep(struct dispatch *d, when delay)
@@ -79,7 +88,7 @@ err warn_sweep(struct dispatch *d, when delay)
     size_t at = 0;
 
     for (size_t seen = 1; queue_walk(d->setup.queue, &at, &t, 1); seen++) {
-        if (t->state != TICKET_FLYING && warn_due(t, t->accepted, delay)) {
+        if (is_due(t, delay)) {
             warn(d, t);
             TRY(task_sleep(clock_now() + BETWEEN));
         } else if (seen % YIELD_AFTER == 0)

@@ -46,5 +46,14 @@ FUZZ(data, size)
         str back;
         must(xtext_decode(a, xtext_encode(a, text), &back) == OK && str_eq(back, text));
     }
+    str ascii = address_ascii(a, s), unitext = address_unitext(a, s);
+    for (size_t i = 0; i < ascii.n; i++)
+        must(ascii.p[i] > ' ' && ascii.p[i] < 127);
+    must(str_eq(address_ascii(a, unitext), ascii) || str_findc(ascii, '\\') != STR_NONE);
+    if (address_decode(a, s, &text) == OK && !str_eq(text, s)) { /* what stood embedded is a character, and its own way back */
+        str back;
+        if (address_decode(a, address_unitext(a, text), &back) == OK)
+            must(str_eq(address_ascii(a, back), address_ascii(a, text)));
+    }
     must(!domain_matches(S("*.example.com"), s) || (size > 12 && str_iends(s, S(".example.com"))));
 }

@@ -94,6 +94,25 @@ TEST(settings_say_how_names_are_looked_up)
     snapshot_drop(&s->snapshot);
 }
 
+TEST(settings_say_who_is_told_what)
+{
+    struct settings *s;
+
+    CHECK_INT(load_error(S(HEAD BACKEND DOMAIN), &s), 0);
+    CHECK(s->snapshot.reports.delay_warning == 4 * HOUR && s->snapshot.reports.double_bounce == DOUBLE_BOUNCE_POSTMASTER);
+    CHECK(s->snapshot.reports.rate.n == 600 && s->snapshot.reports.rate_per_address.n == 60 && s->snapshot.reports.rate_per_address.per == HOUR);
+    CHECK(s->snapshot.routes.domain[0]->bounce == BOUNCE_ALL && s->snapshot.routes.fallback_bounce == BOUNCE_ALL);
+    snapshot_drop(&s->snapshot);
+    CHECK_INT(load_error(S(HEAD BACKEND DOMAIN "delay_warning 0\ndouble_bounce drop\nreport_rate 0/min\nreport_rate_per_address 5/day\n"
+                           "relay_domain b.example { backend b; recipients any; bounce none }\nroute default { via b; bounce own }\n"), &s), 0);
+    CHECK(s->snapshot.reports.delay_warning == 0 && s->snapshot.reports.double_bounce == DOUBLE_BOUNCE_DROP && s->snapshot.reports.rate.n == 0);
+    CHECK(s->snapshot.reports.rate_per_address.n == 5 && s->snapshot.reports.rate_per_address.per == DAY);
+    CHECK(route_domain(&s->snapshot.routes, S("b.example"))->bounce == BOUNCE_NONE && s->snapshot.routes.fallback_bounce == BOUNCE_OWN);
+    CHECK(s->snapshot.routes.fallback && str_eq(s->snapshot.routes.fallback->name, S("b")));
+    snapshot_drop(&s->snapshot);
+    CHECK_INT(load_error(S(HEAD BACKEND DOMAIN "route default { via b; bounce some }\n"), NULL), CONF_E_WORD);
+}
+
 TEST(routes_find_domains_networks_and_the_way)
 {
     struct settings *s;

@@ -29,7 +29,7 @@ static struct addr of_v6(const struct in6_addr *ip, uint16_t port)
 static bool parse_ip(str s, int family, void *ip)
 {
     char z[INET6_ADDRSTRLEN];
-    if (s.n >= sizeof z || str_findc(s, 0) != STR_NONE)
+    if (s.n == 0 || s.n >= sizeof z || str_findc(s, 0) != STR_NONE)
         return false;
     memcpy(z, s.p, s.n);
     z[s.n] = 0;

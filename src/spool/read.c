@@ -210,12 +210,13 @@ err spool_read_states(struct spool_port *p, ulid id, struct spool_ref home, aren
     TRY(spool_flush(p)); /* so that what this thread noted last is among them */
     TRY(message_read(p->s, home, a, true, &st));
     struct rcpt_state *state = states_begin(&st, a);
+    /* All before any is merged: their texts lie in the index, which moves as it grows. */
     TRY(gather_notes(p->s, home.segment, x));
-    TRY(merge_notes(x, home, state, st.m->env.nrcpt, &ended));
-    if (st.was.segment) { /* as long as the move is not over */
+    if (st.was.segment) /* as long as the move is not over */
         TRY(gather_notes(p->s, st.was.segment, x));
+    TRY(merge_notes(x, home, state, st.m->env.nrcpt, &ended));
+    if (st.was.segment)
         TRY(merge_notes(x, st.was, state, st.m->env.nrcpt, &ended));
-    }
     for (size_t i = 0; i < st.m->env.nrcpt; i++) { /* their texts lie in the index */
         state[i].reply = str_dup(a, state[i].reply);
         state[i].remote = str_dup(a, state[i].remote);
