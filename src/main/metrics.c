@@ -255,7 +255,7 @@ static void add_spool(struct metrics *m, const struct relay *r, const struct set
     metrics_buckets(m, syncs.n, syncs.end, SPOOL_SYNCS, sp.syncs, sp.sync_us_total);
     if (statvfs(str_cz(a, s->spool.dir), &fs) == 0)
         family_one(m, METRIC_GAUGE, "waypost_disk_free_bytes", (double)fs.f_bavail * (double)fs.f_frsize, "Room left on the spool's file system.");
-    family_one(m, METRIC_GAUGE, "waypost_spool_writable", spool_room(r->spool) == OK, "Is there room for new mail, and can it be written (1)?");
+    family_one(m, METRIC_GAUGE, "waypost_spool_writable", spool_room(r->spool) == OK && !sp.intake_stopped, "Is there room for new mail, and can it be written (1)?");
     family_one(m, METRIC_GAUGE, "waypost_spool_intake_stopped", sp.intake_stopped, "Is new mail put off because only the spool's reserve is left (1)?");
     family_one(m, METRIC_GAUGE, "waypost_spool_segments", (double)sp.segments, "Segments in use.");
     family_one(m, METRIC_GAUGE, "waypost_spool_segments_ready", (double)sp.ready, "Segments made ahead of need.");
