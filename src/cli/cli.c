@@ -33,6 +33,10 @@ const struct cli_verb cli_verbs[] = {
       .more = RELAY_AT_HELP "  --watch            again and again, with rates, until interrupted\n"
               "  --json             all there is; of each thread too: posts from other threads, sleeps, switches between tasks, and tasks,\n"
               "                     now and at most" },
+    { "top", "a live view: lanes, rates, what waits and why", "waypost top [--once] [--sort KEY]", .run = cli_top,
+      .more = RELAY_AT_HELP "  --once             print one picture and end, for scripts\n"
+              "  --sort KEY         queued, rate, oldest or name; queued unless given\n\n"
+              "Keys: s, r, o and n sort by what is queued, by rate, by age and by name, q ends. A new picture each second." },
     { "config", "show the configuration, or the manual of all settings", "waypost config show [-c FILE]\nwaypost config manual",
       .run = cli_config,
       .more = "show prints every setting, those that were not given too, and where each comes from.\n"

@@ -347,11 +347,20 @@ static void trace(struct control *c, void *relay)
 struct worker_stats {
     struct queue_totals q;
     size_t sessions, connections;
-    struct lane_stats *lane; size_t nlane;
+    struct lane_stats **lane; size_t nlane, cap;
+    struct map by_name;
     struct thread_stats *thread;        /* one a worker */
     arena *a;
 };
-struct lane_stats { str name, reason; size_t ready, waiting, flying, connections; bool down; when retry_at; };
+struct lane_stats { str name, reason; size_t ready, waiting, flying, connections; bool down; when retry_at, oldest; };
+
+static void lane_oldest(struct lane_stats *l, const struct lane *lane)
+{
+    if (lane->nready) {
+        when accepted = AROUND(lane->ready.next, struct ticket, place)->accepted;
+        l->oldest = l->oldest ? MIN(l->oldest, accepted) : accepted;
+    }
+}
 
 static err stats_one(struct worker *w, void *arg)
 {
@@ -370,15 +379,17 @@ static err stats_one(struct worker *w, void *arg)
     s->connections += dispatch_connections(w->dispatch);
     s->thread[w->number] = thread_stats();
     for (size_t i = 0; (lane = queue_lane(w->queue, i)); i++) {
-        struct lane_stats *l = NULL;
-        for (size_t k = 0; k < s->nlane && !l; k++)
-            if (str_eq(s->lane[k].name, lane->name))
-                l = &s->lane[k];
+        struct lane_stats *l = map_get(&s->by_name, lane->name);
         if (!l) {
-            s->lane = mem_grow(s->lane, (s->nlane + 1) * sizeof *l);
-            l = &s->lane[s->nlane++];
-            *l = (struct lane_stats){ .name = str_dup(s->a, lane->name) };
+            if (s->nlane == s->cap) {
+                s->cap = s->cap ? s->cap * 2 : 64;
+                s->lane = mem_grow(s->lane, s->cap * sizeof *s->lane);
+            }
+            l = s->lane[s->nlane++] = NEW(s->a, struct lane_stats);
+            l->name = str_dup(s->a, lane->name);
+            map_put(&s->by_name, l->name, l);
         }
+        lane_oldest(l, lane);
         l->ready += lane->nready;
         l->waiting += lane->nwaiting;
         l->flying += lane->nflying;
@@ -429,12 +440,32 @@ static void add_servers(struct buf *b, const struct settings *s, str lane)
     buf_addc(b, ']');
 }
 
-static void add_lanes(struct buf *b, const struct worker_stats *w, const struct settings *s)
+static int fullest_first(const void *a, const void *b)
 {
+    const struct lane_stats *x = *(struct lane_stats *const *)a, *y = *(struct lane_stats *const *)b;
+    size_t n = x->ready + x->waiting + x->flying, k = y->ready + y->waiting + y->flying;
+    return n != k ? (n < k ? 1 : -1) : str_cmp(x->name, y->name);
+}
+
+static void add_last(struct buf *b, str lane)
+{
+    char text[LAST_TEXT];
+    when at = 0;
+
+    add_str(b, "last_reply", stats_last(lane, text, &at) ? str_z(text) : S(""));
+    add_time(b, "last_reply_at", at);
+}
+
+/* At most `limit` of them: then the fullest. */
+static void add_lanes(struct buf *b, const struct worker_stats *w, const struct settings *s, size_t limit)
+{
+    if (limit < w->nlane)
+        qsort(w->lane, w->nlane, sizeof *w->lane, fullest_first);
+    add_int(b, "lanes_all", (int64_t)w->nlane);
     add_key(b, "lanes");
     buf_addc(b, '[');
-    for (size_t i = 0; i < w->nlane; i++) {
-        const struct lane_stats *l = &w->lane[i];
+    for (size_t i = 0; i < MIN(w->nlane, limit); i++) {
+        const struct lane_stats *l = w->lane[i];
         add_key(b, "");
         buf_addc(b, '{');
         add_str(b, "name", l->name);
@@ -445,6 +476,8 @@ static void add_lanes(struct buf *b, const struct worker_stats *w, const struct 
         add_int(b, "connections", (int64_t)l->connections);
         add_str(b, "reason", l->reason);
         add_time(b, "retry_at", l->down ? wall_now() + l->retry_at - clock_now() : 0);
+        add_time(b, "oldest_ready", l->oldest);
+        add_last(b, l->name);
         add_servers(b, s, l->name);
         buf_addc(b, '}');
     }
@@ -526,12 +559,13 @@ static void stats(struct control *c, void *relay)
     add_int(&b, "connections", (int64_t)w.connections);
     add_threads(&b, &w, r->nworker);
     add_spool(&b, r);
-    add_lanes(&b, &w, s);
+    add_lanes(&b, &w, s, (size_t)MAX(control_int(c, "limit", INT64_MAX), 0));
     add_int(&b, "uptime_s", (clock_now() - r->started) / SECOND);
     add_int(&b, "epoch", (int64_t)s->snapshot.epoch);
     buf_addc(&b, '}');
     control_line(c, buf_str(&b));
     mem_free(w.lane);
+    map_free(&w.by_name);
     snapshot_drop(&s->snapshot);
 }
 

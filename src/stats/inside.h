@@ -21,6 +21,7 @@ struct thread_cell {
     struct labels labels[FAMILIES];
     pthread_mutex_t lock;   /* of the ring: held for a copy, never over a wait */
     struct ring ring;
+    struct { char text[LAST_TEXT]; when at; } last[LABELS_MOST + 1];    /* of FAMILY_DELIVERIES' labels; under `lock` */
 };
 
 struct thread_cell *cell_mine(void);

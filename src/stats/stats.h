@@ -66,6 +66,11 @@ void stats_label(enum family f, str label, unsigned way);
 struct label_count { char name[LABEL_TEXT]; uint64_t n[LABEL_WAYS]; };
 size_t stats_labels(enum family f, struct label_count *ret, size_t most);
 
+/* What was last said against deliveries to a backend, in one line, cut. */
+#define LAST_TEXT 160
+void stats_said(str label, str words);
+bool stats_last(str label, char out[LAST_TEXT], when *at);      /* wall clock; false: nothing yet. From any thread */
+
 /* The upper end of a histogram's bucket; what is in the last one has none. */
 when histogram_end(size_t bucket);
 
