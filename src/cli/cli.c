@@ -27,8 +27,9 @@ const struct cli_verb cli_verbs[] = {
       "waypost queue retry ID ... | --lane LANE | --domain DOMAIN | --all\n"
       "waypost queue delete ID ... [--report] [--reason TEXT]",
       .run = cli_queue, .more = RELAY_AT_HELP "  --report           the sender gets a report of what was deleted" },
-    { "trace", "the story of a message", "waypost trace ID|ADDRESS [--json]", .run = cli_trace,
-      .more = RELAY_AT_HELP "\nAn address may be a part of one: of a sender or a recipient. What is remembered is the recent past." },
+    { "trace", "the story of a message", "waypost trace ID|MESSAGE-ID|ADDRESS|@DOMAIN [--json]", .run = cli_trace,
+      .more = RELAY_AT_HELP "\nOf senders and recipients. In the recent past, which is in memory, a part of an address or Message-ID is enough; what a\n"
+              "\"trace { retention 30d }\" keeps on disk is found by the whole of it. The newest 200 messages are told of." },
     { "stats", "counters, times, lanes and servers", "waypost stats [--json] [--watch]", .run = cli_stats,
       .more = RELAY_AT_HELP "  --watch            again and again, with rates, until interrupted\n"
               "  --json             all there is; of each thread too: posts from other threads, sleeps, switches between tasks, and tasks,\n"

@@ -268,6 +268,19 @@ static void add_spool(struct metrics *m, const struct relay *r, const struct set
     family_one(m, METRIC_COUNTER, "waypost_spool_compacted_total", (double)sp.compacted, "Messages copied forward.");
 }
 
+static void add_trace(struct metrics *m, const struct relay *r)
+{
+    struct store_counts c = { 0 };
+
+    if (r->store)
+        c = store_counts(r->store);
+    family_one(m, METRIC_GAUGE, "waypost_trace_broken", c.broken, "Can the trace store not be written just now (1)?");
+    family_one(m, METRIC_COUNTER, "waypost_trace_events_total", (double)c.written, "Events written to the trace store.");
+    family_one(m, METRIC_COUNTER, "waypost_trace_events_dropped_total", (double)c.dropped, "Events that the trace store left out.");
+    family_one(m, METRIC_COUNTER, "waypost_trace_events_purged_total", (double)c.purged, "Events that the trace store has forgotten.");
+    family_one(m, METRIC_GAUGE, "waypost_trace_bytes", (double)c.bytes, "Size of the trace store.");
+}
+
 static void add_names(struct metrics *m, const struct relay *r)
 {
     struct resolver_counts c = resolver_counts(r->resolver);
@@ -311,6 +324,7 @@ void metrics_answer(struct relay *r, const struct http_question *q, struct http_
         add_queue(&m, r, f);
     add_servers(&m, &s->snapshot.routes);
     add_spool(&m, r, s);
+    add_trace(&m, r);
     add_names(&m, r);
     add_process(&m, r);
     metrics_end(&m);
