@@ -47,12 +47,17 @@ const struct cli_verb cli_verbs[] = {
               RELAY_AT_HELP
               "\nbounce gives mail up as failed, with a report to its sender; delete without. Held and suspended time is not counted against the\n"
               "lifetime of mail. A hold outlives a restart of the relay; a suspended lane and a way chosen by reroute do not." },
-    { "trace", "the story of a message", "waypost trace ID|ADDRESS [--json]", .run = cli_trace,
-      .more = RELAY_AT_HELP "\nAn address may be a part of one: of a sender or a recipient. What is remembered is the recent past." },
+    { "trace", "the story of a message", "waypost trace ID|MESSAGE-ID|ADDRESS|@DOMAIN [--json]", .run = cli_trace,
+      .more = RELAY_AT_HELP "\nOf senders and recipients. In the recent past, which is in memory, a part of an address or Message-ID is enough; what a\n"
+              "\"trace { retention 30d }\" keeps on disk is found by the whole of it. The newest 200 messages are told of." },
     { "stats", "counters, times, lanes and servers", "waypost stats [--json] [--watch]", .run = cli_stats,
       .more = RELAY_AT_HELP "  --watch            again and again, with rates, until interrupted\n"
               "  --json             all there is; of each thread too: posts from other threads, sleeps, switches between tasks, and tasks,\n"
               "                     now and at most" },
+    { "top", "a live view: lanes, rates, what waits and why", "waypost top [--once] [--sort KEY]", .run = cli_top,
+      .more = RELAY_AT_HELP "  --once             print one picture and end, for scripts\n"
+              "  --sort KEY         queued, rate, oldest or name; queued unless given\n\n"
+              "Keys: s, r, o and n sort by what is queued, by rate, by age and by name, q ends. A new picture each second." },
     { "config", "show the configuration, or the manual of all settings", "waypost config show [-c FILE]\nwaypost config manual",
       .run = cli_config,
       .more = "show prints every setting, those that were not given too, and where each comes from.\n"

@@ -21,7 +21,7 @@ static void add_who(struct story *s, const json_t *e)
 
 static void add_what(struct story *s, const json_t *e)
 {
-    str reply = json_text(e, "reply"), detail = json_text(e, "detail");
+    str message_id = json_text(e, "message_id"), reply = json_text(e, "reply"), detail = json_text(e, "detail");
     int64_t attempt = json_number(e, "attempt"), size = json_number(e, "size"), took = json_number(e, "took_us");
 
     if (attempt > 1)
@@ -30,6 +30,8 @@ static void add_what(struct story *s, const json_t *e)
         printf(", %.*s", STR(tell_size(s->a, size)));
     if (took)
         printf(", %.*s", STR(tell_us(s->a, took)));
+    if (message_id.n)
+        printf(", Message-ID %.*s", STR(tell_text(s->a, message_id)));
     if (detail.n)
         printf(": %.*s", STR(tell_text(s->a, detail)));
     if (reply.n && !str_eq(reply, detail))
@@ -78,7 +80,7 @@ int cli_trace(int argc, char **argv)
 
     int n = cli_flags(argc, argv, flags);
     if (n != 1)
-        return n < 0 ? CLI_USAGE : cli_usage("trace", "one message id or address");
+        return n < 0 ? CLI_USAGE : cli_usage("trace", "one message id, Message-ID or address");
     json_t *r = json_pack("{s:s, s:s}", "do", "trace", "id", argv[1]);
     if (!r)
         return cli_usage("trace", "that is neither an id nor an address");

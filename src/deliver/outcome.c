@@ -103,6 +103,8 @@ static void tell(const struct flight *f, size_t i, enum verdict v, str remote, s
     }
     event_emit(&e);
     stats_label(FAMILY_DELIVERIES, lane_label(f->t->lane), kind[v]);
+    if (v != DELIVERED)
+        stats_said(lane_label(f->t->lane), e.reply);
 }
 
 static void settling_report(struct settling *s, const struct flight *f, size_t i, enum verdict v, str remote, str reason)

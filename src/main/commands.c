@@ -5,13 +5,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- trace ---- */
+/* ---- trace: what the rings have in memory, and what the store has on disk ---- */
 
-struct story { struct control *c; ulid last; size_t n; };
+#define STORIES_MOST 200        /* messages told of; the newest */
 
-static void story_line(void *ctx, const struct event *e)
+struct story {
+    arena *a;
+    struct map seen;            /* events, by what makes them the same; ids */
+    struct event *event; size_t n, cap;
+    ulid *id; size_t nid;
+};
+
+static void story_line(struct control *c, const struct event *e)
 {
-    struct story *s = ctx;
     AUTO_BUF b = { 0 };
 
     buf_addc(&b, '{');
@@ -23,35 +29,112 @@ static void story_line(void *ctx, const struct event *e)
     add_str(&b, "remote", e->remote);
     add_str(&b, "reply", e->reply);
     add_str(&b, "detail", e->detail);
+    add_str(&b, "message_id", e->message_id);
     add_int(&b, "attempt", e->attempt);
     add_int(&b, "size", (int64_t)e->size);
     add_int(&b, "took_us", e->took);
     buf_addc(&b, '}');
-    s->last = e->id;
-    s->n++;
-    control_line(s->c, buf_str(&b));
+    control_line(c, buf_str(&b));
+}
+
+/* Most of them are in both. */
+static void story_add(void *ctx, const struct event *e)
+{
+    struct story *s = ctx;
+    char id[ULID_TEXT];
+    str key = str_printf(s->a, "%.*s %lld %d %u %.*s", STR(ulid_print(e->id, id)), (long long)e->at, (int)e->kind, e->attempt, STR(e->rcpt));
+
+    if (map_get(&s->seen, key))
+        return;
+    map_put(&s->seen, key, s);
+    if (s->n == s->cap) {
+        s->cap = s->cap ? s->cap * 2 : 64;
+        s->event = mem_grow(s->event, s->cap * sizeof *s->event);
+    }
+    s->event[s->n++] = *e;
+}
+
+static int newest_id_first(const void *a, const void *b) { return -memcmp(a, b, sizeof(ulid)); }
+
+static int by_id_and_time(const void *a, const void *b)
+{
+    const struct event *x = a, *y = b;
+    int way = memcmp(x->id.b, y->id.b, sizeof x->id.b);
+    return way ? way : x->at < y->at ? -1 : x->at > y->at;
+}
+
+static void story_id(void *ctx, const struct event *e)
+{
+    struct story *s = ctx;
+    str key = str_of((const char *)e->id.b, sizeof e->id.b);
+
+    if (map_get(&s->seen, key))
+        return;
+    ulid *more = mem_grow(s->id, (s->nid + 1) * sizeof *more);
+    s->id = more;
+    s->id[s->nid++] = e->id;
+    map_put(&s->seen, str_dup(s->a, key), s);
+}
+
+/* Which messages? The store is asked for whole addresses and Message-IDs, the rings for a part of them. */
+static void story_ids(struct story *s, struct relay *r, str who)
+{
+    ulid *stored = NULL;
+    size_t n = 0;
+
+    event_find(s->a, (ulid){ { 0 } }, who, story_id, s);
+    if (r->store && store_search(r->store, s->a, who, STORIES_MOST, &stored, &n) != OK)
+        log_warn("trace_store_unreadable", LOG_STR("reason", err_text()));
+    for (size_t i = 0; i < n; i++)
+        story_id(s, &(struct event){ .id = stored[i] });
+    if (s->nid > STORIES_MOST) {
+        qsort(s->id, s->nid, sizeof *s->id, newest_id_first);
+        s->nid = STORIES_MOST;
+    }
+    map_free(&s->seen);
+    s->seen = (struct map){ 0 };
 }
 
 static void trace(struct control *c, void *relay)
 {
+    struct relay *r = relay;
     AUTO_ARENA a = arena_new();
-    struct story s = { .c = c };
+    struct story s = { .a = a };
     str who = control_arg(c, "id");
     ulid id = { { 0 } };
     bool by_id = ulid_parse(who, &id);
+    size_t told = 0;
 
     if (!by_id && !who.n)
         who = control_arg(c, "address");
     if (!by_id && who.n < 3) {
-        control_fail(c, "usage", "trace needs an id or at least three letters of an address");
+        control_fail(c, "usage", "trace needs an id, a Message-ID or at least three letters of an address");
         return;
     }
-    event_find(a, id, by_id ? S("") : who, story_line, &s);
     if (by_id)
-        s.n += queue_show_message(c, relay, id);
-    if (s.n == 0)
-        control_fail(c, "notfound", "nothing is known of \"%.*s\": the story of mail is kept in memory, newest first, %u MiB a thread", STR(who),
-                     STATS_RING >> 20);
+        story_id(&s, &(struct event){ .id = id });
+    else
+        story_ids(&s, r, who);
+    if (r->store && s.nid && store_find(r->store, a, s.id, s.nid, story_add, &s) != OK)
+        log_warn("trace_store_unreadable", LOG_STR("reason", err_text()));
+    if (s.nid)
+        event_find_all(a, s.id, s.nid, story_add, &s);
+    if (s.n)
+        qsort(s.event, s.n, sizeof *s.event, by_id_and_time);
+    for (; told < s.n; told++)
+        story_line(c, &s.event[told]);
+    map_free(&s.seen);
+    mem_free(s.event);
+    mem_free(s.id);
+    if (by_id)
+        told += queue_show_message(c, r, id);
+    if (told)
+        return;
+    if (r->store)
+        control_fail(c, "notfound", "nothing is known of \"%.*s\" (the store finds whole addresses, @domains and Message-IDs)", STR(who));
+    else
+        control_fail(c, "notfound", "nothing is known of \"%.*s\": the story of mail is kept in memory, newest first, %u MiB a thread; a block "
+                     "\"trace { retention 30d }\" keeps it on disk", STR(who), STATS_RING >> 20);
 }
 
 /* ---- stats ---- */
@@ -59,11 +142,20 @@ static void trace(struct control *c, void *relay)
 struct worker_stats {
     struct queue_totals q;
     size_t sessions, connections;
-    struct lane_stats *lane; size_t nlane;
+    struct lane_stats **lane; size_t nlane, cap;
+    struct map by_name;
     struct thread_stats *thread;        /* one a worker */
     arena *a;
 };
-struct lane_stats { str name, reason; size_t ready, waiting, flying, connections; bool down; when retry_at; };
+struct lane_stats { str name, reason; size_t ready, waiting, flying, connections; bool down; when retry_at, oldest; };
+
+static void lane_oldest(struct lane_stats *l, const struct lane *lane)
+{
+    if (lane->nready) {
+        when accepted = AROUND(lane->ready.next, struct ticket, place)->accepted;
+        l->oldest = l->oldest ? MIN(l->oldest, accepted) : accepted;
+    }
+}
 
 static err stats_one(struct worker *w, void *arg)
 {
@@ -82,15 +174,17 @@ static err stats_one(struct worker *w, void *arg)
     s->connections += dispatch_connections(w->dispatch);
     s->thread[w->number] = thread_stats();
     for (size_t i = 0; (lane = queue_lane(w->queue, i)); i++) {
-        struct lane_stats *l = NULL;
-        for (size_t k = 0; k < s->nlane && !l; k++)
-            if (str_eq(s->lane[k].name, lane->name))
-                l = &s->lane[k];
+        struct lane_stats *l = map_get(&s->by_name, lane->name);
         if (!l) {
-            s->lane = mem_grow(s->lane, (s->nlane + 1) * sizeof *l);
-            l = &s->lane[s->nlane++];
-            *l = (struct lane_stats){ .name = str_dup(s->a, lane->name) };
+            if (s->nlane == s->cap) {
+                s->cap = s->cap ? s->cap * 2 : 64;
+                s->lane = mem_grow(s->lane, s->cap * sizeof *s->lane);
+            }
+            l = s->lane[s->nlane++] = NEW(s->a, struct lane_stats);
+            l->name = str_dup(s->a, lane->name);
+            map_put(&s->by_name, l->name, l);
         }
+        lane_oldest(l, lane);
         l->ready += lane->nready;
         l->waiting += lane->nwaiting;
         l->flying += lane->nflying;
@@ -141,12 +235,32 @@ static void add_servers(struct buf *b, const struct settings *s, str lane)
     buf_addc(b, ']');
 }
 
-static void add_lanes(struct buf *b, const struct worker_stats *w, const struct settings *s)
+static int fullest_first(const void *a, const void *b)
 {
+    const struct lane_stats *x = *(struct lane_stats *const *)a, *y = *(struct lane_stats *const *)b;
+    size_t n = x->ready + x->waiting + x->flying, k = y->ready + y->waiting + y->flying;
+    return n != k ? (n < k ? 1 : -1) : str_cmp(x->name, y->name);
+}
+
+static void add_last(struct buf *b, str lane)
+{
+    char text[LAST_TEXT];
+    when at = 0;
+
+    add_str(b, "last_reply", stats_last(lane, text, &at) ? str_z(text) : S(""));
+    add_time(b, "last_reply_at", at);
+}
+
+/* At most `limit` of them: then the fullest. */
+static void add_lanes(struct buf *b, const struct worker_stats *w, const struct settings *s, size_t limit)
+{
+    if (limit < w->nlane)
+        qsort(w->lane, w->nlane, sizeof *w->lane, fullest_first);
+    add_int(b, "lanes_all", (int64_t)w->nlane);
     add_key(b, "lanes");
     buf_addc(b, '[');
-    for (size_t i = 0; i < w->nlane; i++) {
-        const struct lane_stats *l = &w->lane[i];
+    for (size_t i = 0; i < MIN(w->nlane, limit); i++) {
+        const struct lane_stats *l = w->lane[i];
         add_key(b, "");
         buf_addc(b, '{');
         add_str(b, "name", l->name);
@@ -157,6 +271,8 @@ static void add_lanes(struct buf *b, const struct worker_stats *w, const struct 
         add_int(b, "connections", (int64_t)l->connections);
         add_str(b, "reason", l->reason);
         add_time(b, "retry_at", l->down ? wall_now() + l->retry_at - clock_now() : 0);
+        add_time(b, "oldest_ready", l->oldest);
+        add_last(b, l->name);
         add_servers(b, s, l->name);
         buf_addc(b, '}');
     }
@@ -238,12 +354,13 @@ static void stats(struct control *c, void *relay)
     add_int(&b, "connections", (int64_t)w.connections);
     add_threads(&b, &w, r->nworker);
     add_spool(&b, r);
-    add_lanes(&b, &w, s);
+    add_lanes(&b, &w, s, (size_t)MAX(control_int(c, "limit", INT64_MAX), 0));
     add_int(&b, "uptime_s", (clock_now() - r->started) / SECOND);
     add_int(&b, "epoch", (int64_t)s->snapshot.epoch);
     buf_addc(&b, '}');
     control_line(c, buf_str(&b));
     mem_free(w.lane);
+    map_free(&w.by_name);
     snapshot_drop(&s->snapshot);
 }
 

@@ -123,6 +123,12 @@ err files_prepare(const struct settings *s, const struct identity *who)
     TRY(own_dir(a, s->spool.dir));
     if (who->change)
         TRY(during(give_dir(a, s->spool.dir, who), "%.*s", STR(s->spool.dir)));
+    if (s->trace.retention) {
+        TRY(make_dir(a, s->trace.dir, 0700));
+        TRY(own_dir(a, s->trace.dir));
+        if (who->change)
+            TRY(during(give_dir(a, s->trace.dir, who), "%.*s", STR(s->trace.dir)));
+    }
     return s->control.n ? make_dir(a, dir_of(s->control), 0755) : OK;
 }
 

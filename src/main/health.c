@@ -52,6 +52,8 @@ static void look_ready(struct relay *r, struct verdict *v)
         miss(v, "draining", "the relay takes no more mail and finishes what is under way");
     if (spool_room(r->spool) != OK)
         miss(v, "spool", "%.*s", STR(err_text()));
+    else if (spool_stats(r->spool).intake_stopped)
+        miss(v, "spool", "the spool is full: mail is put off with 452");
 }
 
 void health_answer(struct relay *r, const struct http_question *q, struct http_answer *ret)

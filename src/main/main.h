@@ -17,6 +17,7 @@ struct settings {
     str control;                        /* path of the control socket */
     struct spool_setup spool;
     struct dns_settings dns;
+    struct trace_settings trace;
     struct { int level, form; str file; } log;
 };
 extern const struct setting *settings_table(void);      /* all sections in one, for binding and the manual */

@@ -255,7 +255,7 @@ static void add_spool(struct metrics *m, const struct relay *r, const struct set
     metrics_buckets(m, syncs.n, syncs.end, SPOOL_SYNCS, sp.syncs, sp.sync_us_total);
     if (statvfs(str_cz(a, s->spool.dir), &fs) == 0)
         family_one(m, METRIC_GAUGE, "waypost_disk_free_bytes", (double)fs.f_bavail * (double)fs.f_frsize, "Room left on the spool's file system.");
-    family_one(m, METRIC_GAUGE, "waypost_spool_writable", spool_room(r->spool) == OK, "Is there room for new mail, and can it be written (1)?");
+    family_one(m, METRIC_GAUGE, "waypost_spool_writable", spool_room(r->spool) == OK && !sp.intake_stopped, "Is there room for new mail, and can it be written (1)?");
     family_one(m, METRIC_GAUGE, "waypost_spool_intake_stopped", sp.intake_stopped, "Is new mail put off because only the spool's reserve is left (1)?");
     family_one(m, METRIC_GAUGE, "waypost_spool_segments", (double)sp.segments, "Segments in use.");
     family_one(m, METRIC_GAUGE, "waypost_spool_segments_ready", (double)sp.ready, "Segments made ahead of need.");
@@ -266,6 +266,19 @@ static void add_spool(struct metrics *m, const struct relay *r, const struct set
     family_one(m, METRIC_COUNTER, "waypost_spool_messages_total", (double)sp.messages, "Messages written.");
     family_one(m, METRIC_COUNTER, "waypost_spool_notes_total", (double)sp.notes, "Outcomes written.");
     family_one(m, METRIC_COUNTER, "waypost_spool_compacted_total", (double)sp.compacted, "Messages copied forward.");
+}
+
+static void add_trace(struct metrics *m, const struct relay *r)
+{
+    struct store_counts c = { 0 };
+
+    if (r->store)
+        c = store_counts(r->store);
+    family_one(m, METRIC_GAUGE, "waypost_trace_broken", c.broken, "Can the trace store not be written just now (1)?");
+    family_one(m, METRIC_COUNTER, "waypost_trace_events_total", (double)c.written, "Events written to the trace store.");
+    family_one(m, METRIC_COUNTER, "waypost_trace_events_dropped_total", (double)c.dropped, "Events that the trace store left out.");
+    family_one(m, METRIC_COUNTER, "waypost_trace_events_purged_total", (double)c.purged, "Events that the trace store has forgotten.");
+    family_one(m, METRIC_GAUGE, "waypost_trace_bytes", (double)c.bytes, "Size of the trace store.");
 }
 
 static void add_names(struct metrics *m, const struct relay *r)
@@ -311,6 +324,7 @@ void metrics_answer(struct relay *r, const struct http_question *q, struct http_
         add_queue(&m, r, f);
     add_servers(&m, &s->snapshot.routes);
     add_spool(&m, r, s);
+    add_trace(&m, r);
     add_names(&m, r);
     add_process(&m, r);
     metrics_end(&m);

@@ -156,6 +156,8 @@ err relay_reload(struct relay *r, struct buf *text)
     for (unsigned i = 0; i < r->nworker; i++)
         worker_call(&r->worker[i], worker_configure, snapshot_hold(&s->snapshot));
     listeners_change(r, &s->snapshot.receive, fresh, nfresh);
+    if (r->store)
+        store_configure(r->store, &s->trace);
     mem_free(fresh);
     log_info("reloaded", LOG_STR("path", s->path), LOG_INT("epoch", s->snapshot.epoch));
     snapshot_drop(&old->snapshot); /* ours */
@@ -532,6 +534,9 @@ err relay_run(void *relay_setup)
     }
     for (unsigned i = 0; i < r.nworker; i++)
         worker_call(&r.worker[i], has_begun, NULL);
+    /* SQLite knows nothing of the machine that a simulation is. */
+    if (s->trace.retention && machine == &machine_linux && store_open(&s->trace, s->spool.min_free, &r.store) != OK)
+        log_error("trace_store_failed", LOG_STR("why", err_text()));
     r.http = http_new(&(struct http_setup){ .answer = answer_http, .ctx = &r });
     r.loading = true;
     r.listener = mem_new(MAX(r.setup.nlistening, 1) * sizeof *r.listener);
@@ -568,6 +573,8 @@ err relay_run(void *relay_setup)
         moving_end(m);
     }
     http_free(r.http);
+    if (r.store)
+        store_close(r.store);
     resolver_close(r.resolver);
     spool_close(r.spool);
     log_info("stopped");

@@ -48,6 +48,7 @@ struct relay {
     _Atomic bool loading, draining;
     _Atomic bool serving;                 /* clients are taken: every thread has begun, every socket is accepted from */
     struct http *http;
+    struct store *store;            /* NULL: none */
     struct thread *thread;          /* the relay's own */
     pthread_mutex_t asking;         /* held by who asks the threads from outside of them; `unasked`: they may be asked no more */
     bool unasked;

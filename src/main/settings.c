@@ -36,7 +36,21 @@ static const struct setting spool_settings[] = {
     { .name = NULL },
 };
 
+#define TRACE(field) .offset = offsetof(struct settings, trace.field)
+static const struct setting trace_settings[] = {
+    { .name = "retention", .type = CONF_TIME, TRACE(retention), .preset = "0s", .most = 3660.0 * 86400,
+      .help = "How long the story of a message can be told, from its acceptance on; 0s: only what is in memory." },
+    { .name = "max_bytes", .type = CONF_BYTES, TRACE(max_bytes), .preset = "2GiB", .least = 4194304, .most = 1e13,
+      .help = "Most that the store may take: the oldest stories go first." },
+    { .name = "dir", .type = CONF_PATH, TRACE(dir), .form = "PATH",
+      .help = "Where the store lies. Made when it is not there. Default: the spool's directory with .trace behind it." },
+    { .name = NULL },
+};
+
 static const struct setting own_settings[] = {
+    { .name = "trace", .type = CONF_BLOCK, .sub = trace_settings, .form = "",
+      .help = "A store on disk for what waypost trace tells: each step of each message, with the replies of next hops. It never holds mail up: when it "
+              "cannot keep pace, or its disk is full, steps are left out and counted." },
     { .name = "spool", .type = CONF_BLOCK, .sub = spool_settings, .required = true, .form = "", .help = "Where accepted mail lies safely." },
     { .name = "log", .type = CONF_BLOCK, .sub = log_settings, .form = "", .help = "What happened, an event a line." },
     { .name = "control", .type = CONF_PATH, .offset = offsetof(struct settings, control), .form = "PATH",
@@ -147,6 +161,8 @@ struct settings *settings_load(str path, const str *text, struct diags *d)
         bool understood = conf_bind(&b, settings_table(), &s->tree, s);
         if (s->control.n == 0 && s->spool.dir.n)
             s->control = str_printf(a, "%.*s.sock", STR(s->spool.dir));
+        if (s->trace.dir.n == 0 && s->spool.dir.n)
+            s->trace.dir = str_printf(a, "%.*s.trace", STR(s->spool.dir));
         own_finish(s, a);
         routes_finish(&b, &s->snapshot.routes);
         if (understood) /* else what is missing may only have been misspelt */

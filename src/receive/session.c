@@ -364,7 +364,8 @@ static void body_end(struct session *s)
     body_scan(s);
     if (!s->bad.code && m->env.body != BODY_BINARY && (m->scan.bare_cr || m->scan.bare_lf))
         s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a CR or LF on its own in the message: lines end in CR LF") };
-    if (!s->bad.code && accept_loops(s->r, body_header(s), &m->scan, l->hops)) {
+    str header = s->bad.code ? S("") : body_header(s), message_id = S("");
+    if (!s->bad.code && accept_loops(s->r, header, &m->scan, l->hops)) {
         stats_add(COUNT_loops, 1);
         s->bad = (struct reply){ .code = 554, .enhanced = ENH(5, 4, 6), .text = S("this message loops: it came through here or through too many relays before") };
     }
@@ -395,6 +396,8 @@ static void body_end(struct session *s)
     struct event e = { .kind = EVENT_ACCEPTED, .id = mid, .at = m->origin.accepted, .from = m->env.sender, .rcpt = m->env.rcpt[0].given,
                        .remote = str_z(s->client.ip), .size = m->scan.size, .detail = told_through(s) };
     uint64_t nrcpt = m->env.nrcpt;
+    if (header_get(s->scratch, header, S("Message-ID"), &message_id))
+        e.message_id = str_dup(s->scratch, str_head(message_id, 512));
     if (nrcpt > 1)
         e.detail = str_printf(s->scratch, "and %llu more recipients%s%.*s", (unsigned long long)(nrcpt - 1), e.detail.n ? "; " : "", STR(e.detail));
     e.from = str_dup(s->scratch, e.from);

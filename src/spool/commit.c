@@ -546,8 +546,11 @@ static void refuse(struct committer *c, int which, err e)
         bool patient = x->rank != RANK_KEEPER && e == E_NOSPACE && !load_acquire(&c->s->full);
         if (x->kind == ENTRY_NOTES || patient)
             queue_add(&keep, x);
-        else
+        else {
+            if (x->rank == RANK_INTAKE && e == E_NOSPACE)
+                store_release(&c->s->refusing, true);
             answer(c, x, e);
+        }
     }
     queue_return(q, &keep);
 }

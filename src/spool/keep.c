@@ -223,6 +223,7 @@ static void keep(struct spool *s)
             }
             if (s->full != (e != OK)) {
                 store_release(&s->full, e != OK);
+                store_release(&s->refusing, false);
                 commit_poke(s);         /* who waits for room has an answer */
             }
             more |= e == OK;

@@ -769,7 +769,8 @@ struct spool_stats spool_stats(const struct spool *s)
     READ(segments), READ(condemned), READ(compacted), READ(notes_waiting);
 #undef READ
     r.ready = load_acquire(&s->ready);
-    r.intake_stopped = load_acquire(&s->full) && r.ready < s->setup.reserve;
+    /* With just the reserve left, what still fits in the open segment is taken: until something did not. */
+    r.intake_stopped = load_acquire(&s->full) && (r.ready < s->setup.reserve || (r.ready <= s->setup.reserve && load_acquire(&s->refusing)));
     return r;
 }
 

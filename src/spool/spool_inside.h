@@ -295,6 +295,7 @@ struct spool {
     struct segment *ready_list[64];
     unsigned ready;                     /* atomic */
     bool full;                          /* atomic: no more can be made */
+    bool refusing;                      /* atomic: mail was refused for want of room, and there is none yet */
     bool roomy;                         /* atomic: there is room for all that are still to be made */
     bool broken;                        /* atomic: writing fails just now */
     bool loaded;                        /* atomic: all segments are known */

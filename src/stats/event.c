@@ -2,22 +2,13 @@
 #include "stats/inside.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+
+_Atomic bool events_stored;
 
 const char *const event_name[EVENT_KINDS] = {
     "accepted", "refused", "delivered", "deferred", "failed", "expired", "deleted", "unknown", "report", "dropped",
-};
-
-/* An event in the ring: this head, then the five strings one after another, padded to 8. A head with size 0 means
- * that the rest up to the ring's end is unused. */
-struct stored {
-    uint32_t size;
-    uint16_t n[5];
-    uint8_t kind;
-    uint32_t attempt;
-    ulid id;
-    when at, took;
-    uint64_t bytes;
 };
 
 #define PART_MOST 512 /* of one string; more is cut */
@@ -51,7 +42,7 @@ void event_keep(const struct event *e)
 {
     struct thread_cell *cell = cell_mine();
     struct ring *r = &cell->ring;
-    str part[5] = { e->from, e->rcpt, e->remote, e->reply, e->detail };
+    str part[PARTS] = { e->from, e->rcpt, e->remote, e->reply, e->detail, e->message_id };
     struct stored s = { .kind = (uint8_t)e->kind, .attempt = e->attempt, .id = e->id, .at = e->at, .took = e->took, .bytes = e->size };
 
     for (size_t i = 0; i < COUNT(part); i++)
@@ -80,6 +71,12 @@ void event_keep(const struct event *e)
         if (s.n[i])
             memcpy(at, part[i].p, s.n[i]);
         at += s.n[i];
+    }
+    if (atomic_load_explicit(&events_stored, memory_order_relaxed)) {
+        if (cell->pending.n + s.size <= PENDING_MOST)
+            buf_add(&cell->pending, str_of(r->p + r->next, s.size));
+        else
+            cell->lost++;
     }
     r->next += s.size;
     r->used++;
@@ -123,9 +120,23 @@ void event_emit(const struct event *e)
     event_keep(e);
 }
 
+struct event stored_event(const struct stored *s)
+{
+    const char *at = (const char *)(s + 1);
+    struct event e = { .kind = (enum event_kind)s->kind, .attempt = s->attempt, .id = s->id, .at = s->at, .took = s->took, .size = s->bytes };
+    str *part[PARTS] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail, &e.message_id };
+
+    for (size_t i = 0; i < PARTS; i++) {
+        *part[i] = str_of(at, s->n[i]);
+        at += s->n[i];
+    }
+    return e;
+}
+
 struct search {
     arena *a;
     ulid id;
+    const struct map *ids;      /* several; NULL: `id` */
     str address;
     struct event *found;
     size_t n, cap;
@@ -133,24 +144,23 @@ struct search {
 
 static bool search_wants(const struct search *q, const struct stored *s)
 {
+    if (q->ids)
+        return map_get(q->ids, str_of((const char *)s->id.b, sizeof s->id.b)) != NULL;
     if (!ulid_zero(q->id))
         return ulid_eq(q->id, s->id);
     if (q->address.n == 0)
         return true;
     str text = str_of((const char *)(s + 1), (size_t)s->n[0] + s->n[1]);
-    return str_has(text, q->address);
+    return str_has(text, q->address) || (s->n[5] && str_has(stored_event(s).message_id, q->address));
 }
 
 static void search_take(struct search *q, const struct stored *s)
 {
-    const char *at = (const char *)(s + 1);
-    struct event e = { .kind = (enum event_kind)s->kind, .attempt = s->attempt, .id = s->id, .at = s->at, .took = s->took, .size = s->bytes };
-    str *part[5] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail };
+    struct event e = stored_event(s);
+    str *part[PARTS] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail, &e.message_id };
 
-    for (size_t i = 0; i < COUNT(part); i++) {
-        *part[i] = str_dup(q->a, str_of(at, s->n[i]));
-        at += s->n[i];
-    }
+    for (size_t i = 0; i < PARTS; i++)
+        *part[i] = str_dup(q->a, *part[i]);
     if (q->n == q->cap) {
         q->cap = q->cap ? q->cap * 2 : 64;
         q->found = mem_grow(q->found, q->cap * sizeof *q->found);
@@ -182,18 +192,34 @@ static int by_time(const void *a, const void *b)
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
+static void search_run(struct search *q, void (*each)(void *ctx, const struct event *e), void *ctx)
+{
+    for (struct thread_cell *c = cells_first(); c; c = c->next) {
+        pthread_mutex_lock(&c->lock);
+        search_ring(q, &c->ring);
+        pthread_mutex_unlock(&c->lock);
+    }
+    if (q->n)
+        qsort(q->found, q->n, sizeof *q->found, by_time);
+    for (size_t i = 0; i < q->n; i++)
+        each(ctx, &q->found[i]);
+    mem_free(q->found);
+}
+
 void event_find(arena *a, ulid id, str address, void (*each)(void *ctx, const struct event *e), void *ctx)
 {
     struct search q = { .a = a, .id = id, .address = address };
 
-    for (struct thread_cell *c = cells_first(); c; c = c->next) {
-        pthread_mutex_lock(&c->lock);
-        search_ring(&q, &c->ring);
-        pthread_mutex_unlock(&c->lock);
-    }
-    if (q.n)
-        qsort(q.found, q.n, sizeof *q.found, by_time);
-    for (size_t i = 0; i < q.n; i++)
-        each(ctx, &q.found[i]);
-    mem_free(q.found);
+    search_run(&q, each, ctx);
+}
+
+void event_find_all(arena *a, const ulid *id, size_t n, void (*each)(void *ctx, const struct event *e), void *ctx)
+{
+    struct map ids = { 0 };
+    struct search q = { .a = a, .ids = &ids };
+
+    for (size_t i = 0; i < n; i++)
+        map_put(&ids, str_of((const char *)id[i].b, sizeof id[i].b), (void *)(uintptr_t)&id[i]);
+    search_run(&q, each, ctx);
+    map_free(&ids);
 }

@@ -58,3 +58,37 @@ size_t stats_labels(enum family f, struct label_count *ret, size_t most)
         }
     return n;
 }
+
+void stats_said(str label, str words)
+{
+    struct thread_cell *cell = cell_mine();
+    size_t i = (size_t)(label_at(&cell->labels[FAMILY_DELIVERIES], label) - cell->labels[FAMILY_DELIVERIES].label);
+
+    pthread_mutex_lock(&cell->lock);
+    snprintf(cell->last[i].text, LAST_TEXT, "%.*s", STR(str_head(words, LAST_TEXT - 1)));
+    cell->last[i].at = wall_now();
+    pthread_mutex_unlock(&cell->lock);
+}
+
+bool stats_last(str label, char out[LAST_TEXT], when *at)
+{
+    bool any = false;
+
+    label = str_head(label, LABEL_TEXT - 1);
+    for (struct thread_cell *c = cells_first(); c; c = c->next) {
+        const struct labels *l = &c->labels[FAMILY_DELIVERIES];
+        unsigned used = __atomic_load_n(&l->used, __ATOMIC_ACQUIRE), i = 0;
+        while (i < used && !str_eq(str_z(l->label[i].name), label))
+            i++;
+        if (i == used)
+            continue;
+        pthread_mutex_lock(&c->lock);
+        if (c->last[i].at && (!any || c->last[i].at > *at)) {
+            memcpy(out, c->last[i].text, LAST_TEXT);
+            *at = c->last[i].at;
+            any = true;
+        }
+        pthread_mutex_unlock(&c->lock);
+    }
+    return any;
+}

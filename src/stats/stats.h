@@ -72,6 +72,11 @@ void stats_label(enum family f, str label, unsigned way);
 struct label_count { char name[LABEL_TEXT]; uint64_t n[LABEL_WAYS]; };
 size_t stats_labels(enum family f, struct label_count *ret, size_t most);
 
+/* What was last said against deliveries to a backend, in one line, cut. */
+#define LAST_TEXT 160
+void stats_said(str label, str words);
+bool stats_last(str label, char out[LAST_TEXT], when *at);      /* wall clock; false: nothing yet. From any thread */
+
 /* The upper end of a histogram's bucket; what is in the last one has none. */
 when histogram_end(size_t bucket);
 
@@ -89,6 +94,7 @@ struct event {
     when at;                        /* wall clock */
     str from, rcpt, remote, reply;  /* as far as they apply; borrowed */
     str detail;                     /* reason, "queued as", ... */
+    str message_id;                 /* the field of that name, at acceptance */
     uint64_t size;
     when took;                      /* accept: end of data to 250; delivery: since accepted; 0: not told */
     uint32_t attempt;
@@ -98,10 +104,37 @@ void event_emit(const struct event *e);
 /* The same without the log line and counters: only the story. */
 void event_keep(const struct event *e);
 
-/* Find what the ring buffers still hold, oldest first. A message's story by id (zero: any), or by a part of sender or
- * recipient (empty: any). Each thread keeps its last `STATS_RING` octets of events. The strings given to `each` are copies
+/* Find what the ring buffers still hold, oldest first. A message's story by id (zero: any), or by a part of sender,
+ * recipient or Message-ID (empty: any). Each thread keeps its last `STATS_RING` octets of events. The strings given to `each` are copies
  * in `a`. From any thread. */
 #define STATS_RING (4u << 20)
 void event_find(arena *a, ulid id, str address, void (*each)(void *ctx, const struct event *e), void *ctx);
+/* The same for several messages in one pass. */
+void event_find_all(arena *a, const ulid *id, size_t n, void (*each)(void *ctx, const struct event *e), void *ctx);
+
+/* ---- store: the story of mail on disk, over restarts and long after the ring has forgotten --------------------------------------------
+ *
+ * One thread writes what the rings were given, a few times a second, into an SQLite file. Mail never waits for it: when the disk or the
+ * thread is too slow, events are left out of the store, and counted. */
+
+struct trace_settings {
+    str dir;
+    when retention;                 /* since a message was accepted; 0: there is no store */
+    uint64_t max_bytes;             /* of the file; the oldest go first */
+};
+struct store;
+/* `keep_free`: octets of the file system that are not for us. Starts threads: after a sandbox was entered. A file that is damaged is set aside.
+ * There is one store a process. E_IO, E_NOSPACE: it cannot be opened; mail goes on without. */
+err store_open(const struct trace_settings *s, uint64_t keep_free, struct store **ret);
+void store_configure(struct store *st, const struct trace_settings *s);     /* retention and size; from any thread */
+void store_close(struct store *st);     /* writes what is left */
+
+/* Which messages? By address, "@domain" or Message-ID (with or without <>), the newest first, at most `most`. In `a`. */
+WAITS err store_search(struct store *st, arena *a, str text, size_t most, ulid **ret, size_t *n);
+/* Their stories, one message after the other, as event_find() tells them; all that was kept before the call is in there. */
+WAITS err store_find(struct store *st, arena *a, const ulid *id, size_t n, void (*each)(void *ctx, const struct event *e), void *ctx);
+
+struct store_counts { uint64_t written, dropped, purged, bytes; bool broken; };
+struct store_counts store_counts(struct store *st);     /* from any thread */
 
 #endif

@@ -246,7 +246,7 @@ def draining(dir):
         if line:
             s.sendall(line.encode() + b"\r\n")
         f.readline()
-    check(http.why() == {}, "ready")
+    check(until(lambda: http.why() == {}), "ready", http.why())
     check(relay.ask("drain") is not None, "drain")
     check(until(lambda: "draining" in http.why()), "it is draining", http.why())
     check(http.why("/livez") == {} and http.why("/startupz") == {}, "and alive: nobody shall cut it short")
@@ -263,7 +263,7 @@ def attack_60_full(dir):
     """A full spool: not ready, with the reason; ready again when there is room."""
     http, hop = Http(dir), free_port()
     relay = Relay(dir, "127.0.0.1:%d" % hop, spool="min_free 16MiB; reserve 2; max_bytes 448MiB", extra=http.conf).start()
-    check(http.why() == {}, "ready")
+    check(until(lambda: http.why() == {}), "ready", http.why())
     b = blast(relay.at, "--time", "600s", "--size", "1M", "--sessions", "4")
     check(until(lambda: "spool" in http.why()), "it is full")
     stop(b)
@@ -290,7 +290,7 @@ def attack_60_dead_store(dir):
     relay = Relay(dir, "127.0.0.1:1", extra=http.conf, env=preload("fault", FAULT_PLAN=dir + "/plan", FAULT_SPOOL=dir + "/spool")).start()
     probe = Probe(relay.port)
     check(probe.said().startswith("250"), "mail first")
-    check(http.why() == {}, "ready")
+    check(until(lambda: http.why() == {}), "ready", http.why())
     fails(-1)
     check(until(lambda: not probe.said().startswith("250") and "spool" in http.why()), "the store is dead", http.why())
     check(http.metrics().one("waypost_spool_writable") == 0, "metrics say the same")
