@@ -21,6 +21,12 @@ const struct cli_verb cli_verbs[] = {
       "waypost backend list [--json]\nwaypost backend drain BACKEND SERVER\nwaypost backend undrain BACKEND SERVER", .run = cli_backend,
       .more = RELAY_AT_HELP "\nA server is named as `backend list` prints it: HOST:PORT. A drained one gets no further message; what is under way to it\n"
               "is finished. It stays so until `undrain`, or until the relay starts anew; \"weight 0\" in the configuration lasts." },
+    { "explain", "why a recipient is taken or refused, and where its mail would go",
+      "waypost explain rcpt ADDRESS [--from SENDER] [--client IP] [--json]", .run = cli_explain,
+      .more = "  --from SENDER      the null sender unless given\n"
+              "  --client IP        whose session it would be; a stranger's unless given\n"
+              RELAY_AT_HELP
+              "\nThe running relay is asked, which looks things up as it would for a session, and sends nothing. Exits with 1 when the recipient is refused." },
     { "queue", "what waits, and why; try it now, hold it, return it, send it another way",
       "waypost queue list [WHICH] [--limit N] [--json]\n"
       "waypost queue show ID [--json]\n"

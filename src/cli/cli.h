@@ -108,6 +108,7 @@ int cli_blast(int argc, char **argv);
 int cli_reload(int argc, char **argv);
 int cli_drain(int argc, char **argv);
 int cli_backend(int argc, char **argv);
+int cli_explain(int argc, char **argv);
 int cli_queue(int argc, char **argv);
 int cli_trace(int argc, char **argv);
 int cli_stats(int argc, char **argv);

@@ -100,6 +100,8 @@ void queue_suspend_lane(struct control *c, void *relay);
 void queue_resume_lane(struct control *c, void *relay);
 bool queue_show_message(struct control *c, struct relay *r, ulid id);    /* as a line; false: none of that id waits */
 
+void explain_rcpt(struct control *c, void *relay);      /* explain.c */
+
 /* servers.c: the same */
 void backend_list(struct control *c, void *relay);
 void backend_drain(struct control *c, void *relay);

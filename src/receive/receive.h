@@ -111,4 +111,11 @@ WAITS err accept_mail(struct reception *r, const struct snapshot *snap, arena *a
 /* Does the header block hold our own instance id in a Received field, or more of them than `hops`? */
 bool accept_loops(const struct reception *r, str header, const struct scan *scan, uint64_t hops);
 
+/* ---- explain ------------------------------------------------------------------------------------------------------------------------ */
+
+/* What a client at `from` would be answered to RCPT of that recipient, and why: each thing asked is told to `step`, in order; then the answer. Looks
+ * things up as a session would. */
+struct explain_to { void (*step)(void *ctx, const char *what, str text); void *ctx; };
+WAITS struct reply receive_explain(struct snapshot *snap, const struct addr *from, str sender, str rcpt, arena *a, const struct explain_to *to);
+
 #endif

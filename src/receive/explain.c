@@ -1,0 +1,130 @@
+/* Why a recipient is taken or not, and where its mail would go: the very decisions of a session, and what they rest on, in words. */
+#include "receive/inside.h"
+
+#include <stdio.h>
+
+struct teller { const struct explain_to *to; arena *a; };
+
+static void tell(const struct teller *t, const char *what, const char *fmt, ...) PRINTF(3, 4);
+static void tell(const struct teller *t, const char *what, const char *fmt, ...)
+{
+    AUTO_BUF text = { 0 };
+    char line[1024];
+    va_list args;
+
+    va_start(args, fmt);
+    int n = vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    buf_add(&text, str_of(line, MIN((size_t)MAX(n, 0), sizeof line - 1)));
+    t->to->step(t->to->ctx, what, buf_str(&text));
+}
+
+static str joined(arena *a, const struct strs *all)
+{
+    struct buf b = buf_in(a, 128);
+
+    for (size_t i = 0; i < all->n; i++)
+        buf_addf(&b, "%s%.*s", i ? ", " : "", STR(all->p[i]));
+    return buf_str(&b);
+}
+
+static void tell_client(const struct teller *t, const struct client_info *client)
+{
+    if (client->network)
+        tell(t, "client", "%s is in network %.*s, which may relay to anywhere from: %.*s", client->ip, STR(client->network->name),
+             STR(joined(t->a, &client->network->relay_from)));
+    else
+        tell(t, "client", "%s is in no network: a stranger, who may write to recipients here and to nobody else", client->ip);
+}
+
+static void tell_recipient(const struct teller *t, const struct snapshot *snap, const struct path *rcpt)
+{
+    const struct relay_domain *d = rcpt->literal || !rcpt->domain.n ? NULL : route_domain(&snap->routes, rcpt->domain);
+    struct strs all;
+
+    if (!rcpt->domain.n) {
+        tell(t, "recipient", "<postmaster> without a domain is %.*s", STR(snap->receive.postmaster));
+        return;
+    }
+    if (!d) {
+        tell(t, "domain", "%.*s is no relay domain here", STR(rcpt->domain));
+        return;
+    }
+    tell(t, "domain", "%.*s is a relay domain: %.*s (%.*s:%u)", STR(rcpt->domain), STR(joined(t->a, &d->name)), STR(d->at.file), d->at.line);
+    if (snap->routes.aliases.ntable) {
+        if (alias_expand(&snap->routes.aliases, t->a, rcpt, &all) != OK)
+            tell(t, "alias", "%.*s", STR(err_text()));
+        else if (all.n)
+            tell(t, "alias", "%.*s stands for %.*s", STR(rcpt->text), STR(joined(t->a, &all)));
+        else
+            tell(t, "alias", "%.*s stands for nobody else", STR(rcpt->text));
+    }
+    static const char *const found[] = { [FOUND] = "is in it", [ABSENT] = "is not in it", [UNDECIDED] = "cannot be told just now" };
+    if (d->recipients.any)
+        tell(t, "recipients", "any: nobody is asked");
+    else
+        tell(t, "recipients", "%.*s %s: %zu sources", STR(rcpt->text), found[recipients_find(&d->recipients, rcpt)], d->recipients.ntable);
+}
+
+static void tell_way(const struct teller *t, const struct snapshot *snap, const struct message *m, str to)
+{
+    struct rcpt one = { .to = to, .given = to };
+    struct message copy = *m;
+    struct way w;
+    const struct route_rule *rule = NULL;
+    char span[TIME_TEXT];
+    when expire;
+
+    copy.env.rcpt = &one;
+    copy.env.nrcpt = 1;
+    way_begin(&w, &snap->routes, &copy);
+    const struct backend *b = way_of(&w, 0);
+    route_find(&snap->routes, &w.key, &expire, &rule);
+    if (!b) {
+        tell(t, "route", "%.*s: nowhere: no rule fits, it is no relay domain, and there is no default route", STR(to));
+        return;
+    }
+    if (rule)
+        tell(t, "route", "%.*s: by rule \"%.*s\" (%.*s:%u) via %.*s", STR(to), STR(rule->name), STR(rule->at.file), rule->at.line, STR(b->name));
+    else
+        tell(t, "route", "%.*s: %s via %.*s", STR(to), route_domain(&snap->routes, w.key.domain) ? "its relay domain goes" : "by the default route", STR(b->name));
+    if (b->mx)
+        tell(t, "servers", "as the MX records of %.*s say", STR(w.key.domain));
+    else if (b->discard)
+        tell(t, "servers", "none: it is thrown away");
+    for (size_t i = 0; i < b->nserver; i++)
+        tell(t, "server", "%.*s:%u, priority %u, weight %u: %s", STR(b->server[i].host), b->server[i].port, b->server[i].priority, b->server[i].weight,
+             server_in(&b->server[i]) ? "takes mail" : !b->server[i].weight || atomic_load(&b->server[i].state->drained) ? "drained" : "out");
+    tell(t, "lifetime", "tried for %.*s, at most %llu connections a server", STR(time_span(span, w.expire ? w.expire : snap->retry.lifetime)),
+         (unsigned long long)b->max_connections);
+}
+
+struct reply receive_explain(struct snapshot *snap, const struct addr *from, str sender, str rcpt, arena *a, const struct explain_to *to)
+{
+    struct client_info client = { .addr = *from };
+    struct teller t = { to, a };
+    struct message *m = NEW(a, struct message);
+    struct command mail, cmd;
+    struct strs targets;
+
+    addr_print_ip(from, client.ip);
+    client.network = route_network(&snap->routes, from);
+    m->origin.client = str_z(client.ip);
+    m->env.sender = sender;
+    tell_client(&t, &client);
+    command_parse(a, str_printf(a, "MAIL FROM:<%.*s> SMTPUTF8", STR(sender)), &mail);
+    m->env.smtputf8 = true;
+    struct reply no = mail.refuse.code ? mail.refuse : policy_mail(snap, &client, &mail);
+    if (no.code)
+        return no;
+    command_parse(a, str_printf(a, "RCPT TO:<%.*s>", STR(rcpt)), &cmd);
+    if (cmd.refuse.code)
+        return cmd.refuse;
+    tell_recipient(&t, snap, &cmd.path);
+    no = policy_rcpt(snap, &client, m, &cmd.path, a, &targets);
+    if (no.code)
+        return no;
+    for (size_t i = 0; i < targets.n; i++)
+        tell_way(&t, snap, m, targets.p[i]);
+    return (struct reply){ .code = 250, .enhanced = ENH(2, 1, 5), .text = S("recipient ok") };
+}
