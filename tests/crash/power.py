@@ -4,6 +4,7 @@ the power at many places of the record.
    power.py [CUTS] [SUBSETS] [SEED]"""
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -66,6 +67,8 @@ def power(dir):
                        stdout=subprocess.PIPE, text=True, env=dict(os.environ, GLIBC_TUNABLES=FASTER))
     lines = p.stdout.splitlines()
     say("\n".join(lines[:-1]))
+    copied = re.search(r"(\d+) copied forward", p.stdout)
+    check(copied and int(copied.group(1)) > 0, "compaction was at work while it was recorded", p.returncode)
     words = lines[-1].split() if lines else ["0", "", "1"]
     lab.passed += int(words[0])
     lab.failed += int(words[2])
