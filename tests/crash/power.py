@@ -4,6 +4,7 @@ the power at many places of the record.
    power.py [CUTS] [SUBSETS] [SEED]"""
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -22,6 +23,11 @@ def load(relay, log, mails, size, sessions, rcpts=1):
     return blast(relay.at, "--verify-log", log, "--mails", str(mails), "--size", size, "--sessions", str(sessions), "--rcpt", str(rcpts))
 
 
+def compacted(relay):
+    got = re.search(r'"compacted": *(\d+)', relay.ask("stats", "--json") or "")
+    return int(got.group(1)) if got else 0
+
+
 def record(dir):
     with open(dir + "/log", "wb") as f:
         f.truncate(LOG_BYTES)       # sparse
@@ -29,7 +35,7 @@ def record(dir):
     sink = Sink(dir, "--reject", "rcpt:451:later:2%", "--seed", str(SEED), env=preload("record", **shim))
     os.mkdir(dir + "/later")
     later = Sink(dir + "/later", "--reject", "rcpt:451:not yet")
-    relay = Relay(dir, sink.at, env=preload("record", CRASH_SPOOL=dir + "/spool", **shim),
+    relay = Relay(dir, sink.at, spool="min_free 16MiB; compact_after 1s", env=preload("record", CRASH_SPOOL=dir + "/spool", **shim),
                   extra="backend later { server %s }\nrelay_domain later.example { backend later; recipients any }\n" % later.at).start()
     log = dir + "/acked"
     open(log, "w").close()
@@ -47,6 +53,12 @@ def record(dir):
             check(until(lambda: b.poll() is not None, 90), "a blast ends")
     check(until(lambda: waiting.poll() is not None, 90), "the slow blast ends")
     check(until(lambda: (relay.waiting() or 0) >= 150), "the others wait", relay.waiting())
+    # More mail, until what waits in the old segments has been copied out of them.
+    for more in range(8):
+        if until(lambda: compacted(relay) > 0, 3):
+            break
+        for b in [load(relay, log, 1500, "32k", 16), blast(relay.at, "--verify-log", log, "--mails", "10", "--to", "user%d@later.example")]:
+            check(until(lambda: b.poll() is not None, 90), "a blast ends")
     relay.change(later.at, sink.at)
     check(relay.drained(60), "all drains", relay.stats())
     later.end()
@@ -66,6 +78,8 @@ def power(dir):
                        stdout=subprocess.PIPE, text=True, env=dict(os.environ, GLIBC_TUNABLES=FASTER))
     lines = p.stdout.splitlines()
     say("\n".join(lines[:-1]))
+    copied = re.search(r"(\d+) copied forward", p.stdout)
+    check(copied and int(copied.group(1)) > 0, "compaction was at work while it was recorded", p.returncode)
     words = lines[-1].split() if lines else ["0", "", "1"]
     lab.passed += int(words[0])
     lab.failed += int(words[2])
