@@ -107,6 +107,22 @@ static void tell(const struct flight *f, size_t i, enum verdict v, str remote, s
         stats_said(lane_label(f->t->lane), e.reply);
 }
 
+/* How many recipients stand for the one the sender wrote, an alias of several; 0: another of them, who comes first, speaks for all. */
+static size_t spoken_for(const struct flight *f, size_t i)
+{
+    const struct envelope *all = &f->mail->m->env;
+    str given = f->env.rcpt[i].given;
+    size_t n = 0;
+
+    for (size_t k = 0; k < all->nrcpt; k++) {
+        if (!str_eq(all->rcpt[k].given, given) || (all->rcpt[k].notify & NOTIFY_NEVER))
+            continue;
+        if (n++ == 0 && k < f->index[i])
+            return 0;
+    }
+    return n;
+}
+
 static void settling_report(struct settling *s, const struct flight *f, size_t i, enum verdict v, str remote, str reason)
 {
     const struct reply *r = decided_by(&f->out[i]);
@@ -116,11 +132,14 @@ static void settling_report(struct settling *s, const struct flight *f, size_t i
     *item = (struct report_item){ .i = (uint32_t)i, .remote = r ? remote : S(""), .reason = reason, .last_attempt = v == DELETED ? 0 : wall_now() };
     if (r)
         item->diagnostic = reply_print(f->a, r);
+    if (v == DELETED)
+        item->reason = str_printf(f->a, "an administrator of this mail system removed it: %.*s", STR(reason));
     if (v == DELIVERED) {
         /* RFC 3461 5.2.2: a peer with DSN takes the duty over; to one without, "relayed" is the last we can say. */
-        if (!(notify & NOTIFY_SUCCESS) || f->peer_dsn)
+        size_t n = (notify & NOTIFY_SUCCESS) && !f->peer_dsn ? spoken_for(f, i) : 0;
+        if (n == 0)
             return;
-        item->action = REPORT_RELAYED;
+        item->action = n > 1 ? REPORT_EXPANDED : REPORT_RELAYED; /* RFC 3461 5.2.7.3 */
         item->status = "2.0.0";
     } else if (v == LATER || v == UNKNOWN) {
         if (!warn_wanted(f, i))

@@ -119,6 +119,15 @@ static struct rcpt_state state_of(struct scene *s, arena *a, struct spool_ref ho
     return st[i];
 }
 
+/* The report that lies in the queue, taken from it: its text, in the arena of what it returns. */
+static struct ticket *report_of(struct scene *s, str *text)
+{
+    struct ticket *t = lane_take(lane_of(s));
+
+    *text = t && t->mail && t->mail->m->report && t->mail->slab ? buf_str(&t->mail->slab->body) : S("");
+    return t;
+}
+
 /* ---- one recipient: each code at each stage ---- */
 
 TASK_TEST(outcome_is_what_the_code_says_at_every_stage)
@@ -340,21 +349,18 @@ TASK_TEST(outcome_deleted_tells_the_sender_when_told_to)
         struct got before = counts(&s);
         flight_settle(s.d, &s.f, quiet ? FLIGHT_DELETED_QUIETLY : FLIGHT_DELETED, S("by an operator"), S(""));
         CHECK_INT((int64_t)since(&s, &before).reports, !quiet);
+        str text;
+        if (!quiet) {
+            struct ticket *t = report_of(&s, &text);
+            CHECK(str_has(text, S("In detail: an administrator of")) && !str_has(text, S("Last-Attempt-Date")) && !str_has(text, S("next mail server")), text);
+            ticket_return(t);
+        }
         CHECK_INT((int64_t)counts(&s).messages, !quiet);
         scene_close(&s);
     }
 }
 
 /* ---- reports as they are ---- */
-
-/* The report that lies in the queue, taken from it: its text, in the arena of what it returns. */
-static struct ticket *report_of(struct scene *s, str *text)
-{
-    struct ticket *t = lane_take(lane_of(s));
-
-    *text = t && t->mail && t->mail->m->report && t->mail->slab ? buf_str(&t->mail->slab->body) : S("");
-    return t;
-}
 
 /* A relay that knows own senders: those in own.example, and clients of 192.0.2.0/24. */
 static void scene_has_own(struct scene *s)
@@ -452,6 +458,31 @@ TASK_TEST(report_of_a_success_returns_the_header_only)
         ticket_done(t);
         scene_close(&s);
     }
+}
+
+/* RFC 3461 5.2.7.3: of an alias that stands for several the sender hears once that it was expanded, by the name that he wrote. */
+TASK_TEST(report_of_an_alias_is_expanded)
+{
+    struct scene s;
+    str text;
+
+    scene_open(&s, S("ann@there.example"), 4);
+    struct rcpt *rcpt = s.f.mail->m->env.rcpt;
+    for (size_t i = 0; i < 4; i++) {
+        if (i < 3)
+            rcpt[i].given = S("list@a.example");
+        rcpt[i].notify = i == 0 ? NOTIFY_NEVER /* a copy for the archive */ : NOTIFY_SUCCESS;
+        answer(&s, i, 250, STAGE_DOT);
+    }
+    struct got before = counts(&s);
+    flight_settle(s.d, &s.f, FLIGHT_ANSWERED, S("no answer"), S("hop"));
+    CHECK_INT((int64_t)since(&s, &before).reports, 1);
+    struct ticket *t = report_of(&s, &text);
+    size_t first = str_find(text, S("Final-Recipient: rfc822; list@a.example\r\nAction: expanded\r\nStatus: 2.0.0\r\n"));
+    CHECK(first != STR_NONE && !str_has(str_from(text, first + 40), S("list@a.example")) && !str_has(text, S("u1@a.example")), text);
+    CHECK(str_has(text, S("Final-Recipient: rfc822; u3@a.example\r\nAction: relayed\r\n")), text);
+    ticket_done(t);
+    scene_close(&s);
 }
 
 /* A report that fails goes to the postmaster, once; a notice, a double bounce and one that was the postmaster's already end. */

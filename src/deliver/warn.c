@@ -74,10 +74,10 @@ static void warn(struct dispatch *d, struct ticket *t)
     ticket_settle_as(t, t->lane->backend || t->lane->kind == LANE_DOMAIN ? was : TICKET_WAITING);
 }
 
-/* Not one that is tried soon: if it goes on waiting, the warning has the server's words. */
+/* Not one that is tried soon: if it goes on waiting, the warning has the server's words. Nor one an operator holds: nothing is late there. */
 static bool is_due(const struct ticket *t, when delay)
 {
-    if (t->state == TICKET_FLYING || (t->state == TICKET_WAITING && (when)t->due * SECOND < clock_now() + delay / 4))
+    if (t->held || t->state == TICKET_FLYING || (t->state == TICKET_WAITING && (when)t->due * SECOND < clock_now() + delay / 4))
         return false;
     return warn_due(t, t->accepted, delay);
 }

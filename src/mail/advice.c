@@ -2,14 +2,15 @@
 #include "mail/mail.h"
 
 enum trouble {
-    OTHER, NO_MAILBOX, MOVED, NO_DOMAIN, NULL_MX, DISABLED, FULL, TOO_LARGE, POLICY, SPAM, ENCRYPTION, EXPIRED, LOOP, NO_UTF8, NO_EIGHT_BIT, SYNTAX, SYSTEM,
+    OTHER, OURS, NO_MAILBOX, MOVED, NO_DOMAIN, NULL_MX, DISABLED, FULL, TOO_LARGE, POLICY, SPAM, ENCRYPTION, EXPIRED, LOOP, NO_UTF8, NO_EIGHT_BIT, SYNTAX, SYSTEM,
     NO_ANSWER, TOO_MANY,
     TROUBLES
 };
 
 static const struct { str failed, delayed; } words[TROUBLES] = {
-    [OTHER] = { S("The next mail server refused the message for good. Its own words, if there are any, say why."),
+    [OTHER] = { S("The next mail server refused the message for good. Its own words may say why."),
                 S("The next mail server did not take the message yet.") },
+    [OURS] = { S("It could not be sent on from here."), S("It could not be sent on from here yet.") },
     [NO_MAILBOX] = { S("There is no such mailbox. Look for a typing error before the @, or ask the recipient for the right address; sending it again "
                        "to this one will not help."),
                      S("The mail server there does not know this mailbox just now.") },
@@ -100,7 +101,7 @@ static enum trouble trouble_of(str status, str diagnostic)
         return t == SPAM || t == ENCRYPTION || t == NO_MAILBOX ? t : POLICY;
     if (t == OTHER && str_starts(detail, S("4.")))
         return NO_ANSWER;
-    return t;
+    return t == OTHER && diagnostic.n == 0 ? OURS : t;
 }
 
 str report_advice(enum report_action action, str status, str diagnostic)

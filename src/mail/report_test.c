@@ -225,7 +225,8 @@ TEST(report_advice_knows_each_class_of_failure)
         { S("5.4.6"), S(""), S("in circles") },
         { S("5.6.7"), S(""), S("beyond ASCII") },
         { S("5.0.0"), S("550 no"), S("refused the message for good") },
-        { S(""), S(""), S("refused the message for good") },
+        { S(""), S("550 no"), S("refused the message for good") },
+        { S("5.0.0"), S(""), S("could not be sent on from here") },
     };
     EACH(cases, c)
         CHECK(str_has(report_advice(REPORT_FAILED, c->status, c->said), c->hint), c->said);
