@@ -1,6 +1,6 @@
 """Who exists, asked of real sources, by the built relay in its sandbox; each source killed and brought back while mail flows.
 
-    tables.py [NAME ...]      only these: ldap tls web sqlite callout file crowd"""
+    tables.py [NAME ...]      only these: settings ldap tls web sqlite callout file crowd"""
 import glob
 import os
 import shutil
@@ -331,7 +331,59 @@ def test_crowd(dir):
         web.stop()
 
 
-names = sys.argv[1:] or ["ldap", "tls", "web", "sqlite", "callout", "file", "crowd"]
+def test_settings(dir):
+    """What `waypost check` says, and what `config show` does not."""
+    def run(verb, *words, **env):
+        return subprocess.run([WAYPOST, *verb.split(), "-c", *words], capture_output=True, text=True, timeout=30, env=dict(os.environ, **env))
+
+    for name in ("recipients-ldap.conf", "recipients.txt"):
+        shutil.copy(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "examples", name), dir)
+    for name in ("corp-ca.pem", "ldap"):
+        with open(f"{dir}/{name}", "w") as f:
+            f.write("hush\n")
+    r = run("check", dir + "/recipients-ldap.conf", CREDENTIALS_DIRECTORY=dir)
+    check(r.returncode == 0 and "warning" not in r.stdout, "the example is good", r.stdout)
+    r = run("check", dir + "/recipients-ldap.conf")
+    check(r.returncode == 2 and "E120" in r.stdout, "without its credential it is not", r.stdout)
+    with sqlite3.connect(dir + "/users.db") as db:
+        db.execute("create table users(address text)")
+    db.close()
+
+    head = "waypost 1\nhostname mx.example.net\npostmaster p@example.com\nlisten smtp 127.0.0.1:2525\nspool { dir spool }\nbackend inside { server 127.0.0.1:2526 }\n"
+    head += "backend other { server 127.0.0.1:2527 }\nroute default { via inside }\n"
+    for source, want in (
+            ("ldap ldap://127.0.0.1 { base dc=x; filter (mail=x) }", "E122"),
+            ("ldap ldap://127.0.0.1 { filter (mail=%s) }", "E023"),
+            ("ldap http://127.0.0.1 { base dc=x }", "E122"),
+            ("ldap ldap://127.0.0.1/dc=x { base dc=x }", "E122"),
+            ("ldap ldaps://127.0.0.1 { base dc=x; starttls on }", "E122"),
+            ("ldap ldaps://127.0.0.1 { base dc=x; ca none.pem }", "E122"),
+            ("ldap ldaps://127.0.0.1 { base dc=x; bind cn=x }", "E026"),
+            ("ldap ldaps://127.0.0.1 { base dc=x; bind cn=x password sesame }", "W121"),
+            ("ldap ldap://dc.example.com { base dc=x; bind cn=x password env:HOME }", "W123"),
+            ("ldap ldaps://127.0.0.1 { base dc=x; cache 1d negative 2d }", "E036"),
+            ('http "https://h/{who}"', "E122"),
+            ('http "http://h/{address}"', "W123"),
+            ('http "https://h/{address}" { bearer env:WAYPOST_NO_SUCH }', "E120"),
+            ('sqlite users.db "select 1 from users"', "E122"),
+            ('sqlite users.db "delete from users where address = :address"', "E122"),
+            ('sqlite none.db "select 1 from users where address = :address"', "E122"),
+            ("callout other", "E122"),
+            ("callout nobody", "E100"),
+            ("callout inside for 1h", "E026"),
+            ("callout inside cache", "E026"),
+            ('sqlite users.db "select 1 from users where address = :address"', "good"),
+            ("callout { cache 12h negative 5m; stale 2d }", "good")):
+        with open(dir + "/x.conf", "w") as f:
+            f.write(head + "relay_domain example.com { backend inside; recipients { " + source + " } }\n")
+        r = run("check", dir + "/x.conf")
+        check(want in r.stdout and r.returncode == (2 if want[0] == "E" else 0), f"{source}: {want}", r.stdout)
+        if "sesame" in source:
+            r = run("config show", dir + "/x.conf")
+            check("sesame" not in r.stdout and "password (secret)" in r.stdout, "a secret is not shown", r.stdout)
+
+
+names = sys.argv[1:] or ["settings", "ldap", "tls", "web", "sqlite", "callout", "file", "crowd"]
 for name in names:
     dir = tempfile.mkdtemp(prefix="waypost-tables-")
     os.chmod(dir, 0o755)
