@@ -6,7 +6,7 @@ from kit import *
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tables"))
 from directory import Web  # noqa: E402
 
-EVIL = ("\"' or '1'='1\"", "\"';drop table users;--\"", "'or'1", "%25", "%", "_nn", "*", "\"../u/ann@known.example?\"", "a/../ann", "\"ann@known.example&x=\"", "ann%40known.example#")
+EVIL = ("\"' or '1'='1\"", "\"';drop table users;--\"", "'or'1", "%25", "%", "_nn", "*", "\"../u/ann@known.example?\"", "\"a/../ann\"", "\"ann@known.example&x=\"", "ann%40known.example#")
 web = Web({"ann%40known.example"})
 folder = tempfile.mkdtemp(prefix="waypost-attack-")
 os.chmod(folder, 0o755)
