@@ -59,6 +59,14 @@ static void add_origin(struct buf *out, size_t from, const struct place *at)
 
 static void show_table(struct buf *out, const struct setting *table, const struct node *block, unsigned deep);
 
+/* What a file should not say in plain text, this does not say at all: `password WORD`, `bearer WORD`. */
+static bool is_secret(const struct node *n, size_t arg)
+{
+    str before = arg ? n->arg[arg - 1].text : n->name.text;
+
+    return str_eq(before, S("password")) || str_eq(before, S("bearer"));
+}
+
 static void show_node(struct buf *out, const struct setting *s, const struct node *n, unsigned deep)
 {
     size_t from = out->n;
@@ -66,7 +74,10 @@ static void show_node(struct buf *out, const struct setting *s, const struct nod
     indent(out, deep);
     buf_add(out, n->name.text);
     for (size_t i = 0; i < n->narg; i++)
-        add_token(out, &n->arg[i]);
+        if (is_secret(n, i) && !conf_secret_kept(n->arg[i].text))
+            buf_add(out, S(" (secret)"));
+        else
+            add_token(out, &n->arg[i]);
     if (n->block)
         buf_add(out, S(" {"));
     add_origin(out, from, &n->name.at);

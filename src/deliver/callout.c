@@ -30,7 +30,7 @@ bool callout_says_absent(const struct reply *r)
 
     if (!reply_never(*r))
         return false;
-    if (e.class)
+    if (e.class && (e.class != 5 || e.subject || e.detail)) /* 5.0.0 says nothing: RFC 3463 3.1 */
         return e.class == 5 && e.subject == 1 && e.detail != 7 && e.detail != 8; /* those speak of the sender: RFC 3463 3.2 */
     return r->code == 550 || r->code == 551 || r->code == 553;
 }

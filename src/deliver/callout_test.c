@@ -8,6 +8,8 @@ TEST(callout_takes_for_absent_only_what_says_so)
         { { .code = 550, .enhanced = ENH(5, 1, 10) }, true },
         { { .code = 554, .enhanced = ENH(5, 1, 0) }, true },
         { { .code = 550 }, true },
+        { { .code = 550, .enhanced = ENH(5, 0, 0) }, true },    /* nothing said */
+        { { .code = 554, .enhanced = ENH(5, 0, 0) }, false },
         { { .code = 551 }, true },
         { { .code = 553 }, true },
         { { .code = 554 }, false },

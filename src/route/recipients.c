@@ -1,6 +1,9 @@
 /* What waypost.conf says about who exists in a relay domain. */
 #include "route/inside.h"
 
+#include <errno.h>
+#include <unistd.h>
+
 #define LIST_MOST 20000000      /* entries of a file */
 
 static void add_table(struct binder *b, struct recipients *r, struct table *t, str path)
@@ -10,10 +13,13 @@ static void add_table(struct binder *b, struct recipients *r, struct table *t, s
     APPEND(b->a, r->table, r->ntable, t);
 }
 
-static void needs_file(struct binder *b, struct recipients *r, str file)
+static void needs_file(struct binder *b, struct recipients *r, const struct node *node, str file)
 {
-    if (file.n)
-        APPEND(b->a, r->file.p, r->file.n, file);
+    if (file.n == 0)
+        return;
+    APPEND(b->a, r->file.p, r->file.n, file);
+    if (access(str_cz(b->a, file), R_OK) != 0)
+        conf_error(b, &node->name.at, CONF_E_BAD_SOURCE, "%.*s: %s", STR(file), strerrordesc_np(errno));
 }
 
 /* ---- what is common to all that is asked ---- */
@@ -126,8 +132,8 @@ static void take_http(struct binder *b, const struct node *node, void *into)
     }
     if (!str_istarts(h.s.url, S("https:")) && !h.s.allow_private)
         conf_warn(b, &node->arg[0].at, CONF_E_CLEAR, "addresses and answers cross the network in plain text: use https://");
-    needs_file(b, into, h.s.ca);
-    needs_file(b, into, h.bearer.file);
+    needs_file(b, into, node, h.s.ca);
+    needs_file(b, into, node, h.bearer.file);
     add_table(b, into, t, S(""));
 }
 
@@ -192,8 +198,8 @@ static void take_ldap(struct binder *b, const struct node *node, void *into)
     if (in_clear(&l.s))
         conf_warn(b, &node->arg[0].at, CONF_E_CLEAR, "%s the network in plain text: use ldaps://, or \"starttls on\"",
                   l.s.bind.n ? "the password crosses" : "addresses and answers cross");
-    needs_file(b, into, l.s.ca);
-    needs_file(b, into, l.password.file);
+    needs_file(b, into, node, l.s.ca);
+    needs_file(b, into, node, l.password.file);
     add_table(b, into, t, S(""));
 }
 

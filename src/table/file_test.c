@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <utime.h>
 
 /* An address as path_parse() would leave it. */
@@ -232,4 +233,58 @@ TEST(table_file_loads_10_million)
     write_list(path, 10000000);
     load_and_find(path, 10000000);
     CHECK(peak_kib() <= 1024 * 1024 * KIT_SLOW);
+}
+
+static void put_list(const char *path, str text)
+{
+    char fresh[300];
+    snprintf(fresh, sizeof fresh, "%s.new", path);
+    FILE *f = fopen(fresh, "we");
+    must(f && fwrite(text.p, 1, text.n, f) == text.n && fclose(f) == 0 && rename(fresh, path) == 0);
+}
+
+static size_t kept;
+static void count_kept(void *ctx, enum log_level level, str line)
+{
+    (void)ctx, (void)level;
+    kept += str_has(line, S("list_kept"));
+}
+
+/* A reload while somebody is at the list. */
+TEST(table_file_outlives_a_bad_moment)
+{
+    char path[256];
+    struct table *first = NULL, *next = NULL;
+    struct path ann = path_of(S("ann@example.com")), bob = path_of(S("bob@example.com"));
+
+    log_start(&(struct log_setup){ .tap = count_kept });
+    kept = 0;
+    snprintf(path, sizeof path, "%s/list", kit_dir());
+    put_list(path, S("ann@example.com\n"));
+    CHECK_ERR(table_file_open(str_z(path), '+', 100, &first), OK);
+    static const str bad[] = { S(""), S("# nobody\n"), S("ann@example.com\n\"bob"), S("ann@example.com\nbob@exam\x01ple.com\n") };
+    EACH(bad, b) {
+        put_list(path, *b);
+        CHECK_ERR(table_file_open(str_z(path), '+', 100, &next), OK, *b);
+        CHECK_INT(table_find(next, &ann, NULL), FOUND, *b);
+        CHECK(table_stale(next)); /* looked at again at the next reload */
+        table_free(first); /* the old configuration goes, the list stays */
+        first = take(next);
+    }
+    CHECK(unlink(path) == 0);
+    CHECK_ERR(table_file_open(str_z(path), '+', 100, &next), OK);
+    CHECK_INT(table_find(next, &ann, NULL), FOUND);
+    CHECK_INT(kept, COUNT(bad) + 1);
+    table_free(next);
+    put_list(path, S("bob@example.com\n"));
+    CHECK_ERR(table_file_open(str_z(path), '+', 100, &next), OK);
+    CHECK_INT(table_find(next, &ann, NULL), ABSENT);
+    CHECK_INT(table_find(next, &bob, NULL), FOUND);
+    CHECK_INT(table_find(first, &ann, NULL), FOUND); /* who holds the old one is not surprised */
+    table_free(first);
+    table_free(next);
+    /* Nobody holds it any more: what is wrong is an error again. */
+    put_list(path, S("\"bob"));
+    CHECK_ERR(table_file_open(str_z(path), '+', 100, &next), E_SYNTAX);
+    log_stop();
 }
