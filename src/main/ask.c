@@ -94,7 +94,6 @@ static void question_arrived(struct post *p)
     q->f.sessions = reception_sessions(w->reception);
     q->f.connections = dispatch_connections(w->dispatch);
     q->f.stats = thread_stats();
-    q->f.there = true;
     question_end(q);
 }
 

@@ -79,7 +79,7 @@ void health_answer(struct relay *r, const struct http_question *q, struct http_a
 struct lane_figures { char name[LABEL_TEXT]; enum lane_kind kind; uint64_t n[3]; /* by ticket_state */ bool down; };
 #define LANES_TOLD 50               /* of each thread the fullest; the rest is told as one */
 struct thread_figures {
-    bool answered, there;           /* there: it is a worker, and its figures are good */
+    bool answered;
     struct queue_totals queue;
     size_t sessions, connections;
     struct thread_stats stats;

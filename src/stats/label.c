@@ -3,6 +3,8 @@
 
 #include <stdio.h>
 
+_Static_assert(EVENT_KINDS <= LABEL_WAYS, "FAMILY_DELIVERIES counts events by kind");
+
 static struct label_count *label_at(struct labels *l, str name)
 {
     unsigned used = l->used;

@@ -64,7 +64,7 @@ void stats_sum(struct stats *ret);              /* of all threads, ended ones to
 enum family { FAMILY_SESSIONS, FAMILY_RECEIVED, FAMILY_DELIVERIES, FAMILIES };
 enum { SESSION_ENDED, SESSION_LOST, SESSION_REFUSED };  /* of FAMILY_SESSIONS; of FAMILY_DELIVERIES it is the enum event_kind */
 #define LABELS_MOST 64
-#define LABEL_WAYS 12
+#define LABEL_WAYS 24
 #define LABEL_TEXT 64                           /* longer names are cut */
 #define LABEL_OTHER "other"
 void stats_label(enum family f, str label, unsigned way);

@@ -204,8 +204,10 @@ static bool purge_piece(struct store *st)
 {
     uint64_t most = st->max_bytes, n = 0;
     when before = st->retention ? wall_now() - st->retention : 0;
-    bool full = (st->bytes = store_db_bytes(st->db)) > most - most / 10;
+    uint64_t bytes = store_db_bytes(st->db);
+    bool full = bytes > most - most / 10;
 
+    st->bytes = bytes;
     if (store_db_begin(st->db) != OK || store_db_purge(st->db, full ? NEVER : before, PURGE_PIECE, &n) != OK || store_db_commit(st->db) != OK) {
         complain(st, "trace_not_purged");
         file_failed(st, E_IO);

@@ -104,7 +104,7 @@ err store_db_open(const char *path, bool read_only, struct store_db **ret)
     err e = OK;
 
     db->read_only = read_only;
-    if (sqlite3_open_v2(path, &db->sql, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW, NULL) != SQLITE_OK)
+    if (sqlite3_open_v2(path, &db->sql, flags | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK)
         e = sql_fail(db, path);
     else {
         sqlite3_busy_timeout(db->sql, 2000);
