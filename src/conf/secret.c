@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -31,8 +32,63 @@ static err read_secret(arena *a, str path, str *ret)
         s.n--;
     if (str_ends(s, S("\r")))
         s.n--;
+    if (str_findc(s, 0) != STR_NONE)
+        return fail(E_SYNTAX, "%.*s: holds a NUL", STR(path));
     *ret = str_dup(a, s);
     return s.n ? OK : fail(E_SYNTAX, "%.*s: is empty", STR(path));
+}
+
+/* What was read before. The worker of a relay started as root reads the configuration again as another user, who may not open what root could;
+ * what it knows from before the change stays good until the next start. */
+static struct kept { struct kept *next; char *path, *text; } *kept;
+static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static char *copy(str s)
+{
+    char *p = mem_new(s.n + 1);
+    memcpy(p, s.p, s.n);
+    return p;
+}
+
+static void keep(str path, str text)
+{
+    pthread_mutex_lock(&kept_lock);
+    struct kept *k = kept;
+    while (k && !str_eq(str_z(k->path), path))
+        k = k->next;
+    if (!k) {
+        k = mem_new(sizeof *k);
+        *k = (struct kept){ .next = kept, .path = copy(path) };
+        kept = k;
+    }
+    mem_free(k->text);
+    k->text = copy(text);
+    pthread_mutex_unlock(&kept_lock);
+}
+
+static bool recall(arena *a, str path, str *ret)
+{
+    pthread_mutex_lock(&kept_lock);
+    struct kept *k = kept;
+    while (k && !str_eq(str_z(k->path), path))
+        k = k->next;
+    if (k)
+        *ret = str_dup(a, str_z(k->text));
+    pthread_mutex_unlock(&kept_lock);
+    return k != NULL;
+}
+
+static err read_or_recall(struct binder *b, const struct token *t, str path, str *ret)
+{
+    err e = read_secret(b->a, path, ret);
+
+    if (e == OK) {
+        keep(path, *ret);
+    } else if (e == E_PERM && recall(b->a, path, ret)) {
+        conf_warn(b, &t->at, CONF_E_SECRET, "the secret stays as it was read at the start: %.*s", STR(err_text()));
+        return OK;
+    }
+    return e;
 }
 
 static err find_secret(struct binder *b, const struct token *t, struct secret *ret)
@@ -53,13 +109,13 @@ static err find_secret(struct binder *b, const struct token *t, struct secret *r
         if (name.n == 0 || str_findc(name, '/') != STR_NONE)
             return fail(E_SYNTAX, "\"%.*s\" is no name of a credential", STR(name));
         ret->file = str_printf(b->a, "%s/%.*s", dir, STR(name));
-        return read_secret(b->a, ret->file, &ret->text);
+        return read_or_recall(b, t, ret->file, &ret->text);
     }
     struct token path = *t;
     path.text = str_from(t->text, 5);
     if (!conf_path(b, &path, &ret->file))
         return fail(E_SYNTAX, "it names no file");
-    return read_secret(b->a, ret->file, &ret->text);
+    return read_or_recall(b, t, ret->file, &ret->text);
 }
 
 bool conf_secret_kept(str text)

@@ -62,4 +62,28 @@ TEST(secret_is_read_from_where_it_is_kept)
         buf_addc(&long_one, 'x');
     put(path, buf_str(&long_one));
     CHECK(!secret_of(a, str_printf(a, "file:%s", path), &warnings).p);
+    put(path, S("a\0b"));
+    CHECK(!secret_of(a, str_printf(a, "file:%s", path), &warnings).p);
+}
+
+/* The worker has given up the rights by which the secret was read first. */
+TEST(secret_outlives_a_change_of_user)
+{
+    AUTO_ARENA a = arena_new();
+    char path[256];
+    size_t warnings;
+
+    if (geteuid() != 0)
+        return; /* nobody else can change */
+    snprintf(path, sizeof path, "%s/word", kit_dir());
+    put(path, S("hush"));
+    CHECK_STR(secret_of(a, str_printf(a, "file:%s", path), &warnings), S("hush"));
+    must(seteuid(65534) == 0);
+    CHECK_STR(secret_of(a, str_printf(a, "file:%s", path), &warnings), S("hush"));
+    CHECK_INT(warnings, 1);
+    CHECK(!secret_of(a, str_printf(a, "file:%s.other", path), &warnings).p);
+    must(seteuid(0) == 0);
+    put(path, S("new"));
+    CHECK_STR(secret_of(a, str_printf(a, "file:%s", path), &warnings), S("new"));
+    CHECK_INT(warnings, 0);
 }
