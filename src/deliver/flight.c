@@ -158,7 +158,7 @@ void flight_free(struct flight *f)
 static bool unfit(struct flight *f, struct enhanced e, str text)
 {
     for (size_t i = 0; i < f->env.nrcpt; i++)
-        f->out[i] = (struct answer){ .reply = { .code = 554, .enhanced = e, .text = text }, .settled = true };
+        f->out[i] = (struct answer){ .reply = { .code = e.class == 4 ? 451 : 554, .enhanced = e, .text = text }, .settled = true };
     return false;
 }
 
@@ -197,7 +197,9 @@ bool flight_fit(struct flight *f, const struct client *c)
     if ((binary && !((c->caps & CAP_BINARYMIME) && (c->caps & CAP_CHUNKING))) || (eight && !(c->caps & CAP_8BITMIME))) {
         struct buf body = buf_in(f->a, scan->size), out = buf_in(f->a, scan->size + scan->size / 3 + 1024);
         struct scan again;
-        if (body_whole(f, &body) != OK || mime_reencode(buf_str(&body), (c->caps & CAP_8BITMIME) != 0, &out) != OK)
+        if (body_whole(f, &body) != OK)
+            return unfit(f, ENH(4, 3, 0), S("its record in the spool cannot be read")); /* our disk, not their mail: it is put off */
+        if (mime_reencode(buf_str(&body), (c->caps & CAP_8BITMIME) != 0, &out) != OK)
             return unfit(f, ENH(5, 6, 3), S("the next server does not take 8-bit or binary content, and this message cannot be re-encoded"));
         f->whole = buf_str(&out);
         f->body.size = f->whole.n + f->prepend.n;
