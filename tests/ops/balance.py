@@ -224,7 +224,8 @@ def test_killed_under_load():
         w.send(6000)
         check(w.empty(), "all goes out")
         took, share = shares(before, w.delivered())
-        check(near(share, want, within) if within else min(share) > 0.15, balance, took)
+        # By least_busy its share still grows from a tenth, ten seconds long.
+        check(near(share, want, within) if within else min(share) > 0.03, balance, took)
         w.end()
 
 
