@@ -478,6 +478,48 @@ def test_aliases():
         relay.remove()
 
 
+def test_explain():
+    """Why a recipient is taken or refused, without a mail: the words and codes are those a session would get."""
+    port, inside, outside = free_ports(3)
+    relay = Relay()
+    relay.write(listen=[port], extra=f"backend in {{ server 127.0.0.1:{inside} }}\nbackend out {{ server 127.0.0.1:{outside} }}\n"
+                "relay_domain in.example { backend in; recipients { file in } }\nalias { file aliases }\n"
+                "network office 10.1.0.0/24 { relay_from in.example }\nroute default { via out }\n")
+    for name, text in [("in", "ann@in.example\n"), ("aliases", "team@in.example ann@in.example\n")]:
+        with open(f"{relay.dir}/etc/{name}", "w") as f:
+            f.write(text)
+
+    def explain(*words):
+        p = relay.ask("explain", "rcpt", *words)
+        return p.returncode, p.stdout
+    try:
+        relay.start()
+        code, said = explain("ann@in.example")
+        check(code == 0 and "via in\n" in said and "answer      250" in said, "known", code, said)
+        code, said = explain("eve@in.example")
+        check(code == 1 and "answer      550 5.1.1" in said, "unknown", code, said)
+        code, said = explain("team@in.example")
+        check(code == 0 and "ann@in.example" in said, "an alias", code, said)
+        code, said = explain("x@far.example")
+        check(code == 1 and "answer      550 5.7.1" in said, "a stranger", code, said)
+        code, said = explain("x@far.example", "--client", "10.1.0.9", "--from", "ann@in.example")
+        check(code == 0 and "office" in said and "via out\n" in said, "a network of ours", code, said)
+        code, said = explain("x@far.example", "--client", "10.1.0.9", "--from", "ann@else.example")
+        check(code == 1, "with a sender it may not use", code, said)
+        code, said = explain("ann@in.example", "--json")
+        lines = [json.loads(line) for line in said.splitlines()]
+        check(code == 0 and lines[-1]["what"] == "answer" and lines[-1]["text"].startswith("250"), "for programs", code, said)
+        check(relay.ask("explain", "rcpt").returncode == 2 and relay.ask("explain", "rcpt", "ann@in.example", "--client", "here").returncode == 2, "usage")
+        with smtplib.SMTP("127.0.0.1", port) as s:
+            s.ehlo()
+            s.mail("a@else.example")
+            real = s.rcpt("eve@in.example")
+        check(real[0] == 550, "and a session says the same", real)
+        check(relay.end() == 0, "it ends")
+    finally:
+        relay.remove()
+
+
 def test_parent_killed():
     (port,) = free_ports(1)
     relay = Relay(listen=[port]).start()
