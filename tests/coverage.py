@@ -20,6 +20,7 @@ PARSERS = {
     "control": ["src/main/control.c: shallow control_parse"],
     "data": ["src/smtp/data.c"],
     "dns": ["src/dns/rdata.c"],
+    "drop": ["src/receive/drop.c: line_next data_line drop_parse"],
     "header": ["src/mail/header.c", "src/mail/scan.c"],
     "mime": ["src/mail/mime.c", "src/mail/encode.c"],
     "proxy": ["src/net/proxy.c: ! proxy_hear"],

@@ -30,12 +30,18 @@ static err drop_listener(struct worker *w, void *addr)
     return OK;
 }
 
-static bool setting_has(const struct receive_settings *s, const struct addr *addr)
+/* Does a configuration want what listens there? By its address, or, where a service manager bound it, by its kind. */
+static bool setting_has(const struct receive_settings *s, const struct relay_listener *l)
 {
+    const struct addr *addr = &l->addr;
+
     for (size_t i = 0; i < s->nlistener; i++)
         for (size_t k = 0; k < s->listener[i].naddr; k++)
             if (addr_eq(&s->listener[i].addr[k], addr))
                 return true;
+    for (size_t i = 0; l->inherited && i < s->nlistener; i++)
+        if (str_eq(s->listener[i].kind, l->name))
+            return true;
     return false;
 }
 
@@ -70,7 +76,7 @@ static err bind_new(struct relay *r, const struct receive_settings *s, struct re
             char text[ADDR_TEXT];
             str name = addr_print(addr, text);
             TRY(during(parent_listen(r->setup.parent_fd, addr, &l.fd), "%.*s", STR(name)));
-            l.name = name_keep(r, name);
+            l.name = name_keep(r, s->listener[i].kind);
             *ret = mem_grow(*ret, (*n + 1) * sizeof **ret);
             (*ret)[(*n)++] = l;
         }
@@ -81,7 +87,7 @@ static void listeners_change(struct relay *r, const struct receive_settings *s, 
 {
     for (size_t i = 0; i < r->nlistener;) {
         struct relay_listener *l = &r->listener[i];
-        if (setting_has(s, &l->addr)) {
+        if (setting_has(s, l)) {
             i++;
             continue;
         }
@@ -502,7 +508,7 @@ err relay_run(void *relay_setup)
     r.listener = mem_new(MAX(r.setup.nlistening, 1) * sizeof *r.listener);
     for (size_t i = 0; i < r.setup.nlistening; i++) {
         struct listening *l = &r.setup.listening[i];
-        r.listener[r.nlistener++] = (struct relay_listener){ l->addr, name_keep(&r, l->name), l->fd };
+        r.listener[r.nlistener++] = (struct relay_listener){ l->addr, name_keep(&r, l->name), l->fd, l->inherited };
         for (unsigned w = 0; w < r.nworker; w++)
             worker_call(&r.worker[w], add_listener, &r.listener[i]);
     }

@@ -105,6 +105,8 @@ static void allow_settings(const struct fence *f, const struct settings *s)
         if (names[i].n)
             allow_dir_of(f, a, names[i], TO_READ);
     allow(f, str_cz(a, s->spool.dir), TO_WRITE);
+    if (s->snapshot.receive.local && s->snapshot.receive.local->drop.n)
+        allow(f, str_cz(a, s->snapshot.receive.local->drop), TO_WRITE);
     if (s->log.file.n)
         allow_dir_of(f, a, s->log.file, LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG);
 }

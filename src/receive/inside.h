@@ -12,11 +12,15 @@ struct reception {
 
 /* ---- policy: what is answered. Text in the reply lives in `a`. ---- */
 
+#define LOCAL_CLIENT "uid:"             /* before the number of a local user, where others have an address */
 struct client_info {
     struct addr addr;
     char ip[ADDR_TEXT];
+    bool local; uint32_t uid;           /* a user of this machine, by the listener "local" or the drop directory */
     const struct network *network;      /* of the session's snapshot; NULL: a stranger */
 };
+/* Look up what follows from who it is. */
+void client_place(struct client_info *client, const struct snapshot *snap);
 /* May this client send from `sender`? code 0: yes. */
 struct reply policy_mail(const struct snapshot *snap, const struct client_info *client, const struct command *cmd);
 /* May this recipient be added? code 0: yes, and *to is where its mail goes (rewritten for postmaster). */
@@ -28,6 +32,9 @@ WAITS struct reply policy_rcpt(const struct snapshot *snap, const struct client_
 enum admission { ADMITTED, TOO_MANY, TOO_MANY_OF_YOURS };
 enum admission admit(const struct limits *l, const struct addr *client, bool counted);
 void admit_end(const struct addr *client, bool counted);
+
+/* Why a body is refused, as far as its scan has seen; code 0: it is not. */
+struct reply body_bad(const struct limits *l, const struct message *m);
 
 /* Octets of bodies on their way in, over all threads. */
 void arriving_add(int64_t octets);

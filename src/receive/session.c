@@ -77,7 +77,7 @@ static bool newest_snapshot(struct session *s)
     }
     snapshot_drop(s->snap);
     s->snap = now;
-    s->client.network = route_network(&now->routes, &s->client.addr);
+    client_place(&s->client, now);
     return true;
 }
 
@@ -213,6 +213,21 @@ static void body_begin(struct session *s, uint64_t expected)
     s->scanned = 0;
 }
 
+struct reply body_bad(const struct limits *l, const struct message *m)
+{
+    const struct scan *scan = &m->scan;
+
+    if (scan->size > l->message_size)
+        return (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("message too large for this relay") };
+    if ((scan->header_open ? scan->size : scan->header_end) > l->header_size)
+        return (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("header of the message too large") };
+    if (m->env.body != BODY_BINARY && (scan->bare_cr || scan->bare_lf))
+        return (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a CR or LF on its own in the message: lines end in CR LF") };
+    if (m->env.body != BODY_BINARY && scan->nul)
+        return (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a NUL octet in the message") };
+    return (struct reply){ 0 };
+}
+
 /* The scan runs behind the octets; what it finds may settle the body's fate long before its end. */
 static void body_scan(struct session *s)
 {
@@ -223,14 +238,7 @@ static void body_scan(struct session *s)
     s->scanned = s->slab->body.n;
     if (s->bad.code)
         return;
-    if (scan->size > l->message_size)
-        s->bad = (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("message too large for this relay") };
-    else if ((scan->header_open ? scan->size : scan->header_end) > l->header_size)
-        s->bad = (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("header of the message too large") };
-    else if (s->m->env.body != BODY_BINARY && (scan->bare_cr || scan->bare_lf))
-        s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a CR or LF on its own in the message: lines end in CR LF") };
-    else if (s->m->env.body != BODY_BINARY && scan->nul)
-        s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a NUL octet in the message") };
+    s->bad = body_bad(l, s->m);
 }
 
 /* Put what the slab holds into the spool as one chunk. */
@@ -341,7 +349,7 @@ static void body_end(struct session *s)
         e.detail = str_printf(s->scratch, "and %llu more recipients%s%.*s", (unsigned long long)(nrcpt - 1), e.detail.n ? "; " : "", STR(e.detail));
     e.from = str_dup(s->scratch, e.from);
     e.rcpt = str_dup(s->scratch, e.rcpt);
-    str with = m->env.smtputf8 ? S("UTF8SMTP") : s->esmtp ? S("ESMTP") : S("SMTP"); /* RFC 6531 4.3 */
+    str with = s->client.local ? S("LOCAL") : m->env.smtputf8 ? S("UTF8SMTP") : s->esmtp ? S("ESMTP") : S("SMTP"); /* RFC 6531 4.3 */
     s->a = NULL;
     s->m = NULL;
     s->npiece = 0;
@@ -610,8 +618,8 @@ bool session_readmit(struct session *s, const struct addr *client)
     admit_end(&s->client.addr, s->counted);
     s->admitted = false;
     s->client.addr = *client;
-    addr_print_ip(client, s->client.ip);
-    s->client.network = route_network(&s->snap->routes, client);
+    s->client.local = false;
+    client_place(&s->client, s->snap);
     return session_admit(s);
 }
 
@@ -636,10 +644,11 @@ err session_run(void *session_start)
     struct session s = { .r = r, .listener = start->listener, .at = start->at, .peer = start->peer, .client.addr = start->peer };
 
     s.s = stream_new(start->fd, &start->peer);
+    s.client.local = start->has_uid && str_eq(start->listener, S(LISTENER_LOCAL));
+    s.client.uid = start->uid;
     mem_free(start);
     s.v.s = s.s;
     s.scratch = arena_new();
-    addr_print_ip(&s.client.addr, s.client.ip);
     newest_snapshot(&s);
     list_add(&r->sessions, &s.place);
     r->nsessions++;
