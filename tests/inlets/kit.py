@@ -1,5 +1,6 @@
 """What the tests of this folder share: a relay in front of a sink that keeps mail, on loopback, in a directory of its own.
 WAYPOST_BUILD says where the relay is."""
+import atexit
 import json
 import os
 import pwd
@@ -119,6 +120,7 @@ class Relay:
         self.drop, self.socket = f"{self.dir}/drop", f"{self.dir}/local.sock"
         self.write(more, listen, relay_domain)
         self.p = None
+        atexit.register(self.abandon)
         for name in ("sendmail", "mailq", "newaliases"):
             os.symlink(WAYPOST, f"{self.dir}/{name}")
 
@@ -137,6 +139,11 @@ class Relay:
             print(self.p.stderr.read(4000))
             done()
         return self
+
+    def abandon(self):
+        """However a test ends, no relay is left."""
+        if self.p and self.p.poll() is None:
+            self.p.kill()
 
     def kill(self):
         self.p.kill()
