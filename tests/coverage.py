@@ -20,6 +20,7 @@ PARSERS = {
     "control": ["src/main/control.c: shallow control_parse"],
     "data": ["src/smtp/data.c"],
     "dns": ["src/dns/rdata.c"],
+    "drop": ["src/receive/drop.c: line_next data_line drop_parse"],
     "header": ["src/mail/header.c", "src/mail/scan.c"],
     "lookup": ["src/table/template.c"],
     "mime": ["src/mail/mime.c", "src/mail/encode.c"],
@@ -29,6 +30,7 @@ PARSERS = {
               "src/spool/record.c: cut cut_text cut_state plausible stored_was stored_piece read_envelope stored_read note_home note_merge",
               "src/spool/recover.c: segment_scan scan_frame scan_bad judge is_whole octets_good drop_halves segment_learn"],
     "str": ["src/base/utf8.h", "src/base/str.c: str_cut str_word str_u64 str_printable"],
+    "submit": ["src/mail/submit.c"],
     "table": ["src/table/file.c: read_entry put_pattern read_lines roster_of_text who_of matches match_in find_pattern roster_find"],
 }
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

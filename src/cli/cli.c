@@ -130,6 +130,10 @@ const struct cli_verb cli_verbs[] = {
               "  --time TIME        for so long; 5s unless given\n"
               "  --keep N           leave the first N messages waiting\n"
               "  --json             figures as JSON" },
+    { "sendmail", "hand a message to the relay, as programs do; also by that name", "waypost sendmail [-t] [-i] [-f ADDRESS] [OPTIONS] [RECIPIENT ...]",
+      .run = cli_sendmail, .more = "waypost-sendmail(1) tells all. Exit codes are those of sysexits.h." },
+    { "mailq", "what waits, as `queue list` tells it; also by that name", "waypost mailq", .run = cli_mailq },
+    { "newaliases", "have lists read again, as `reload` does; also by that name", "waypost newaliases", .run = cli_newaliases },
     { .name = NULL },
 };
 
@@ -189,13 +193,26 @@ static int unknown_verb(const char *name)
 static bool asks_help(int argc, char **argv)
 {
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+        if (strcmp(argv[i], "--help") == 0 || (strcmp(argv[i], "-h") == 0 && strcmp(argv[0], "sendmail") != 0)) /* whose -h N are hops */
             return true;
     return false;
 }
 
+/* Links to this program have the names that others know a mail system by. */
+static const struct cli_verb *verb_of_link(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    str name = str_z(slash ? slash + 1 : path);
+
+    return str_eq(name, S("sendmail")) || str_eq(name, S("mailq")) || str_eq(name, S("newaliases")) ? verb_find(name) : NULL;
+}
+
 static int dispatch(int argc, char **argv)
 {
+    const struct cli_verb *link = argc > 0 ? verb_of_link(argv[0]) : NULL;
+
+    if (link)
+        return link->run(argc, argv);
     str name = argc > 1 ? str_z(argv[1]) : S("help");
 
     if (str_eq(name, S("--version")) || str_eq(name, S("version"))) {

@@ -116,4 +116,8 @@ int cli_top(int argc, char **argv);
 int cli_spool(int argc, char **argv);
 int cli_dns(int argc, char **argv);
 
+int cli_sendmail(int argc, char **argv);        /* these exit as sysexits.h says, for the programs that call them */
+int cli_mailq(int argc, char **argv);
+int cli_newaliases(int argc, char **argv);
+
 #endif

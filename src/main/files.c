@@ -114,6 +114,25 @@ static err own_dir(arena *a, str path)
     return st.st_mode & S_IWOTH ? fail(E_PERM, "everybody may write in %.*s: chmod 700 it, and look at what is in there", STR(path)) : OK;
 }
 
+/* Where every user may put files and nobody but the relay can list, read by name, or take away what is another's. One that is there
+ * already has to be ours: in somebody else's directory we change nothing. */
+static err drop_dir(arena *a, str path, const struct identity *who)
+{
+    struct stat st;
+    err e = OK;
+
+    TRY(make_dir(a, path, 0700));
+    int fd = open(str_cz(a, path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return fail_errno(errno, "opening %.*s", STR(path));
+    if (fstat(fd, &st) < 0 || (st.st_uid != who->uid && st.st_uid != geteuid()))
+        e = fail(E_PERM, "%.*s is somebody else's", STR(path));
+    else if ((st.st_uid != who->uid && fchown(fd, who->uid, who->gid) < 0) || fchmod(fd, 01733) < 0)
+        e = fail_errno(errno, "giving %.*s its rights", STR(path));
+    close(fd);
+    return e;
+}
+
 /* The directory of the control socket stays ours: only who cannot rename in there may be chmod()ed and chown()ed after. */
 err files_prepare(const struct settings *s, const struct identity *who)
 {
@@ -129,6 +148,11 @@ err files_prepare(const struct settings *s, const struct identity *who)
         if (who->change)
             TRY(during(give_dir(a, s->trace.dir, who), "%.*s", STR(s->trace.dir)));
     }
+    const struct local_settings *local = s->snapshot.receive.local;
+    if (local && local->socket.n)
+        TRY(make_dir(a, dir_of(local->socket), 0755));
+    if (local && local->drop.n)
+        TRY(drop_dir(a, local->drop, who));
     return s->control.n ? make_dir(a, dir_of(s->control), 0755) : OK;
 }
 

@@ -15,6 +15,7 @@ struct sockets { struct held *p; size_t n, cap; };      /* heap */
 void sockets_inherit(struct sockets *s);
 /* The socket at `at`: one that is held, or else bound now. It stays ours. */
 err sockets_get(struct sockets *s, const struct addr *at, int *ret_fd);
+err sockets_for_all(const struct addr *at);     /* a Unix socket: every user may connect */
 void sockets_drop(struct sockets *s, const struct addr *at);
 /* What a configuration wants: what was held and it does not name is closed, what it names and is not held is bound. What was
  * inherited under the name of a listener's kind but at no address of the configuration belongs to that kind. All in `a`. What

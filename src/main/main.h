@@ -28,7 +28,7 @@ struct settings *settings_load(str path, const str *text, struct diags *d);
 
 /* ---- the relay: the worker process's whole life ---------------------------------------------------------------------------------------- */
 
-struct listening { str name; struct addr addr; int fd; };       /* bound and listening already */
+struct listening { str name; struct addr addr; int fd; bool inherited; };   /* bound and listening already; inherited: by a service manager */
 struct relay_setup {
     struct settings *settings;
     struct listening *listening; size_t nlistening;

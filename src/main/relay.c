@@ -39,12 +39,18 @@ static void listener_begin(struct relay *r, struct relay_listener *l)
         log_error("http_failed", LOG_STR("why", err_text()));
 }
 
-static bool setting_has(const struct receive_settings *s, const struct addr *addr)
+/* Does a configuration want what listens there? By its address, or, where a service manager bound it, by its kind. */
+static bool setting_has(const struct receive_settings *s, const struct relay_listener *l)
 {
+    const struct addr *addr = &l->addr;
+
     for (size_t i = 0; i < s->nlistener; i++)
         for (size_t k = 0; k < s->listener[i].naddr; k++)
             if (addr_eq(&s->listener[i].addr[k], addr))
                 return true;
+    for (size_t i = 0; l->inherited && i < s->nlistener; i++)
+        if (str_eq(s->listener[i].kind, l->name))
+            return true;
     return false;
 }
 
@@ -90,7 +96,7 @@ static void listeners_change(struct relay *r, const struct receive_settings *s, 
 {
     for (size_t i = 0; i < r->nlistener;) {
         struct relay_listener *l = &r->listener[i];
-        if (setting_has(s, &l->addr)) {
+        if (setting_has(s, l)) {
             i++;
             continue;
         }
@@ -542,7 +548,7 @@ err relay_run(void *relay_setup)
     r.listener = mem_new(MAX(r.setup.nlistening, 1) * sizeof *r.listener);
     for (size_t i = 0; i < r.setup.nlistening; i++) {
         struct listening *l = &r.setup.listening[i];
-        r.listener[r.nlistener++] = (struct relay_listener){ l->addr, name_keep(&r, l->name), l->fd };
+        r.listener[r.nlistener++] = (struct relay_listener){ l->addr, name_keep(&r, l->name), l->fd, l->inherited };
         listener_begin(&r, &r.listener[i]);
     }
     r.serving = true;

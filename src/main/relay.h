@@ -58,7 +58,7 @@ struct relay {
     struct waiters quit;            /* drain was asked for by the control socket */
     bool quit_asked;
     char **name; size_t nname;      /* of listeners: sessions hold them to the end */
-    struct relay_listener { struct addr addr; str name; int fd; } *listener; size_t nlistener;
+    struct relay_listener { struct addr addr; str name; int fd; bool inherited; } *listener; size_t nlistener;
 };
 
 /* Run fn(worker, arg) as a task on the worker's thread, and wait for it. */

@@ -112,6 +112,8 @@ static void allow_settings(const struct fence *f, const struct settings *s)
     allow(f, str_cz(a, s->spool.dir), TO_WRITE);
     if (s->trace.retention)
         allow(f, str_cz(a, s->trace.dir), TO_WRITE);
+    if (s->snapshot.receive.local && s->snapshot.receive.local->drop.n)
+        allow(f, str_cz(a, s->snapshot.receive.local->drop), TO_WRITE);
     if (s->log.file.n)
         allow_dir_of(f, a, s->log.file, LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG);
 }

@@ -104,11 +104,31 @@ static void prepare(void *service)
         log_error("not_ready", LOG_STR("why", err_text()));
 }
 
-static bool names_addr(const struct node *root, const struct addr *at)
+static bool names_local(const struct node *local, const struct addr *at)
+{
+    AUTO_ARENA a = arena_new();
+    struct diags d = { .a = a };
+    struct binder b = { .a = a, .diags = &d };
+    str path;
+
+    for (size_t i = 0; i < local->nchild; i++) {
+        const struct node *n = &local->child[i];
+        struct addr named;
+        if (str_eq(n->name.text, S("socket")) && n->narg == 1 && conf_path(&b, &n->arg[0], &path) &&
+            addr_parse(str_printf(a, "unix:%.*s", STR(path)), 0, &named) == OK && addr_eq(&named, at))
+            return true;
+    }
+    return false;
+}
+
+/* *local: it is the socket of the "local" block. */
+static bool names_addr(const struct node *root, const struct addr *at, bool *local)
 {
     for (size_t i = 0; i < root->nchild; i++) {
         const struct node *n = &root->child[i];
         struct addr named;
+        if (str_eq(n->name.text, S("local")) && names_local(n, at))
+            return *local = true;
         if (!str_eq(n->name.text, S("listen")))
             continue;
         for (size_t j = 1; j < n->narg; j++)
@@ -130,9 +150,11 @@ static err listen_for(void *service, const struct addr *at, int *ret_fd)
     if (s->o->dev)
         return fail(E_PERM, "there is no file that names it");
     TRY(conf_parse(a, s->o->config, NULL, &root, &d));
-    if (!names_addr(&root, at))
+    bool local = false;
+    if (!names_addr(&root, at, &local))
         return fail(E_PERM, "no \"listen\" names %.*s", STR(addr_print(at, text)));
-    return sockets_get(&s->sockets, at, ret_fd);
+    TRY(sockets_get(&s->sockets, at, ret_fd));
+    return local ? sockets_for_all(at) : OK;
 }
 
 static void unlisten_for(void *service, const struct addr *at)

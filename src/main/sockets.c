@@ -1,9 +1,11 @@
 /* The listening sockets that outlive workers: while one is replaced, clients wait in the kernel's queue and are not refused. */
 #include "main/inside.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define FIRST_INHERITED 3       /* sd_listen_fds(3) */
@@ -108,6 +110,12 @@ err sockets_get(struct sockets *s, const struct addr *at, int *ret_fd)
     return OK;
 }
 
+/* Programs of every user may connect there: what they may do is decided by who they are. */
+err sockets_for_all(const struct addr *at)
+{
+    return chmod(at->un.sun_path, 0666) < 0 ? fail_errno(errno, "letting everybody connect to %s", at->un.sun_path) : OK;
+}
+
 void sockets_drop(struct sockets *s, const struct addr *at)
 {
     struct held *h = sockets_find(s, at);
@@ -148,12 +156,13 @@ static void close_unwanted(struct sockets *s, const struct receive_settings *r)
     }
 }
 
-static void listening_add(struct listening *l, size_t *n, str name, const struct addr *at, int fd)
+static bool listening_add(struct listening *l, size_t *n, str name, const struct addr *at, int fd)
 {
     for (size_t i = 0; i < *n; i++)
         if (l[i].fd == fd)
-            return;
+            return false;
     l[(*n)++] = (struct listening){ .name = name, .addr = *at, .fd = fd };
+    return true;
 }
 
 err sockets_configure(struct sockets *s, arena *a, const struct receive_settings *r, bool strict, struct listening **ret,
@@ -170,6 +179,8 @@ err sockets_configure(struct sockets *s, arena *a, const struct receive_settings
         for (size_t j = 0; j < r->listener[i].naddr; j++) {
             int fd;
             err e = sockets_get(s, &r->listener[i].addr[j], &fd);
+            if (e == OK && str_eq(r->listener[i].kind, S(LISTENER_LOCAL)))
+                e = sockets_for_all(&r->listener[i].addr[j]);
             if (e == OK)
                 listening_add(l, &n, r->listener[i].kind, &r->listener[i].addr[j], fd);
             else if (strict)
@@ -179,7 +190,8 @@ err sockets_configure(struct sockets *s, arena *a, const struct receive_settings
         }
     for (size_t i = 0; i < s->n; i++)
         if (s->p[i].inherited)
-            listening_add(l, &n, str_dup(a, str_z(s->p[i].name)), &s->p[i].at, s->p[i].fd);
+            if (listening_add(l, &n, str_dup(a, str_z(s->p[i].name)), &s->p[i].at, s->p[i].fd))
+                l[n - 1].inherited = true;
     *ret = l;
     *ret_n = n;
     return OK;

@@ -130,6 +130,8 @@ static err accept_clients(void *arg)
         struct client_start *c = mem_new(sizeof *c);
         c->session = mem_new(sizeof *c->session);
         *c->session = (struct session_start){ .fd = fd, .peer = peer, .at = a->addr, .listener = a->name };
+        if (peer.sa.sa_family == AF_UNIX)
+            c->session->has_uid = machine->sock_peer_uid && machine->sock_peer_uid(fd, &c->session->uid) == 0;
         c->w = to;
         c->post.run = start_client;
         atomic_fetch_add(&to->load, 1);
@@ -290,6 +292,8 @@ err worker_main(void *worker)
                                                          .working_on = working_on, .set_aside = set_aside, .reception = w->reception, .resolver = r->resolver, .threads = r->nworker,
                                                          .thread = w->number, .server_up = server_up });
     group_spawn(thread_group(), "calendar", queue_run, w->queue);
+    if (w->number == 0)
+        group_spawn(thread_group(), "drop", reception_drop, w->reception);
     dispatch_configure(w->dispatch);
     while (!w->stopping)
         if (waiters_wait(&w->stop, NEVER) != OK)

@@ -21,7 +21,9 @@ static str received_field(const struct reception *r, const struct snapshot *snap
     const struct origin *o = &m->origin;
 
     buf_addf(&value, "from %.*s", STR(o->ehlo.n ? o->ehlo : S("unknown")));
-    if (o->client.n) { /* RFC 5321 4.1.3 */
+    if (str_starts(o->client, S(LOCAL_CLIENT))) {
+        buf_addf(&value, " (user %.*s of this machine)", STR(str_from(o->client, sizeof LOCAL_CLIENT - 1)));
+    } else if (o->client.n) { /* RFC 5321 4.1.3 */
         buf_addf(&value, " (%.*s%s", STR(o->client_name), o->client_name.n ? " " : "");
         buf_addf(&value, str_findc(o->client, ':') != STR_NONE ? "[IPv6:%.*s])" : "[%.*s])", STR(o->client));
     }

@@ -44,8 +44,7 @@ bool inlet_proxy(struct session *s)
         return true;
     through_add(s);
     s->peer = s->client.addr = p.client;
-    addr_print_ip(&p.client, s->client.ip);
-    s->client.network = route_network(&s->snap->routes, &p.client);
+    client_place(&s->client, s->snap);
     return true;
 }
 

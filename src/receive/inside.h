@@ -12,16 +12,24 @@ struct reception {
 
 /* ---- policy: what is answered. Text in the reply lives in `a`. ---- */
 
+#define LOCAL_CLIENT "uid:"             /* before the number of a local user, where others have an address */
 struct client_info {
     struct addr addr;
     char ip[ADDR_TEXT];
+    bool local; uint32_t uid;           /* a user of this machine, by the listener "local" or the drop directory */
     const struct network *network;      /* of the session's snapshot; NULL: a stranger */
 };
+/* Look up what follows from who it is. */
+void client_place(struct client_info *client, const struct snapshot *snap);
 /* May this client send from `sender`? code 0: yes. */
 struct reply policy_mail(const struct snapshot *snap, const struct client_info *client, const struct command *cmd);
 /* May this recipient be added? code 0: yes, and *to are the addresses that get its mail: its own, or what it stands for; in `a`, or borrowed. */
 WAITS struct reply policy_rcpt(const struct snapshot *snap, const struct client_info *client, const struct message *m,
                                const struct path *rcpt, arena *a, struct strs *to);
+
+/* The recipient of this RCPT joins the envelope, as the addresses `to` that get its mail, each once, and with the copies for its domain's archive.
+ * In `a`, the message's; *cap is the room env->rcpt has, 0 at first. */
+void envelope_add(arena *a, const struct snapshot *snap, struct envelope *env, size_t *cap, const struct command *c, const struct strs *to);
 
 /* ---- sessions at a time, of everyone and of one client, over all threads ---- */
 
@@ -35,6 +43,9 @@ void admit_end(const struct addr *client, bool counted);
  * take. A budget of 0 is none. From any thread. */
 bool probing_note(struct rate budget, const struct addr *client, when now, when *delay);
 void probing_forget(void);              /* for tests */
+
+/* Why a body is refused, as far as its scan has seen; code 0: it is not. */
+struct reply body_bad(const struct limits *l, const struct message *m);
 
 /* Octets of bodies on their way in, over all threads. */
 void arriving_add(int64_t octets);

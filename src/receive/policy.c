@@ -17,6 +17,17 @@ static struct reply refuse(arena *a, int code, struct enhanced e, const char *fm
     return (struct reply){ .code = (uint16_t)code, .enhanced = e, .text = str_dup(a, buf_str(&text)) };
 }
 
+void client_place(struct client_info *client, const struct snapshot *snap)
+{
+    client->network = client->local ? local_network(snap->receive.local, client->uid) : NULL;
+    if (!client->network)
+        client->network = route_network(&snap->routes, &client->addr);
+    if (client->local)
+        snprintf(client->ip, sizeof client->ip, LOCAL_CLIENT "%u", client->uid);
+    else
+        addr_print_ip(&client->addr, client->ip);
+}
+
 struct reply policy_mail(const struct snapshot *snap, const struct client_info *client, const struct command *cmd)
 {
     const struct limits *l = &snap->receive.limits;

@@ -18,10 +18,22 @@ struct listener_setting {
 
 static inline bool listener_takes_mail(str kind) { return !str_eq(kind, S("http")); }
 
+/* Programs of this machine: by a socket, where the kernel says whose they are, and by files in a directory, which have an owner. */
+struct local_settings {
+    str socket, drop;                   /* "": none */
+    uint32_t *uid; size_t nuid;         /* users who may send anywhere, as somebody of net.relay_from; the others reach relay domains */
+    struct network net;
+    struct place at;
+};
+/* As which network does this user count? NULL: as a stranger. */
+const struct network *local_network(const struct local_settings *l, uint32_t uid);
+#define LISTENER_LOCAL "local"          /* kind of the listener at local_settings.socket */
+
 struct receive_settings {
     str hostname;                       /* ours: greeting, Received, reports */
     str postmaster;                     /* an address */
     struct listener_setting *listener; size_t nlistener;
+    struct local_settings *local;       /* NULL: none */
     struct limits {
         uint64_t message_size;          /* octets */
         uint64_t recipients;            /* of one message */
@@ -97,6 +109,7 @@ struct session_start {
     int fd;
     struct addr peer, at;               /* at: where we listen */
     str listener;                       /* its kind; literal or long-lived */
+    bool has_uid; uint32_t uid;         /* of a Unix socket's peer, where it is known */
 };
 WAITS err session_run(void *session_start);     /* takes over and frees the heap-allocated argument */
 /* From now on every session is told 421 4.3.2 at its next command boundary. */
@@ -117,5 +130,22 @@ bool accept_loops(const struct reception *r, str header, const struct scan *scan
  * things up as a session would. */
 struct explain_to { void (*step)(void *ctx, const char *what, str text); void *ctx; };
 WAITS struct reply receive_explain(struct snapshot *snap, const struct addr *from, str sender, str rcpt, arena *a, const struct explain_to *to);
+
+/* ---- drop: what sendmail left in local_settings.drop while it could not reach us; doc/inlets.md ----------------------------------------- */
+
+/* Take it in, as long as this thread lives: for group_spawn, on one thread of all. */
+WAITS err reception_drop(void *reception);
+
+/* A file: its own name, envelope as SMTP has it, length and CRC-32C of the message, the message.
+ *   waypost drop 1 NAME CRLF  MAIL FROM:<...> CRLF  RCPT TO:<...> CRLF ...  DATA LENGTH CRC CRLF  octets */
+struct drop { struct command mail; struct command *rcpt; size_t nrcpt; str octets; };
+/* `name`: without what stands behind its dot. In `a`, and borrowed from `text`. E_SYNTAX. */
+err drop_parse(arena *a, str text, str name, uint64_t rcpt_most, struct drop *ret);
+/* Everything but the octets, for who writes one. */
+void drop_head(struct buf *out, str name, str mail, const struct strs *rcpt, str octets);
+#define DROP_READY ".ready"             /* behind the name, once the file is whole */
+#define DROP_MADE ".new"                /* before */
+#define DROP_BAD ".bad"                 /* what was set aside */
+#define DROP_HEAD_MOST (64u << 20)      /* octets before the message's */
 
 #endif

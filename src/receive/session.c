@@ -77,7 +77,7 @@ static bool newest_snapshot(struct session *s)
     }
     snapshot_drop(s->snap);
     s->snap = now;
-    s->client.network = route_network(&now->routes, &s->client.addr);
+    client_place(&s->client, now);
     return true;
 }
 
@@ -154,49 +154,6 @@ static void do_mail(struct session *s, const struct command *c)
     server_reply(&s->v, 250, ENH(2, 1, 0), "sender ok");
 }
 
-static bool already_there(const struct message *m, str rcpt)
-{
-    for (size_t i = 0; i < m->env.nrcpt; i++)
-        if (str_eq(m->env.rcpt[i].given, rcpt))
-            return true;
-    return false;
-}
-
-static struct rcpt *rcpt_new(struct session *s)
-{
-    if (s->m->env.nrcpt == s->rcpt_cap) {
-        struct rcpt *more = NEW_ARRAY(s->a, struct rcpt, s->rcpt_cap ? s->rcpt_cap * 2 : 1);
-        if (s->rcpt_cap)
-            memcpy(more, s->m->env.rcpt, s->rcpt_cap * sizeof *more);
-        s->m->env.rcpt = more;
-        s->rcpt_cap = s->rcpt_cap ? s->rcpt_cap * 2 : 1;
-    }
-    return &s->m->env.rcpt[s->m->env.nrcpt++];
-}
-
-/* Several aliases may lead to one address; it gets the message once. */
-static bool goes_there(const struct message *m, str to)
-{
-    for (size_t i = 0; i < m->env.nrcpt; i++)
-        if (str_eq(m->env.rcpt[i].to, to))
-            return true;
-    return false;
-}
-
-/* The archive of the recipient's domain. Nobody hears of what becomes of a copy (NOTIFY=NEVER). */
-static void add_copies(struct session *s, str domain)
-{
-    const struct relay_domain *d = route_domain(&s->snap->routes, domain);
-
-    for (size_t i = 0; d && i < d->copy_to.n; i++) {
-        if (goes_there(s->m, d->copy_to.p[i]))
-            continue;
-        struct rcpt *r = rcpt_new(s);
-        r->to = r->given = str_dup(s->a, d->copy_to.p[i]);
-        r->notify = NOTIFY_NEVER;
-    }
-}
-
 /* An unknown recipient: is the client collecting addresses? False: the session ends. */
 static bool unknown_may(struct session *s)
 {
@@ -247,16 +204,7 @@ static void do_rcpt(struct session *s, const struct command *c)
         }
         return;
     }
-    if (!already_there(s->m, c->path.text)) {
-        str given = str_dup(s->a, c->path.text), orcpt = str_dup(s->a, c->orcpt);
-        for (size_t i = 0; i < to.n; i++) {
-            if (goes_there(s->m, to.p[i]))
-                continue;
-            struct rcpt *r = rcpt_new(s);
-            *r = (struct rcpt){ .given = given, .to = str_eq(to.p[i], given) ? given : str_dup(s->a, to.p[i]), .orcpt = orcpt, .notify = c->notify };
-        }
-        add_copies(s, c->path.domain);
-    }
+    envelope_add(s->a, s->snap, &s->m->env, &s->rcpt_cap, c, &to);
     say(s, 250, ENH(2, 1, 5), "recipient ok");
 }
 
@@ -271,6 +219,21 @@ static void body_begin(struct session *s, uint64_t expected)
     s->scanned = 0;
 }
 
+struct reply body_bad(const struct limits *l, const struct message *m)
+{
+    const struct scan *scan = &m->scan;
+
+    if (scan->size > l->message_size)
+        return (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("message too large for this relay") };
+    if ((scan->header_open ? scan->size : scan->header_end) > l->header_size)
+        return (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("header of the message too large") };
+    if (m->env.body != BODY_BINARY && (scan->bare_cr || scan->bare_lf))
+        return (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a CR or LF on its own in the message: lines end in CR LF") };
+    if (m->env.body != BODY_BINARY && scan->nul)
+        return (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a NUL octet in the message") };
+    return (struct reply){ 0 };
+}
+
 /* The scan runs behind the octets; what it finds may settle the body's fate long before its end. */
 static void body_scan(struct session *s)
 {
@@ -281,14 +244,7 @@ static void body_scan(struct session *s)
     s->scanned = s->slab->body.n;
     if (s->bad.code)
         return;
-    if (scan->size > l->message_size)
-        s->bad = (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("message too large for this relay") };
-    else if ((scan->header_open ? scan->size : scan->header_end) > l->header_size)
-        s->bad = (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("header of the message too large") };
-    else if (s->m->env.body != BODY_BINARY && (scan->bare_cr || scan->bare_lf))
-        s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a CR or LF on its own in the message: lines end in CR LF") };
-    else if (s->m->env.body != BODY_BINARY && scan->nul)
-        s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a NUL octet in the message") };
+    s->bad = body_bad(l, s->m);
 }
 
 /* Put what the slab holds into the spool as one chunk. */
@@ -402,7 +358,7 @@ static void body_end(struct session *s)
         e.detail = str_printf(s->scratch, "and %llu more recipients%s%.*s", (unsigned long long)(nrcpt - 1), e.detail.n ? "; " : "", STR(e.detail));
     e.from = str_dup(s->scratch, e.from);
     e.rcpt = str_dup(s->scratch, e.rcpt);
-    str with = m->env.smtputf8 ? S("UTF8SMTP") : s->esmtp ? S("ESMTP") : S("SMTP"); /* RFC 6531 4.3 */
+    str with = s->client.local ? S("LOCAL") : m->env.smtputf8 ? S("UTF8SMTP") : s->esmtp ? S("ESMTP") : S("SMTP"); /* RFC 6531 4.3 */
     s->a = NULL;
     s->m = NULL;
     s->npiece = 0;
@@ -672,8 +628,8 @@ bool session_readmit(struct session *s, const struct addr *client)
     admit_end(&s->client.addr, s->counted);
     s->admitted = false;
     s->client.addr = *client;
-    addr_print_ip(client, s->client.ip);
-    s->client.network = route_network(&s->snap->routes, client);
+    s->client.local = false;
+    client_place(&s->client, s->snap);
     return session_admit(s);
 }
 
@@ -699,10 +655,11 @@ err session_run(void *session_start)
     struct session s = { .r = r, .listener = start->listener, .at = start->at, .peer = start->peer, .client.addr = start->peer };
 
     s.s = stream_new(start->fd, &start->peer);
+    s.client.local = start->has_uid && str_eq(start->listener, S(LISTENER_LOCAL));
+    s.client.uid = start->uid;
     mem_free(start);
     s.v.s = s.s;
     s.scratch = arena_new();
-    addr_print_ip(&s.client.addr, s.client.ip);
     newest_snapshot(&s);
     list_add(&r->sessions, &s.place);
     r->nsessions++;

@@ -1,6 +1,8 @@
 /* What waypost.conf says about listeners, names, limits and timeouts. */
 #include "receive/receive.h"
 
+#include <pwd.h>
+
 /* ---- listen ---- */
 
 /* "from NETWORK ...": peers that are believed what they say of others. Who believes everybody may as well trust everybody. */
@@ -60,6 +62,15 @@ const struct listener_setting *receive_listener(const struct receive_settings *s
     return first;
 }
 
+static void listener_add(struct binder *b, struct receive_settings *s, const struct listener_setting *l)
+{
+    struct listener_setting *all = NEW_ARRAY(b->a, struct listener_setting, s->nlistener + 1);
+    if (s->nlistener)
+        memcpy(all, s->listener, s->nlistener * sizeof *all);
+    all[s->nlistener++] = *l;
+    s->listener = all;
+}
+
 static void take_listen(struct binder *b, const struct node *node, void *into)
 {
     struct receive_settings *s = into;
@@ -86,11 +97,98 @@ static void take_listen(struct binder *b, const struct node *node, void *into)
             l.naddr++;
     if (node->block)
         conf_bind(b, listen_settings, node, &l);
-    struct listener_setting *all = NEW_ARRAY(b->a, struct listener_setting, s->nlistener + 1);
-    if (s->nlistener)
-        memcpy(all, s->listener, s->nlistener * sizeof *all);
-    all[s->nlistener++] = l;
-    s->listener = all;
+    listener_add(b, s, &l);
+}
+
+/* ---- local ---- */
+
+static void take_users(struct binder *b, const struct node *node, void *into)
+{
+    struct local_settings *l = into;
+    char room[2048], name[64];
+    uint64_t number;
+
+    if (!conf_args(b, node, 1, 1000))
+        return;
+    l->uid = NEW_ARRAY(b->a, uint32_t, node->narg);
+    for (size_t i = 0; i < node->narg; i++) {
+        str who = node->arg[i].text;
+        struct passwd pw, *found = NULL;
+        if (str_u64(who, UINT32_MAX - 1, &number)) {
+            l->uid[l->nuid++] = (uint32_t)number;
+            continue;
+        }
+        if (who.n < sizeof name) {
+            memcpy(name, who.p, who.n);
+            name[who.n] = 0;
+            getpwnam_r(name, &pw, room, sizeof room, &found);
+        }
+        if (found)
+            l->uid[l->nuid++] = pw.pw_uid;
+        else
+            conf_error(b, &node->arg[i].at, CONF_E_WORD, "there is no user \"%.*s\" on this machine", STR(who));
+    }
+}
+
+static const struct setting local_settings[] = {
+    { .name = "socket", .type = CONF_PATH, .offset = offsetof(struct local_settings, socket), .form = "PATH",
+      .help = "Unix socket for sendmail(1) and others that speak SMTP; everybody may connect, and the kernel says who it is. waypost's sendmail looks "
+              "at /run/waypost/local.sock when it cannot read the configuration." },
+    { .name = "drop", .type = CONF_PATH, .offset = offsetof(struct local_settings, drop), .form = "PATH",
+      .help = "Directory where sendmail leaves mail while the relay is down, made when it is not there; for sendmail without the configuration "
+              "/var/spool/waypost-drop." },
+    { .name = "users", .type = CONF_OWN, .take = take_users, .form = "NAME | UID ...",
+      .help = "Users who may send to anybody, as somebody of relay_from. All others reach the relay domains only." },
+    { .name = "relay_from", .type = CONF_STRS, .offset = offsetof(struct local_settings, net.relay_from), .form = "DOMAIN ...",
+      .help = "Sender domains that these users may use to any recipient; *.example.com is everything below." },
+    { .name = "null_rate", .type = CONF_RATE, .offset = offsetof(struct local_settings, net.null_rate), .preset = "60/min",
+      .help = "How many messages with the null sender these users may send to foreign recipients, together." },
+    { .name = NULL },
+};
+
+static void *make_local(struct binder *b, const struct node *node, void *into)
+{
+    struct receive_settings *s = into;
+
+    if (!conf_args(b, node, 0, 0))
+        return NULL;
+    s->local = NEW(b->a, struct local_settings);
+    s->local->at = node->name.at;
+    s->local->net = (struct network){ .name = S(LISTENER_LOCAL), .null_clock = NEW(b->a, _Atomic int64_t), .at = node->name.at };
+    return s->local;
+}
+
+/* Its socket is a listener like any other. */
+static void finish_local(struct binder *b, struct receive_settings *s)
+{
+    struct local_settings *l = s->local;
+    struct listener_setting at = { .kind = S(LISTENER_LOCAL), .naddr = 1 };
+
+    if (!l)
+        return;
+    if (!l->nuid != !l->net.relay_from.n)
+        conf_error(b, &l->at, CONF_E_MISSING, "\"local\": \"users\" and \"relay_from\" belong together: who may send, and as whom");
+    for (size_t i = 0; i < l->net.relay_from.n; i++) {
+        str d = l->net.relay_from.p[i];
+        if (!domain_valid(str_starts(d, S("*.")) ? str_from(d, 2) : d))
+            conf_error(b, &l->at, CONF_E_OPEN_RELAY, "\"local\": relay_from \"%.*s\" is no domain or *.domain", STR(d));
+    }
+    if (!l->socket.n)
+        return;
+    at.at = l->at;
+    at.addr = NEW(b->a, struct addr);
+    if (addr_parse(str_printf(b->a, "unix:%.*s", STR(l->socket)), 0, at.addr) == OK)
+        listener_add(b, s, &at);
+    else
+        conf_error(b, &l->at, CONF_E_LISTENER, "\"local\": %.*s", STR(err_text()));
+}
+
+const struct network *local_network(const struct local_settings *l, uint32_t uid)
+{
+    for (size_t i = 0; l && i < l->nuid; i++)
+        if (l->uid[i] == uid)
+            return &l->net;
+    return NULL;
 }
 
 #define LIMIT(field) .offset = offsetof(struct receive_settings, limits.field)
@@ -141,6 +239,8 @@ const struct setting receive_settings[] = {
     { .name = "listen", .type = CONF_OWN, .take = take_listen, .sub = listen_settings, .repeats = true, .form = "smtp | http ADDRESS:PORT ...",
       .help = "Where clients connect: addresses with ports, or unix:PATH. A block behind them says who is believed there. http answers /metrics, "
               "/livez, /readyz and /startupz, on loopback or a Unix socket only." },
+    { .name = "local", .type = CONF_BLOCK, .make = make_local, .sub = local_settings, .form = "",
+      .help = "Programs of this machine that send mail: sendmail(1), cron, web applications. Without this block there is no way in for them but \"listen\"." },
     { .name = "limits", .type = CONF_BLOCK, .sub = limit_settings, .form = "", .help = "What one client, message or moment may use." },
     { .name = "timeouts", .type = CONF_BLOCK, .sub = timeout_settings, .form = "", .help = "How long clients are waited for." },
     { .name = "tricky_local_parts", .type = CONF_BOOL, .offset = offsetof(struct receive_settings, tricky_local_parts), .preset = "off",
@@ -154,6 +254,7 @@ void receive_settings_finish(struct binder *b, struct receive_settings *s, const
     when expire;
     struct place none = { .file = S("configuration") };
 
+    finish_local(b, s);
     if (s->hostname.n && !domain_valid(s->hostname))
         conf_error(b, &none, CONF_E_HOSTNAME, "hostname \"%.*s\" is no domain name", STR(s->hostname));
     bool mail = false;

@@ -88,6 +88,16 @@ static int sock_name(int fd, bool peer, struct sockaddr_storage *sa, socklen_t *
     return TELL((peer ? getpeername : getsockname)(fd, (struct sockaddr *)sa, n));
 }
 
+static int sock_peer_uid(int fd, uint32_t *ret)
+{
+    struct ucred who;
+    socklen_t n = sizeof who;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) < 0)
+        return -errno;
+    *ret = who.uid;
+    return 0;
+}
+
 static int sock_option(int fd, int level, int name, int value)
 {
     return TELL(setsockopt(fd, level, name, &value, sizeof value));
@@ -169,7 +179,7 @@ static int close_fd(int fd) { return close(fd) < 0 ? -errno : 0; } /* never agai
 
 const struct machine machine_linux = {
     .sock_open = sock_open, .sock_bind = sock_bind, .sock_listen = sock_listen, .sock_accept = sock_accept,
-    .sock_connect = sock_connect, .sock_error = sock_error, .sock_name = sock_name, .sock_option = sock_option,
+    .sock_connect = sock_connect, .sock_error = sock_error, .sock_name = sock_name, .sock_peer_uid = sock_peer_uid, .sock_option = sock_option,
     .sock_recv = sock_recv, .sock_send = sock_send, .sock_shutdown = sock_shutdown,
     .file_open = file_open, .file_read = file_read, .file_read_cached = file_read_cached, .file_write = file_write,
     .file_sync = file_sync, .file_sync_all = file_sync_all, .file_size = file_size, .file_truncate = file_truncate,

@@ -158,6 +158,7 @@ struct machine {
     int (*sock_connect)(int fd, const struct sockaddr *sa, socklen_t n);    /* -EINPROGRESS: wait writable, ask sock_error */
     int (*sock_error)(int fd);                  /* 0 or -errno pending */
     int (*sock_name)(int fd, bool peer, struct sockaddr_storage *sa, socklen_t *n);
+    int (*sock_peer_uid)(int fd, uint32_t *ret); /* whose process a Unix socket's peer was when it connected; NULL: nobody knows */
     int (*sock_option)(int fd, int level, int name, int value);
     ssize_t (*sock_recv)(int fd, void *p, size_t n);
     ssize_t (*sock_send)(int fd, const struct iovec *iov, int n);
