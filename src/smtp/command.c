@@ -276,6 +276,7 @@ static void attrs_parse(arena *a, str rest, struct command *c)
     };
     str word;
 
+    c->argument = str_trim(rest);
     while (str_word(&rest, &word)) {
         size_t equals = str_findc(word, '='), which = 0;
         str name = str_head(word, equals), value = str_from(word, equals == STR_NONE ? word.n : equals + 1);

@@ -186,3 +186,36 @@ TEST(attack_19_command_parse_bounds_numbers_and_lengths)
     CHECK_INT(parse(a, str_printf(a, "EHLO %.256s", long_text)).refuse.code, 501);
     CHECK(parse(a, str_printf(a, "RCPT TO:<a@b> %.600s", long_text)).refuse.text.n < 120);
 }
+
+TEST(command_parse_reads_xclient_and_xforward)
+{
+    static const struct { str line; int code; enum attr attr; str want; } cases[] = {
+        { S("XCLIENT NAME=host.example ADDR=192.0.2.7 LOGIN=ann+2Bbob"), 0, ATTR_LOGIN, S("ann+bob") },
+        { S("xclient addr=ipv6:2001:db8::7"), 0, ATTR_ADDR, S("ipv6:2001:db8::7") },
+        { S("XCLIENT NAME=[UNAVAILABLE]"), 0, ATTR_NAME, S("") },
+        { S("XFORWARD SOURCE=LOCAL IDENT=4F2"), 0, ATTR_IDENT, S("4F2") },
+        { S("XFORWARD PORT=25"), 0, ATTR_PORT, S("25") },
+        { S("XFORWARD LOGIN=ann"), 501 },
+        { S("XCLIENT IDENT=4F2"), 501 },
+        { S("XCLIENT"), 501 },
+        { S("XCLIENT ADDR"), 501 },
+        { S("XCLIENT ADDR=unix:/x"), 501 },
+        { S("XCLIENT ADDR=192.0.2.7 ADDR=192.0.2.8"), 501 },
+        { S("XCLIENT PORT=65536"), 501 },
+        { S("XCLIENT HELO=a+20b"), 501 },
+        { S("XCLIENT HELO=a+0D+0Ab"), 501 }, /* attack class 17 */
+        { S("XCLIENT NAME=no_(comment)"), 501 },
+        { S("XFORWARD PROTO=HTTP"), 501 },
+    };
+    AUTO_ARENA a = arena_new();
+
+    EACH(cases, c) {
+        struct command got;
+        command_parse(a, c->line, &got);
+        CHECK_INT(got.refuse.code, c->code, c->line);
+        if (c->code)
+            continue;
+        CHECK(got.attrs & 1u << c->attr);
+        CHECK_STR(got.attr[c->attr], c->want);
+    }
+}
