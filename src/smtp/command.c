@@ -222,7 +222,8 @@ static bool attr_ip(str value, struct addr *ret)
         return false;
     if (v6)
         text[n++] = '[';
-    memcpy(text + n, value.p, value.n);
+    if (value.n)
+        memcpy(text + n, value.p, value.n);
     n += value.n;
     if (v6)
         text[n++] = ']';
