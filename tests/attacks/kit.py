@@ -11,9 +11,10 @@ import tempfile
 import threading
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kit"))
+from checks import PATIENCE, check, done, until  # noqa: E402
+
 WAYPOST = os.path.abspath(os.path.join(os.environ.get("WAYPOST_BUILD", "build"), "waypost"))
-PATIENCE = 30
-passed = failed = 0
 CONF = """waypost 1
 hostname mx.example.net
 postmaster postmaster@example.com
@@ -27,30 +28,6 @@ backend inside {{ server 127.0.0.1:{hop}; max_connections 1; idle_timeout 1s }}
 relay_domain example.com {{ backend inside; recipients any }}
 {extra}
 """
-
-
-def check(ok, what, *more):
-    global passed, failed
-    passed += bool(ok)
-    failed += not ok
-    if not ok:
-        print("FAIL", os.path.basename(sys.argv[0]), what, *more)
-    return ok
-
-
-def done():
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(bool(failed) or not passed)
-
-
-def until(test, patience=PATIENCE):
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        got = test()
-        if got:
-            return got
-        time.sleep(0.02)
-    return test()
 
 
 def free_port():

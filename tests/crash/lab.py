@@ -12,39 +12,21 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kit"))
+from checks import PATIENCE, any_failed, check, count, done, until  # noqa: E402
+
 BUILD = os.path.abspath(os.environ.get("WAYPOST_BUILD", "build"))
 WAYPOST = os.path.join(BUILD, "waypost")
-PATIENCE = 30
 SHIM = os.path.join(BUILD, "libcrash_%s.so")
 
 PR_SET_CHILD_SUBREAPER = 36
-
-passed = failed = 0
 running = []
 # The worker of a killed relay becomes our child, so that we can wait until the last of it is gone.
 ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def check(ok, what, *more):
-    global passed, failed
-    passed += bool(ok)
-    failed += not ok
-    if not ok:
-        print("FAIL", what, *more, flush=True)
-    return ok
-
-
 def say(*words):
     print(*words, flush=True)
-
-
-def until(test, patience=PATIENCE, step=0.02):
-    end = time.monotonic() + patience
-    while True:
-        got = test()
-        if got or time.monotonic() > end:
-            return got
-        time.sleep(step)
 
 
 def free_port():
@@ -247,8 +229,7 @@ def end():
     for p in running:
         if p.poll() is None:
             stop(p)
-    say("%d passed, %d failed" % (passed, failed))
-    sys.exit(failed > 0)
+    done()
 
 
 def run(test):
@@ -261,7 +242,7 @@ def run(test):
         traceback.print_exc(file=sys.stdout)
         check(False, "no exception", e)
     finally:
-        if not failed or "CRASH_KEEP" not in os.environ:
+        if not any_failed() or "CRASH_KEEP" not in os.environ:
             for p in running:
                 if p.poll() is None:
                     stop(p)

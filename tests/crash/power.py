@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 
-import lab
-from lab import BUILD, Relay, Sink, acked, blast, check, preload, run, say, until
+from lab import BUILD, Relay, Sink, acked, blast, check, count, preload, run, say, until
 
 CUTS, SUBSETS = (sys.argv[1:] + ["500", "4"])[:2] if len(sys.argv) < 3 else sys.argv[1:3]
 SEED = int(sys.argv[3]) if len(sys.argv) > 3 else random.randrange(1 << 30)
@@ -81,8 +80,7 @@ def power(dir):
     copied = re.search(r"(\d+) copied forward", p.stdout)
     check(copied and int(copied.group(1)) > 0, "compaction was at work while it was recorded", p.returncode)
     words = lines[-1].split() if lines else ["0", "", "1"]
-    lab.passed += int(words[0])
-    lab.failed += int(words[2])
+    count(int(words[0]), int(words[2]))
 
 
 run(power)

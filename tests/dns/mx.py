@@ -10,21 +10,13 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from servers import Nsd, until
+sys.path.insert(0, os.path.join(HERE, "..", "kit"))
+from checks import check, done, until
+from servers import Nsd
 
 WAYPOST = os.path.abspath(os.path.join(os.environ.get("WAYPOST_BUILD", "build"), "waypost"))
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 A, B, C, RELAY, OUTSIDE, NAMES = "192.0.2.11", "192.0.2.12", "192.0.2.13", "192.0.2.2", "192.0.2.1", "192.0.2.53"
-passed = failed = 0
-
-
-def check(ok, what, *more):
-    global passed, failed
-    passed += bool(ok)
-    failed += not ok
-    if not ok:
-        print("FAIL", what, *more)
-    return ok
 
 
 def run(*argv):
@@ -227,5 +219,4 @@ finally:
             sink.stop()
     relay.end()
     nsd.end()
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed > 0)
+done()

@@ -7,21 +7,13 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 
-PATIENCE = 30
-
-
-def until(test, patience=PATIENCE):
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        got = test()
-        if got:
-            return got
-        time.sleep(0.02)
-    return test()
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kit"))
+from checks import PATIENCE, until  # noqa: E402
 
 
 def free_port():

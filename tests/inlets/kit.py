@@ -12,36 +12,12 @@ import tempfile
 import threading
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kit"))
+from checks import PATIENCE, check, done, until  # noqa: E402
+
 WAYPOST = os.path.abspath(os.path.join(os.environ.get("WAYPOST_BUILD", "build"), "waypost"))
-PATIENCE = 60
 ROOT = os.geteuid() == 0
 NOBODY = pwd.getpwnam("nobody")
-
-passed = failed = 0
-
-
-def check(ok, what, *more):
-    global passed, failed
-    passed += bool(ok)
-    failed += not ok
-    if not ok:
-        print("FAIL", what, *more)
-    return ok
-
-
-def until(test, patience=PATIENCE):
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        got = test()
-        if got:
-            return got
-        time.sleep(0.02)
-    return test()
-
-
-def done():
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(failed != 0)
 
 
 def free_port():

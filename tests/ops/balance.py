@@ -8,30 +8,11 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kit"))
+from checks import PATIENCE, check, done, until  # noqa: E402
+
 BUILD = os.environ.get("WAYPOST_BUILD", "build")
 WAYPOST = os.path.abspath(os.path.join(BUILD, "waypost"))
-PATIENCE = 30
-
-passed = failed = 0
-
-
-def check(ok, what, *more):
-    global passed, failed
-    passed += bool(ok)
-    failed += not ok
-    if not ok:
-        print("FAIL", what, *more)
-    return ok
-
-
-def until(test, patience=PATIENCE):
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        got = test()
-        if got:
-            return got
-        time.sleep(0.02)
-    return test()
 
 
 class Sink:
@@ -266,8 +247,7 @@ def main():
                 test()
             except Exception as e:  # noqa: BLE001: what breaks a test is a failure of it
                 check(False, name, repr(e))
-    print(f"{passed} passed, {failed} failed")
-    return failed > 0
+    done()
 
 
-sys.exit(main())
+main()

@@ -12,37 +12,17 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kit"))
+from checks import PATIENCE, check, done, until  # noqa: E402
+
 BUILD = os.environ.get("WAYPOST_BUILD", "build")
 WAYPOST = os.path.abspath(os.path.join(BUILD, "waypost"))
 ROOT = os.geteuid() == 0
-PATIENCE = 20
 USER = "nobody"
-
-passed = failed = 0
-
-
-def check(ok, what, *more):
-    global passed, failed
-    if ok:
-        passed += 1
-    else:
-        failed += 1
-        print("FAIL", what, *more)
-    return ok
 
 
 def run(*args, **kw):
     return subprocess.run([WAYPOST, *args], capture_output=True, text=True, timeout=60, **kw)
-
-
-def until(test, patience=PATIENCE):
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        got = test()
-        if got:
-            return got
-        time.sleep(0.02)
-    return test()
 
 
 def free_ports(n):
@@ -580,8 +560,7 @@ def main():
             except Exception as e:  # noqa: BLE001: what breaks a test is a failure of it
                 check(False, name, repr(e))
     print(f"{time.monotonic() - began:.1f} s")
-    print(f"{passed} passed, {failed} failed")
-    return failed > 0
+    done()
 
 
-sys.exit(main())
+main()
