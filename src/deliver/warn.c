@@ -70,8 +70,7 @@ static void warn(struct dispatch *d, struct ticket *t)
     flight_free(&f);
     if (!had_mail)
         mail_drop(take(t->mail));
-    /* A configuration without its way may have come meanwhile: the calendar sees to that. */
-    ticket_settle_as(t, t->lane->backend || t->lane->kind == LANE_DOMAIN ? was : TICKET_WAITING);
+    ticket_settle_as(t, was);
 }
 
 /* Not one that is tried soon: if it goes on waiting, the warning has the server's words. Nor one an operator holds: nothing is late there. */

@@ -53,6 +53,7 @@ str domain_of(str address);             /* behind the last @; "" without one */
 struct backend *backend_named(const struct routes *r, str name);
 /* The lane of a backend, or of a domain where the backend goes by MX. b NULL: of mail without a way. */
 struct lane *lane_for(struct queue *q, const struct backend *b, str domain);
+static inline bool lane_leads(const struct lane *lane) { return lane->backend || lane->kind == LANE_DOMAIN; } /* else there is no way */
 struct lane *lane_again(struct ticket *t);              /* where its mail goes as of now */
 void lanes_sweep(struct queue *q);
 void ticket_let_go(struct ticket *t);                   /* it is held no more: its lifetime goes on */

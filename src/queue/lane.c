@@ -387,10 +387,14 @@ void calendar_del(struct queue *q, struct ticket *t)
 struct lane *lane_again(struct ticket *t)
 {
     struct lane *lane = t->lane;
+    struct queue *q = lane->queue;
+    when expire;
 
+    if (!lane_leads(lane)) /* a new configuration took its backend away while it was in flight */
+        return lane_for(q, route_for(q->setup.routes, ticket_domain(t), &expire), ticket_domain(t));
     if (lane->kind != LANE_SITE || !lane->mx)
         return lane;
-    return lane_for(lane->queue, lane->mx, ticket_domain(t));
+    return lane_for(q, lane->mx, ticket_domain(t));
 }
 
 /* All that is due in one second goes to its lane. What lies in this bucket for a later round stays. */
@@ -407,7 +411,7 @@ static void calendar_turn(struct queue *q, uint32_t second)
         if (t->held)
             ticket_let_go(t);
         t->lane = lane_again(t);
-        if (t->lane->backend || t->lane->kind == LANE_DOMAIN) {
+        if (lane_leads(t->lane)) {
             lane_put(t->lane, t, false);
         } else { /* there was no way, and still is none */
             t->state = TICKET_FLYING;

@@ -238,6 +238,32 @@ TEST(mail_to_nowhere_is_handed_out_to_fail)
     scene_close(&s);
 }
 
+TEST(what_was_in_flight_when_its_backend_went_goes_another_way)
+{
+    struct scene s;
+    str rcpt[] = { S("x@a.example") };
+
+    scene_open(&s);
+    queue_add(s.q, scene_mail(rcpt, 1));
+    struct ticket *t = lane_take(scene_lane(&s, S("one")));
+    CHECK(t != NULL);
+    struct routes now = { .backend = s.backends + 1, .nbackend = 1 };
+    now.exact.fold = true;
+    map_put(&now.exact, S("a.example"), &s.d2);
+    queue_configure(s.q, &s.retry, &now);
+    ticket_return(t);
+    CHECK_INT(s.unroutable, 0);
+    t = lane_take(scene_lane(&s, S("two")));
+    CHECK(t != NULL);
+    struct routes none = { 0 };
+    queue_configure(s.q, &s.retry, &none);
+    ticket_return(t);
+    CHECK_INT(s.unroutable, 0); /* not in the middle of ticket_return(), but soon */
+    CHECK_INT(t->state, TICKET_WAITING);
+    map_free(&now.exact);
+    scene_close(&s);
+}
+
 TEST(a_new_configuration_moves_what_waits)
 {
     struct scene s;

@@ -130,7 +130,7 @@ bool ticket_reroute(struct ticket *t, struct backend *b)
 static void lanes_without_a_way(struct queue *q)
 {
     for (size_t i = 0; i < q->nlane; i++)
-        if (!q->lane[i]->backend && q->lane[i]->kind != LANE_DOMAIN)
+        if (!lane_leads(q->lane[i]))
             for (struct ticket *gone; (gone = lane_take(q->lane[i]));)
                 q->setup.unroutable(q->setup.ctx, gone);
 }
@@ -208,7 +208,7 @@ bool queue_configure(struct queue *q, const struct retry *retry, struct routes *
             if (t[i]->state != TICKET_FLYING)
                 reroute_by_domain(q, t[i]);
     for (size_t i = 0; i < q->nlane; i++)
-        if (q->lane[i]->backend || q->lane[i]->kind == LANE_DOMAIN)
+        if (lane_leads(q->lane[i]))
             lane_open(q->lane[i]); /* servers may have been added: one try now */
     if (!rules)
         lanes_without_a_way(q);

@@ -223,7 +223,7 @@ static struct ticket *ticket_for(struct queue *q, const struct message *m, struc
 /* To its lane or into the calendar; with its message in memory only where that helps. */
 static void ticket_start(struct queue *q, struct ticket *t, struct mail *mail)
 {
-    if (t->lane->backend == NULL && t->lane->kind != LANE_DOMAIN) {
+    if (!lane_leads(t->lane)) {
         t->state = TICKET_FLYING;
         t->lane->nflying++;
         q->setup.unroutable(q->setup.ctx, t);
@@ -345,21 +345,35 @@ struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part)
     return other;
 }
 
+/* Where there is no way any more it is settled at the calendar's next turn, not in the middle of what gives the ticket back. */
+static void ticket_land(struct ticket *t, bool front)
+{
+    t->lane->nflying--;
+    if (!lane_leads(t->lane))
+        t->lane = lane_again(t);
+    if (lane_leads(t->lane)) {
+        lane_put(t->lane, t, front);
+    } else {
+        t->due = seconds_now();
+        calendar_put(t->lane->queue, t);
+    }
+}
+
 void ticket_return(struct ticket *t)
 {
     must(t->state == TICKET_FLYING);
-    t->lane->nflying--;
-    lane_put(t->lane, t, true);
+    ticket_land(t, true);
 }
 
 void ticket_settle_as(struct ticket *t, enum ticket_state state)
 {
     must(t->state == TICKET_FLYING && state != TICKET_FLYING);
-    t->lane->nflying--;
-    if (state == TICKET_READY)
-        lane_put(t->lane, t, false);
-    else
+    if (state == TICKET_READY) {
+        ticket_land(t, false);
+    } else {
+        t->lane->nflying--;
         calendar_put(t->lane->queue, t);
+    }
 }
 
 void ticket_defer(struct ticket *t, when due, str reason)
