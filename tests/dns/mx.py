@@ -1,5 +1,5 @@
 """Mail by MX records: a real name server and next hops with addresses of their own, in a network namespace of ours; the relay, sandboxed, in
-another. WAYPOST_BUILD says where it is. Needs to be root; says so where it is not."""
+another. WAYPOST_BUILD says where it is. Needs to be root; says so where it may not."""
 import json
 import os
 import shutil
@@ -23,8 +23,9 @@ def run(*argv):
     return subprocess.run(argv, capture_output=True, text=True, env=dict(os.environ, PATH=PATH), timeout=60)
 
 
-if os.geteuid() != 0:
-    print("mail by MX: not root, so no network namespace can be had; nothing is tested")
+may = run("unshare", "-n", "ip", "link", "set", "lo", "up")
+if os.geteuid() != 0 or may.returncode:
+    print("skipped: a network namespace of our own, since we may have none:", may.stderr.strip() or "not root")
     print("0 passed, 0 failed")
     sys.exit(0)
 if "--inside" not in sys.argv:
