@@ -93,10 +93,10 @@ class Sink:
         """How often each id came."""
         times = {}
         with open(self.hash) as f:
-            for line in f:
-                if line.endswith("\n"):
-                    id = json.loads(line)["id"]
-                    times[id] = times.get(id, 0) + 1
+            text = f.read()         # at once: behind half a line it would go on with the other half
+        for line in text[:text.rfind("\n") + 1].splitlines():
+            id = json.loads(line)["id"]
+            times[id] = times.get(id, 0) + 1
         return times
 
     def end(self):
