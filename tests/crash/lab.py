@@ -13,7 +13,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kit"))
-from checks import PATIENCE, any_failed, check, count, done, until  # noqa: E402
+from checks import PATIENCE, any_failed, check, count, done, until, whole_lines  # noqa: E402
 
 BUILD = os.path.abspath(os.environ.get("WAYPOST_BUILD", "build"))
 WAYPOST = os.path.join(BUILD, "waypost")
@@ -92,9 +92,7 @@ class Sink:
     def taken(self):
         """How often each id came."""
         times = {}
-        with open(self.hash) as f:
-            text = f.read()         # at once: behind half a line it would go on with the other half
-        for line in text[:text.rfind("\n") + 1].splitlines():
+        for line in whole_lines(self.hash):
             id = json.loads(line)["id"]
             times[id] = times.get(id, 0) + 1
         return times
@@ -211,8 +209,7 @@ def blast(at, *options):
 
 
 def acked(path):
-    with open(path) as f:
-        return {line.split()[0] for line in f if line.endswith("\n")}
+    return {line.split()[0] for line in whole_lines(path)}
 
 
 def preload(name, **variables):

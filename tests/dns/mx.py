@@ -11,7 +11,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 sys.path.insert(0, os.path.join(HERE, "..", "kit"))
-from checks import check, done, until
+from checks import check, done, until, whole_lines
 from servers import Nsd
 
 WAYPOST = os.path.abspath(os.path.join(os.environ.get("WAYPOST_BUILD", "build"), "waypost"))
@@ -107,8 +107,7 @@ route default {{ via mx }}
 
     def events(self, event=None, rcpt=""):
         try:
-            with open(f"{self.dir}/log/log") as f:
-                lines = [json.loads(line) for line in f if line.endswith("\n")]
+            lines = [json.loads(line) for line in whole_lines(f"{self.dir}/log/log")]
         except OSError:
             return []
         return [e for e in lines if (event is None or e["event"] == event) and rcpt in e.get("rcpt", "")]

@@ -13,7 +13,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kit"))
-from checks import PATIENCE, check, done, until  # noqa: E402
+from checks import PATIENCE, check, done, until, whole_lines  # noqa: E402
 
 WAYPOST = os.path.abspath(os.path.join(os.environ.get("WAYPOST_BUILD", "build"), "waypost"))
 ROOT = os.geteuid() == 0
@@ -140,8 +140,7 @@ class Relay:
         return subprocess.run([WAYPOST, *args, "-c", self.conf], capture_output=True, text=True, timeout=PATIENCE)
 
     def log(self):
-        with open(f"{self.dir}/log") as f:
-            return [json.loads(line) for line in f if line.startswith("{")]
+        return [json.loads(line) for line in whole_lines(f"{self.dir}/log") if line.startswith("{")]
 
     def logged(self, event, **fields):
         return [e for e in self.log() if e.get("event") == event and all(str(v) in str(e.get(k)) for k, v in fields.items())]

@@ -40,3 +40,10 @@ def done():
     """The last line, which ./dev reads. No check at all is a failure too."""
     print(f"{passed} passed, {failed} failed", flush=True)
     sys.exit(bool(failed) or not passed)
+
+
+def whole_lines(path):
+    """Those of a file that may be growing. Line by line one would get half of the last one, and then its other half as a line."""
+    with open(path, errors="replace") as f:
+        text = f.read()
+    return text[:text.rfind("\n") + 1].splitlines()

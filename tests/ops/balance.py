@@ -9,7 +9,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kit"))
-from checks import PATIENCE, check, done, until  # noqa: E402
+from checks import PATIENCE, check, done, until, whole_lines  # noqa: E402
 
 BUILD = os.environ.get("WAYPOST_BUILD", "build")
 WAYPOST = os.path.abspath(os.path.join(BUILD, "waypost"))
@@ -63,8 +63,7 @@ class World:
 
     def log(self):
         try:
-            with open(f"{self.dir}/log") as f:
-                return [json.loads(line) for line in f if line.endswith("\n")]
+            return [json.loads(line) for line in whole_lines(f"{self.dir}/log")]
         except OSError:
             return []
 
@@ -154,9 +153,8 @@ def test_sticky():
     def homes():
         found = {}
         for i, name in enumerate(files):
-            with open(name) as f:
-                for line in f:
-                    found.setdefault(json.loads(line)["to"][0].split("@")[1].rstrip(">"), set()).add(i)
+            for line in whole_lines(name):
+                found.setdefault(json.loads(line)["to"][0].split("@")[1].rstrip(">"), set()).add(i)
         return found
     for d in range(40):
         w.send(15, "--to", f"user%d@d{d}.example.com", "--sessions", "3")

@@ -13,7 +13,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "kit"))
-from checks import PATIENCE, check, done, until  # noqa: E402
+from checks import PATIENCE, check, done, until, whole_lines  # noqa: E402
 
 BUILD = os.environ.get("WAYPOST_BUILD", "build")
 WAYPOST = os.path.abspath(os.path.join(BUILD, "waypost"))
@@ -349,8 +349,7 @@ def test_queue():
 
     def took():
         try:
-            with open(f"{relay.dir}/took") as f:
-                return [json.loads(line) for line in f if line.endswith("\n")]
+            return [json.loads(line) for line in whole_lines(f"{relay.dir}/took")]
         except OSError:
             return []
     try:
@@ -424,8 +423,7 @@ def test_aliases():
 
     def took(name):
         try:
-            with open(f"{relay.dir}/{name}") as f:
-                return sorted(to for line in f if line.endswith("\n") for to in json.loads(line)["to"])
+            return sorted(to for line in whole_lines(f"{relay.dir}/{name}") for to in json.loads(line)["to"])
         except OSError:
             return []
 
