@@ -64,9 +64,15 @@ const struct cli_verb cli_verbs[] = {
       .more = RELAY_AT_HELP "  --once             print one picture and end, for scripts\n"
               "  --sort KEY         queued, rate, oldest or name; queued unless given\n\n"
               "Keys: s, r, o and n sort by what is queued, by rate, by age and by name, q ends. A new picture each second." },
-    { "config", "show the configuration, or the manual of all settings", "waypost config show [-c FILE]\nwaypost config manual",
+    { "config", "show the configuration, what a reload would change, or the manual of all settings",
+      "waypost config show [--effective] [-c FILE] [--json]\nwaypost config diff [--json]\nwaypost config diff FILE1 FILE2 [--json]\nwaypost config manual",
       .run = cli_config,
-      .more = "show prints every setting, those that were not given too, and where each comes from.\n"
+      .more = "show prints what the file says, and those it includes, as one that can be loaded again: each setting with the place it comes\n"
+              "from. Secrets in plain text are shown as fingerprints.\n"
+              "  --effective        settings that were not given, too\n"
+              "diff compares the running relay's configuration with the file, or two files: a line for each setting that differs, - as it\n"
+              "is, + as it would be. Exits with 0 when nothing differs, 1 when something does, 3 when the relay is not reachable.\n"
+              RELAY_AT_HELP
               "manual prints waypost.conf(5) as mdoc: waypost config manual | man -l -" },
     { "dns", "look a name up as the relay would", "waypost dns NAME [addresses|mx|txt|tlsa|srv] [-c FILE] [--server ADDR] [--json]\n"
       "waypost dns ADDRESS ptr [OPTIONS]", .run = cli_dns,

@@ -104,6 +104,6 @@ FUZZ(data, size)
     must(d.n <= DIAGS_KEPT && (d.errors == 0 || d.n > 0));
     buf_clear(&out);
     must(conf_parse(a, S("fuzz.conf"), &text, &again, &d) == OK);
-    conf_diff(a, &root, &again, &out);
+    conf_diff(a, outer, &root, &again, &out);
     must(out.n == 0);
 }

@@ -397,6 +397,7 @@ const struct control_verb control_verbs[] = {
     { "backend.list", backend_list, false },
     { "backend.drain", backend_drain, true },
     { "backend.undrain", backend_undrain, true },
+    { "config.show", config_show, false },
     { "explain.rcpt", explain_rcpt, false },
     { "queue.list", queue_list, false },
     { "queue.show", queue_show, false },

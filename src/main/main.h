@@ -11,6 +11,7 @@ struct settings {
     struct snapshot snapshot;           /* what sessions hold; first, so that the one is the other */
     arena *a;                           /* all of it lives here */
     struct node tree;                   /* as parsed, for the diff */
+    struct map paths;                   /* what relative paths in it became: struct binder */
     str path;
     str user;                           /* to become when started as root; "" stay */
     uint64_t threads;                   /* workers; 0: one a core */

@@ -163,13 +163,29 @@ def test_configuration():
     r = run("check", "-c", "examples/relay.conf")
     check(r.returncode == 0, "the example is good", r.stdout)
     with tempfile.TemporaryDirectory() as d:
-        shown = run("config", "show", "-c", "examples/relay.conf").stdout
-        shutil.copy("examples/recipients.txt", d)
-        with open(f"{d}/again.conf", "w") as f:
-            f.write(shown)
-        again = run("config", "show", "-c", f"{d}/again.conf").stdout
         strip = lambda text: [line.split(" #")[0].rstrip() for line in text.splitlines()]
-        check(len(shown) > 1000 and strip(shown) == strip(again), "what `config show` prints is a configuration that says the same")
+        for how in ([], ["--effective"]):
+            shown = run("config", "show", *how, "-c", "examples/relay.conf").stdout
+            with open(f"{d}/again.conf", "w") as f:
+                f.write(shown)
+            r = run("check", "-c", f"{d}/again.conf")
+            check(r.returncode == 0, "what `config show` prints can be loaded", *how, r.stdout)
+            again = run("config", "show", *how, f"{d}/again.conf").stdout
+            check(len(shown) > 1000 and strip(shown) == strip(again), "and says the same", *how)
+            check(("# default" in shown) == bool(how), "defaults are shown when they are asked for", *how)
+        told = [json.loads(line) for line in run("config", "show", "--effective", "--json", "examples/relay.conf").stdout.splitlines()]
+        check({"where": "limits: ", "setting": "hops 50", "origin": "default"} in told, "as JSON", told[:5])
+        check(run("config", "diff", "examples/relay.conf", "examples/relay.conf").returncode == 0, "a file is like itself")
+        with open("examples/relay.conf") as f, open(f"{d}/other.conf", "w") as g:
+            g.write(f.read().replace("threads 0", "threads 3").replace("message_size        50MiB", "message_size 51200KiB").replace("20 per server", "30 per server"))
+        r = run("config", "diff", "examples/relay.conf", f"{d}/other.conf")
+        check(r.returncode == 1 and r.stdout == "- backend exchange: max_connections 20 per server  # examples/relay.conf:49\n"
+              f"+ backend exchange: max_connections 30 per server  # {d}/other.conf:49\n- threads 0  # examples/relay.conf:19; at the next start\n"
+              f"+ threads 3  # {d}/other.conf:19; at the next start\n", "two files", r.stdout, r.stderr)
+        r = run("config", "diff", "--json", "examples/relay.conf", f"{d}/other.conf")
+        check([json.loads(line)["is_line"] for line in r.stdout.splitlines()] == [49, 19], "as JSON", r.stdout)
+        check(run("config", "diff", "--socket", f"{d}/none.sock", "-c", "examples/relay.conf").returncode == 3, "no relay to ask")
+        check(run("config", "diff", "examples/relay.conf").returncode == 2, "one file is none")
         with open(f"{d}/bad.conf", "w") as f:
             f.write("waypost 1\nhostnmae x.example\nrelay_domain example.com { backend b }\n")
         r = run("check", "-c", f"{d}/bad.conf")
@@ -217,7 +233,24 @@ def test_life():
         check(relay.ask("trace", "nobody@nowhere.example").returncode == 1, "trace of nothing")
         check(run("serve", "-c", relay.conf).returncode == 1, "a second one does not start")
 
-        # A reload brings an address and takes one away.
+        # A reload brings an address and takes one away. What it will do is told before.
+        diff = lambda *how: relay.ask("config", "diff", "-c", relay.conf, *how)
+        check(diff().returncode == 0 and diff().stdout == "", "the file is what is in force", diff().stdout, diff().stderr)
+        relay.write(listen=[a, b], extra="backend more { server 127.0.0.1:2 }\n")
+        with open(relay.conf) as f:
+            text = f.read()
+        with open(relay.conf, "w") as f:
+            f.write(text.replace("threads 2", "threads 3; limits { hops ${WAYPOST_TEST_HOPS:-40} }"))
+        r = diff()
+        check(r.returncode == 1 and r.stdout.splitlines() == [
+            f"- listen smtp 127.0.0.1:{a}  # {relay.conf}:4", f"+ listen smtp 127.0.0.1:{a} 127.0.0.1:{b}  # {relay.conf}:4",
+            "- limits: hops 50  # default", f"+ limits: hops 40  # {relay.conf}:8 and the environment",
+            f"+ backend more {{ ... }}  # {relay.conf}:12", f"+ backend more: server 127.0.0.1:2  # {relay.conf}:12",
+            f"- threads 2  # {relay.conf}:8; at the next start", f"+ threads 3  # {relay.conf}:8; at the next start"], "config diff", r.stdout, r.stderr)
+        with open(relay.conf, "a") as f:
+            f.write("nonsense\n")
+        r = diff()
+        check(r.returncode == 2 and "a reload would change nothing" in r.stderr, "with errors nothing would change", r.stdout, r.stderr)
         relay.write(listen=[a, b])
         r = relay.ask("reload")
         check(r.returncode == 0 and "epoch 2" in r.stdout, "reload", r.stdout, r.stderr)
