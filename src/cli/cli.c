@@ -12,8 +12,12 @@ const struct cli_verb cli_verbs[] = {
               "  --as-is            one process: no parent that restarts it, no change of user, no sandbox\n\n"
               "SIGTERM and SIGINT end it after what is under way, SIGHUP reads the configuration anew, SIGUSR1 opens the log file\n"
               "anew." },
-    { "check", "read a configuration and tell what is wrong with it", "waypost check [-c FILE] [--json]", .run = cli_check,
-      .more = "Exits with 0 when the relay would run on it (there may be warnings), else with 2." },
+    { "check", "read a configuration and tell what is wrong with it", "waypost check [-c FILE] [--connect] [--dns] [--timeout TIME] [--json]", .run = cli_check,
+      .more = "  --connect          connect to every server of every backend, and ask every source of recipients one question\n"
+              "  --dns              look up the names that the configuration has, and where mail for the relay domains is sent\n"
+              "  --timeout TIME     for each of these; 10s unless given. They are made side by side\n\n"
+              "Exits with 0 when the relay would run on it (there may be warnings), else with 2; with 1 when only a server, a source or a\n"
+              "name failed. Asked by root it also tells which files the relay's user may not read." },
     { "reload", "put the configuration in force that its file now holds", "waypost reload", .run = cli_reload,
       .more = RELAY_AT_HELP "\nWith errors in it the old one stays in force, they are printed, and the exit code is 2." },
     { "drain", "take no more mail, finish what is under way, end", "waypost drain", .run = cli_drain, .more = RELAY_AT_HELP },

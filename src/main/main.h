@@ -27,6 +27,10 @@ extern const char settings_dev[];                       /* what `serve --dev` ru
  * arena and owns it from here on (warnings in `d` are good until it ends); it has one holder. */
 struct settings *settings_load(str path, const str *text, struct diags *d);
 
+/* Files that the settings name and the relay's user may not read, though we may: a warning each, for a reload would not see their changes. Only
+ * root can tell. */
+void files_unreadable(const struct settings *s, struct diags *d);
+
 /* ---- the relay: the worker process's whole life ---------------------------------------------------------------------------------------- */
 
 struct listening { str name; struct addr addr; int fd; bool inherited; };   /* bound and listening already; inherited: by a service manager */

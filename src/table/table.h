@@ -78,6 +78,10 @@ struct source {
 /* A table of such a source, which it takes over. Where one of the same key is open they become one: what it knows outlives a reload. */
 struct table *table_of_source(struct source *s);
 
+/* Ask it about that address now, whatever is kept: does it answer? For `waypost check`. *name: what it is called, borrowed. E_AGAIN: it does not, or
+ * says nothing; err_text() says why. OK at once for a list, with an empty name. */
+WAITS err table_probe(struct table *t, str address, when deadline, str *name);
+
 struct table_counts { uint64_t asked, kept, joined, stale, undecided; size_t entries, waiting, under_way; bool down; };
 struct table_counts table_counts(struct table *t);
 
