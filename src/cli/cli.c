@@ -142,6 +142,8 @@ const struct cli_verb cli_verbs[] = {
               "  --json             figures as JSON" },
     { "sendmail", "hand a message to the relay, as programs do; also by that name", "waypost sendmail [-t] [-i] [-f ADDRESS] [OPTIONS] [RECIPIENT ...]",
       .run = cli_sendmail, .more = "waypost-sendmail(1) tells all. Exit codes are those of sysexits.h." },
+    { "completion", "what a shell offers behind TAB, as a script for it", "waypost completion bash|zsh|fish", .run = cli_completion,
+      .more = "As in: waypost completion bash > /etc/bash_completion.d/waypost" },
     { "mailq", "what waits, as `queue list` tells it; also by that name", "waypost mailq", .run = cli_mailq },
     { "newaliases", "have lists read again, as `reload` does; also by that name", "waypost newaliases", .run = cli_newaliases },
     { .name = NULL },

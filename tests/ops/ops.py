@@ -159,6 +159,28 @@ def test_usage():
     check(r.returncode == 1, "what could not be written was not done")
 
 
+def test_completion():
+    """What a shell offers: each option there is one that its verb knows."""
+    bash = "source /dev/stdin; COMP_WORDS=(waypost {words}); COMP_CWORD={at}; _waypost; echo ${{COMPREPLY[@]}}"
+    script = run("completion", "bash").stdout
+
+    def offered(*words):
+        r = subprocess.run(["bash", "-c", bash.format(words=" ".join(f"'{w}'" for w in words), at=len(words))], input=script, capture_output=True, text=True)
+        check(r.returncode == 0, "bash reads it", r.stderr)
+        return r.stdout.split()
+    check("queue" in offered("") and offered("confi") == ["config"], "verbs", offered(""))
+    check(set(offered("queue", "re")) == {"retry", "release", "reroute", "resume"}, "verbs of verbs", offered("queue", "re"))
+    check(set(offered("config", "")) == {"show", "diff", "manual"}, "of config", offered("config", ""))
+    check(offered("queue", "list", "--dom") == ["--domain"], "options", offered("queue", "list", "--dom"))
+    for verb in offered(""):
+        for option in [] if verb in ("help", "version", "sendmail", "completion") else set(offered(verb, "--")) - {"--help"}:
+            r = run(verb, option + "=1", "--no-such-option") # whichever is told first
+            check("there is no option " + option + ";" not in r.stderr and f"there is no option {option} " not in r.stderr, verb, option, r.stderr)
+    check(run("completion", "fish").stdout.count("complete -c waypost") > 50, "for fish")
+    check(run("completion", "zsh").stdout.startswith("#compdef waypost\n"), "for zsh")
+    check(run("completion", "tcsh").returncode == 2, "no others")
+
+
 def test_configuration():
     r = run("check", "-c", "examples/relay.conf")
     check(r.returncode == 0, "the example is good", r.stdout)
