@@ -18,6 +18,7 @@ struct dispatch_setup {
     bool (*set_aside)(void *ctx, ulid id);      /* a message that must not be touched: it was there at two crashes. May be NULL */
     struct resolver *resolver;          /* of host names */
     unsigned threads, thread;           /* how many deliver, which one is this (from 0) */
+    size_t most_connections;            /* of this thread, to all next hops together */
     /* Probes brought a server of that backend back: lanes that are down may open, on all threads. May be NULL. */
     void (*server_up)(void *ctx, str backend);
 };

@@ -34,7 +34,7 @@ static void scene_open(struct scene *s, str sender, size_t n)
     struct queue *q = queue_new(&(struct queue_setup){ .port = s->port, .retry = &s->snap.retry, .routes = &s->snap.routes, .body_budget = 1 << 20,
                                                       .ready = lane_ready, .expired = nobody, .unroutable = nobody, .ctx = s });
     s->d = mem_new(sizeof *s->d);
-    s->d->setup = (struct dispatch_setup){ .newest = newest, .ctx = s, .queue = q, .port = s->port, .threads = 1 };
+    s->d->setup = (struct dispatch_setup){ .newest = newest, .ctx = s, .queue = q, .port = s->port, .threads = 1, .most_connections = 64 };
     list_init(&s->d->settle);
     s->d->setup.reception = reception_new(&(struct reception_setup){ .newest = newest, .ctx = s, .queue = q, .spool = s->spool, .port = s->port,
                                                                      .threads = 1 });

@@ -3,6 +3,8 @@
 
 #define TICKETS_A_CONNECTION 4  /* one more connection for each so many that wait */
 #define PROBE_LEAST SECOND      /* a lane that is down is tried again no sooner */
+#define PROGRESS (10 * SECOND)  /* who answered nothing for so long gets no further connections */
+#define PROVEN (10 * MINUTE)    /* who answered within that is let in before strangers when connections run short */
 
 struct connection {
     struct dispatch *d;
@@ -144,6 +146,27 @@ static void lane_is_down(struct connection *k, str reason, when retry_at)
     lane_wake_later(lane);
 }
 
+/* ---- how many there may be ---- */
+
+/* A lane grows as its servers answer: no more connections are being opened than have come as far as EHLO, and none where nothing was answered lately.
+ * So one that is slow on purpose holds few, and one that came back is not run over. `want`: that many are had without asking. */
+static bool may_grow(const struct lane *lane, size_t want)
+{
+    size_t opening = lane->connections - lane->talking;
+
+    return lane->connections < want || (opening < want + lane->talking && clock_now() - lane->answered < PROGRESS);
+}
+
+/* Has this thread room for one more in all? The last quarter is for lanes that are known to answer, and its half for those that have none yet: a
+ * thousand tarpits shut nobody out. */
+static bool has_room(const struct dispatch *d, const struct lane *lane)
+{
+    size_t most = d->setup.most_connections;
+    bool proven = lane->answered && clock_now() - lane->answered < PROVEN;
+
+    return d->connections < (!proven ? most - most / 4 : lane->connections ? most - most / 8 : most);
+}
+
 /* ---- the messages of a connection ---- */
 
 static void open_connection(struct dispatch *d, struct lane *lane, struct ticket *first, size_t server_at)
@@ -152,6 +175,7 @@ static void open_connection(struct dispatch *d, struct lane *lane, struct ticket
 
     *k = (struct connection){ .d = d, .lane = lane, .first = first, .server_at = server_at };
     lane->connections++;
+    lane->crowded = false;
     d->connections++;
     if (group_spawn(thread_group(), "deliver", connection_run, k) == OK)
         return;
@@ -315,8 +339,10 @@ static void talk(struct connection *k)
             when said = clock_now();
             if (e == OK)
                 e = client_settle(k->client, &cur.env, cur.a, cur.out);
-            if (e == OK)
-                server_answered(st, clock_now() - said);
+            if (e == OK) {
+                k->lane->answered = clock_now();
+                server_answered(st, k->lane->answered - said);
+            }
         }
         atomic_fetch_sub_explicit(&st->busy, 1, memory_order_relaxed);
         if (e != OK) {
@@ -351,8 +377,14 @@ static err connection_run(void *arg)
     if (k.backend && !k.d->draining) {
         err e = open_any(&k, &reason, a, &retry_at);
         talked = e == OK;
-        if (talked)
+        if (talked) {
+            lane->talking++;
+            lane->answered = clock_now();
+            if (lane->nready > 1) /* there may be more of us now */
+                dispatch_ready(k.d, lane);
             talk(&k);
+            lane->talking--;
+        }
         else if (e != E_CANCELED && !k.first && lane->connections == 1 && lane->backend == k.backend)
             lane_is_down(&k, reason, retry_at);
     }
@@ -425,7 +457,7 @@ void dispatch_ready(void *ctx, struct lane *lane)
         return;
     /* One for each server, as soon as there is more than one message; then one more for each few that wait. */
     bool many = lane->nready > (size_t)lane->connections * TICKETS_A_CONNECTION;
-    if (s.due || lane->connections < s.in || (s.without && lane->nready > woken) || (!woken && many))
+    if ((s.due || lane->connections < s.in || (s.without && lane->nready > woken) || (!woken && many)) && may_grow(lane, s.in + s.due) && has_room(d, lane))
         open_connection(d, lane, NULL, 0);
 }
 
@@ -443,9 +475,10 @@ static bool look_for_waiting(struct dispatch *d)
         any = true;
         if (now - lane_first(lane)->since < 1)
             continue;
-        size_t most = quota(d, lane->backend) * look(lane, lane->backend, clock_now()).in;
-        for (size_t more = lane->connections / 2 + 1; more && lane->connections < most; more--)
+        size_t in = look(lane, lane->backend, clock_now()).in, most = quota(d, lane->backend) * in;
+        for (size_t more = lane->connections / 2 + 1; more && lane->connections < most && may_grow(lane, in) && has_room(d, lane); more--)
             open_connection(d, lane, NULL, 0);
+        lane->crowded = !lane->connections;
     }
     return any;
 }

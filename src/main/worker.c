@@ -1,6 +1,8 @@
 /* A worker: one thread that receives, commits and delivers. */
 #include "main/relay.h"
 
+#include <sys/resource.h>
+
 /* ---- calls from other threads ---- */
 
 struct call {
@@ -275,6 +277,15 @@ static err finish_deliveries(struct worker *w, when deadline)
     return OK;
 }
 
+/* Connections to next hops of one thread: half of the descriptors and tasks there may be are for clients. */
+static size_t most_connections(const struct relay *r)
+{
+    struct rlimit l;
+    size_t descriptors = getrlimit(RLIMIT_NOFILE, &l) == 0 ? (size_t)l.rlim_cur : 1024;
+
+    return MAX(MIN(descriptors, task_room()) / 2 / r->nworker, 16);
+}
+
 err worker_main(void *worker)
 {
     struct worker *w = worker;
@@ -290,7 +301,7 @@ err worker_main(void *worker)
                                                             .narrow = w->number ? narrow : NULL });
     w->dispatch = dispatch_new(&(struct dispatch_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .port = w->port,
                                                          .working_on = working_on, .set_aside = set_aside, .reception = w->reception, .resolver = r->resolver, .threads = r->nworker,
-                                                         .thread = w->number, .server_up = server_up });
+                                                         .thread = w->number, .most_connections = most_connections(r), .server_up = server_up });
     group_spawn(thread_group(), "calendar", queue_run, w->queue);
     if (w->number == 0)
         group_spawn(thread_group(), "drop", reception_drop, w->reception);

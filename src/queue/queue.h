@@ -106,7 +106,9 @@ struct lane {
     when since, retry_at;               /* moments of clock_now() */
     when swept;                         /* its expired tickets were looked for then */
     /* deliver/ keeps its own here */
-    uint32_t connections, idle;
+    uint32_t connections, talking, idle;    /* talking: they have heard the answer to EHLO */
+    when answered;                      /* a server of it last; 0: none ever */
+    bool crowded;                       /* it has no connection because other lanes have all there may be */
     struct waiters takers;              /* idle connections */
     struct lane_server {                /* of its backend, in that order */
         uint32_t connections;           /* of this thread */

@@ -487,7 +487,7 @@ struct why ticket_why(const struct ticket *t)
             w.since = wall - (now - t->lane->since);
             w.next = wall + (t->lane->retry_at - now);
         } else
-            w.reason = S("its turn comes next");
+            w.reason = t->lane->crowded ? S("all connections to next hops are in use") : S("its turn comes next");
         break;
     }
     return w;

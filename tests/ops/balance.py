@@ -135,6 +135,24 @@ def test_a_slow_one_in_turn():
     w.end()
 
 
+def test_a_tarpit_holds_few_connections():
+    """Who has answered nothing yet gets no more connections than one a thread, however much waits for it and however long."""
+    w = World("connect_timeout 120s", sinks=[Sink("127.0.0.1:0", "--delay", "ehlo:6s")])
+    w.send(200)
+    most, first = 0, None
+
+    def answered():
+        nonlocal most, first
+        [s] = w.servers().values()
+        most = max(most, s["connections"] if not s["delivered"] else 0)
+        first = first or (s["connections"] and time.monotonic())
+        return s["delivered"] > 0 or (first and time.monotonic() - first > 5)
+    check(until(answered), "it is tried")
+    check(1 <= most <= 2, "by one connection a thread", most)
+    check(w.empty(), "and when it answers, all goes out")
+    w.end()
+
+
 def test_least_busy():
     """The default: a server that takes twenty times as long gets much less."""
     w = World(sinks=[Sink("127.0.0.1:0", "--delay", "dot:20ms"), Sink("127.0.0.1:0", "--delay", "dot:1ms"), Sink("127.0.0.1:0", "--delay", "dot:1ms")])
