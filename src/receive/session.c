@@ -633,9 +633,18 @@ bool session_readmit(struct session *s, const struct addr *client)
     return session_admit(s);
 }
 
+/* Who connects, unless it is somebody known to stand for others, or named by itself as a network. */
+static void note_gateway(const struct session *s)
+{
+    if (s->through.n == 0 && s->peer.n && s->peer.sa.sa_family != AF_UNIX && !inlet_may(s, VERB_XCLIENT)
+        && !(s->client.network && network_names(s->client.network, &s->peer)))
+        gateway_note(&s->peer, clock_now());
+}
+
 static void session_serve(struct session *s)
 {
     stats_add(COUNT_sessions, 1);
+    note_gateway(s);
     if (session_admit(s))
         session_talk(s);
     if (s->admitted)

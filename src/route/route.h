@@ -215,6 +215,7 @@ WAITS err alias_expand(const struct aliases *al, arena *a, const struct path *wh
 extern const struct setting alias_settings[];   /* block alias; bound into a struct routes */
 void aliases_free(struct aliases *al);
 const struct network *route_network(const struct routes *r, const struct addr *client);
+bool network_names(const struct network *n, const struct addr *client);     /* this one address, and not only those around it too */
 bool network_may_send(const struct network *n, str sender_domain);
 /* Is it a recipient there? */
 WAITS enum found recipients_find(const struct recipients *r, const struct path *who);

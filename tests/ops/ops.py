@@ -249,6 +249,7 @@ def test_life():
         check(told["epoch"] == 1, "stats --json")
         check(told["threads"] and all(t["posts"] > 0 and 0 < t["tasks"] <= t["tasks_peak"] <= t["switches"] for t in told["threads"]), "of each thread", told)
         check(run("stats", "-c", relay.conf).returncode == 0, "asked by its configuration")
+        check("open_relay_test result=passed" in relay.said(), "a stranger's mail to a stranger was refused, before anybody came", relay.said())
         check(relay.ask("queue", "list").stdout == "nothing waits\n", "queue list")
         check(relay.ask("queue", "show", "01ARZ3NDEKTSV4RRFFQ69G5FAV").returncode == 1, "queue show of nothing")
         check(relay.ask("queue", "retry", "x").returncode == 2, "queue retry of nonsense")
