@@ -286,9 +286,9 @@ def streams(lab, report):
             relay = Waypost(lab, sink.port, 'stream urgent { from urgent.example; weight 10 }\nstream bulk { from bulk.example; weight 1 }\n')
             flood = None
             if name == 'beside':                        # 16 connections of 40 ms each are 400 a second
-                flood = lab.blast(relay.port, wait=False, time='%ds' % (seconds + 2), rate=4000, sessions=50, from_='news@bulk.example', size=2048)
+                flood = lab.blast(relay.port, wait=False, time='%ds' % (seconds + 2), rate=4000, sessions=50, sender='news@bulk.example', size=2048)
                 time.sleep(1)
-            urgent = lab.blasted(lab.blast(relay.port, wait=False, time='%ds' % seconds, rate=50, sessions=4, per_session=1, from_='reset@urgent.example', size=2048))
+            urgent = lab.blasted(lab.blast(relay.port, wait=False, time='%ds' % seconds, rate=50, sessions=4, per_session=1, sender='reset@urgent.example', size=2048))
             until('urgent mail is delivered', lambda: stream(relay, 'urgent')['deliver_us']['n'] >= urgent['messages'], 60, 0.1)
             t = stream(relay, 'urgent')['deliver_us']
             all_.append({'p50_us': t['p50'], 'p99_us': t['p99'], 'messages': urgent['messages'], 'waiting': stream(relay, 'bulk')['tickets']})
