@@ -41,9 +41,15 @@ static void tell_recipient(const struct teller *t, const struct snapshot *snap, 
 {
     const struct relay_domain *d = rcpt->literal || !rcpt->domain.n ? NULL : route_domain(&snap->routes, rcpt->domain);
     struct strs all;
+    str closed;
 
     if (!rcpt->domain.n) {
         tell(t, "recipient", "<postmaster> without a domain is %.*s", STR(snap->receive.postmaster));
+        return;
+    }
+    if (!d && system_reader(snap, rcpt->text).n) {
+        tell(t, "domain", "%.*s is this host: from its users, and from networks, that is system mail, which %.*s reads unless an alias says otherwise",
+             STR(rcpt->domain), STR(system_reader(snap, rcpt->text)));
         return;
     }
     if (!d) {
@@ -52,8 +58,10 @@ static void tell_recipient(const struct teller *t, const struct snapshot *snap, 
     }
     tell(t, "domain", "%.*s is a relay domain: %.*s (%.*s:%u)", STR(rcpt->domain), STR(joined(t->a, &d->name)), STR(d->at.file), d->at.line);
     if (snap->routes.aliases.ntable) {
-        if (alias_expand(&snap->routes.aliases, t->a, rcpt, &all) != OK)
+        if (alias_expand(&snap->routes.aliases, t->a, rcpt, &all, &closed) != OK)
             tell(t, "alias", "%.*s", STR(err_text()));
+        else if (closed.p)
+            tell(t, "alias", "%.*s is closed: bounce:%.*s", STR(rcpt->text), STR(closed));
         else if (all.n)
             tell(t, "alias", "%.*s stands for %.*s", STR(rcpt->text), STR(joined(t->a, &all)));
         else

@@ -21,6 +21,7 @@ static inline bool listener_takes_mail(str kind) { return !str_eq(kind, S("http"
 /* Programs of this machine: by a socket, where the kernel says whose they are, and by files in a directory, which have an owner. */
 struct local_settings {
     str socket, drop;                   /* "": none */
+    struct strs system_mail;            /* who reads mail to users of this host; empty: the postmaster */
     uint32_t *uid; size_t nuid;         /* users who may send anywhere, as somebody of net.relay_from; the others reach relay domains */
     struct network net;
     struct place at;
@@ -86,6 +87,9 @@ static inline void snapshot_drop(struct snapshot *s)
     if (s && atomic_fetch_sub(&s->holders, 1) == 1)
         s->end(s);
 }
+
+/* Who reads mail to that address when it is one of this host's users (root@hostname, and the hostname is no relay domain); "" when it is not. */
+str system_reader(const struct snapshot *snap, str address);
 
 /* ---- reception: one a thread ------------------------------------------------------------------------------------------------------- */
 

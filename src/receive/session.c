@@ -148,6 +148,8 @@ static void do_mail(struct session *s, const struct command *c)
     s->a = arena_new();
     s->m = NEW(s->a, struct message);
     s->expected = c->has_size ? c->size : 0;
+    if (s->snap->routes.closes) /* rules are asked before the message is here */
+        s->m->origin = (struct origin){ .listener = s->listener, .client = str_dup(s->a, str_z(s->client.ip)), .login = str_dup(s->a, buf_str(&s->login)) };
     s->m->id = ulid_new();
     s->m->env = (struct envelope){ .sender = str_dup(s->a, c->path.text), .envid = str_dup(s->a, c->envid), .ret = c->ret, .body = c->body,
                                    .smtputf8 = c->smtputf8 };

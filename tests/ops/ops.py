@@ -469,7 +469,8 @@ def test_aliases():
                 "alias { file aliases }\nroute noise { to noise@in.example; via discard }\nroute default { via out }\n")
     for name, text in [("in", "ann@in.example\nbob@in.example\nnoise@in.example\n"), ("vault", "archive@vault.example\n"),
                        ("aliases", "team@in.example ann@in.example, bob@in.example, friend@far.example\n@old.example @in.example\n"
-                                   "ghost@in.example nobody@in.example\nboth@in.example team@in.example, ann@in.example\nround@in.example round2@in.example\nround2@in.example round@in.example\n")]:
+                                   "ghost@in.example nobody@in.example\nboth@in.example team@in.example, ann@in.example\nround@in.example round2@in.example\nround2@in.example round@in.example\n"
+                                   "closed@in.example bounce:gone for good\nleft@in.example closed@in.example ann@in.example\nfriends@in.example friend@far.example\n")]:
         with open(f"{relay.dir}/etc/{name}", "w") as f:
             f.write(text)
     sinks = {name: subprocess.Popen([WAYPOST, "sink", "-l", f"127.0.0.1:{p}", "--hash", f"{relay.dir}/{name}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -505,6 +506,20 @@ def test_aliases():
         check(send(["noise@in.example"]) == {}, "what is thrown away is taken")
         check(until(lambda: "remote=discard" in relay.said()), "and told")
         check("noise@in.example" not in took("in"), "and nobody has it")
+        check(send(["closed@in.example", "left@in.example"]) == {"closed@in.example": 550}, "one that is closed, and one that leads there too")
+        check(until(lambda: took("in").count("ann@in.example") == 3), "whose other half gets it", took("in"))
+        # What was taken before is returned when its way is closed.
+        sinks["out"].kill()
+        sinks["out"].wait()
+        check(send(["friends@in.example"]) == {}, "a mail that waits")
+        check(until(lambda: json.loads(relay.ask("stats", "--json").stdout)["queue"]["messages"] == 1), "it does")
+        with open(relay.conf, "a") as f:
+            f.write('route shut { to friend@far.example; via bounce "5.7.1 we part" }\nroute back { to someone@else.example; via in }\n')
+        check(relay.ask("reload").returncode == 0, "reload", relay.said())
+        check(until(lambda: took("in").count("someone@else.example") == 1), "its sender hears of it", relay.said())
+        check(until(lambda: "we part" in relay.said()), "and so does the log", relay.said())
+        code, said = (lambda p: (p.returncode, p.stdout))(relay.ask("explain", "rcpt", "friends@in.example"))
+        check(code == 1 and "550 5.7.1" in said and "we part" in said, "explained", said)
         check(relay.end() == 0, "it ends")
     finally:
         for sink in sinks.values():
