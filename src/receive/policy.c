@@ -37,8 +37,6 @@ struct reply policy_mail(const struct snapshot *snap, const struct client_info *
         return (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("message too large for this relay") };
     if (cmd->path.utf8 && !cmd->smtputf8) /* RFC 6531 3.5 */
         return (struct reply){ .code = 553, .enhanced = ENH(5, 6, 7), .text = S("a sender beyond ASCII needs the SMTPUTF8 parameter") };
-    if (cmd->path.text.n && cmd->path.domain.n == 0)
-        return (struct reply){ .code = 553, .enhanced = ENH(5, 1, 8), .text = S("the sender address needs a domain") };
     return (struct reply){ 0 };
 }
 
