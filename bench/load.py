@@ -61,7 +61,7 @@ class Listing:
 
     def run(self):
         while not self.stop.is_set():
-            p = self.lab.start(*self.relay.ask('queue', 'list', '--json')[1:], stdout=subprocess.PIPE)
+            p = self.lab.start(*self.relay.ask('queue', 'list', '--json', '--limit', '100000000')[1:], stdout=subprocess.PIPE)
             for _ in iter(lambda: p.stdout.read(1 << 20), b''):
                 self.lines += 1
                 if self.stop.is_set():
