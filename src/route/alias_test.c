@@ -74,6 +74,24 @@ TASK_TEST(alias_expand_ends_and_names_each_once)
     table_free(t);
 }
 
+/* What other mail systems would run, include or write to is no address, and nothing else either. */
+TASK_TEST(attack_22_aliases_run_nothing)
+{
+    static const str odd[] = { S("|touch@a.example"), S("\"|/bin/sh\""), S(":include:/etc/passwd"), S("/etc/passwd"), S("$(id)"), S("`id`"), S("a;id@a.example") };
+    AUTO_ARENA a = arena_new();
+
+    EACH(odd, o) {
+        AUTO_BUF text = { 0 };
+        buf_addf(&text, "x@a.example %.*s\n", STR(*o));
+        buf_addc(&text, 0);
+        struct table *t = list_of(text.p);
+        str got = expand(&(struct aliases){ .table = &t, .ntable = 1 }, a, S("x@a.example"));
+        struct path p;
+        CHECK(str_eq(got, S("syntax")) || (address_parse(got, &p) == OK && str_ends(got, S("@a.example"))), *o);
+        table_free(t);
+    }
+}
+
 TASK_TEST(alias_expand_has_a_limit)
 {
     AUTO_ARENA a = arena_new();

@@ -91,8 +91,8 @@ struct table_counts table_counts(struct table *t);
 struct sqlite_setup { str path, query; struct keeping keep; };
 err table_sqlite_open(const struct sqlite_setup *s, struct table **ret);
 
-/* HTTP: GET of a URL with {address}, {local}, {domain} in it, percent-encoded. 200 is found, unless its body is JSON with "found": false; 404 is
- * absent; anything else, a redirect too, undecided. Addresses inside (attack class 58) are not connected to unless `allow_private`. */
+/* HTTP: GET of a URL with {address}, {local}, {domain} in it, percent-encoded. 200 is found, unless its body is JSON with "found": false, or JSON that
+ * does not say; 404 is absent; anything else, a redirect too, undecided. Addresses inside (attack class 58) are not connected to unless `allow_private`. */
 struct http_table { str url, ca, bearer; bool allow_private; struct keeping keep; };
 err table_http_open(const struct http_table *s, struct table **ret);
 
