@@ -121,9 +121,13 @@ const struct cli_verb cli_verbs[] = {
               "not taken, with 3 when no connection came about." },
     { "spool", "check, move or measure a spool that no relay is using",
       "waypost spool verify DIR\nwaypost spool export DIR > FILE\nwaypost spool import DIR < FILE\n"
+      "waypost spool import DIR [--from postfix] QUEUE_DIRECTORY [--json]\n"
       "waypost spool bench DIR [--size SIZE] [--tasks N] [--time TIME] [--keep N] [--json]", .run = cli_spool,
       .more = "verify reads every record and changes nothing; exits with 1 when something that was acknowledged is damaged.\n"
               "export writes all messages that wait, with what is known of their recipients; import takes them into another spool.\n"
+              "import takes the queue of a stopped Postfix too, such as /var/spool/postfix, and leaves that as it is: what waits there\n"
+              "with the recipients that are still to be served, and held what is held. Each file's fate is told in a line; those that\n"
+              "are torn or damaged are refused one by one, and the exit code is 1. To import again takes nothing twice that still waits.\n"
               "bench accepts and ends messages as fast as the disk takes them: in an empty directory, not in one with mail.\n\n"
               "  --size SIZE        of a message; 4k unless given\n"
               "  --tasks N          at a time; 50 unless given\n"

@@ -1,5 +1,6 @@
 /* spool: what can be done with a spool directory while no relay runs on it. */
 #include "cli/cli.h"
+#include "cli/postfix_queue.h"
 #include "spool/spool.h"
 
 #include <errno.h>
@@ -9,7 +10,7 @@
 #include <unistd.h>
 
 struct bench { str dir; uint64_t size, tasks, keep; when time, until; struct spool_port *port; when *took; size_t n, cap; err failed; bool json; };
-struct job { enum { VERIFY, EXPORT, IMPORT, BENCH } what; str dir; struct bench bench; struct buf out; uint64_t n; };
+struct job { enum { VERIFY, EXPORT, IMPORT, BENCH } what; str dir; struct postfix_queue_job postfix; struct bench bench; struct buf out; uint64_t n; };
 
 /* ---- streams of octets ---- */
 
@@ -124,18 +125,43 @@ static err job_run(void *arg)
     switch (j->what) {
     case VERIFY: return spool_verify(j->dir, &j->out);
     case EXPORT: return spool_export(j->dir, out_octets, NULL, &j->n);
-    case IMPORT: return spool_import(j->dir, in_octets, NULL, &j->n);
+    case IMPORT: return j->postfix.queue.n ? postfix_queue_import(&j->postfix) : spool_import(j->dir, in_octets, NULL, &j->n);
     default: return bench_run(&j->bench);
     }
 }
 
+/* Where the mail comes from: the standard input, or the queue that the third operand names. */
+static bool import_from(struct job *j, const char *from, const char *queue)
+{
+    if (from && strcmp(from, "postfix") != 0)
+        return cli_usage("spool", "--from %s: it is --from postfix QUEUE_DIRECTORY", from), false;
+    if (from && !queue)
+        return cli_usage("spool", "--from postfix is followed by Postfix' queue directory, such as /var/spool/postfix"), false;
+    if (queue && !from && !postfix_queue_is(str_z(queue)))
+        return cli_usage("spool", "%s is no queue of Postfix; what `spool export` wrote comes by the standard input", queue), false;
+    j->postfix = (struct postfix_queue_job){ .spool = str_z(j->dir.p), .queue = str_z(queue), .json = j->bench.json };
+    return true;
+}
+
+static void tell_postfix(const struct postfix_queue_job *p)
+{
+    if (p->json)
+        printf("{\"taken\":%llu,\"recipients\":%llu,\"held\":%llu,\"settled\":%llu,\"known\":%llu,\"refused\":%llu}\n", (unsigned long long)p->taken,
+               (unsigned long long)p->rcpts, (unsigned long long)p->held, (unsigned long long)p->settled, (unsigned long long)p->known,
+               (unsigned long long)p->refused);
+    else
+        printf("%llu messages taken with %llu recipients, %llu of them held; %llu were settled, %llu in the spool already, %llu refused\n",
+               (unsigned long long)p->taken, (unsigned long long)p->rcpts, (unsigned long long)p->held, (unsigned long long)p->settled,
+               (unsigned long long)p->known, (unsigned long long)p->refused);
+}
+
 int cli_spool(int argc, char **argv)
 {
-    const char *size = NULL, *span = NULL;
+    const char *size = NULL, *span = NULL, *from = NULL;
     struct job j = { .bench = { .size = 4096, .tasks = 50, .time = 5 * SECOND } };
     const struct flag flags[] = {
         { "size", .text = &size }, { "time", .text = &span }, { "tasks", .number = &j.bench.tasks },
-        { "keep", .number = &j.bench.keep }, { "json", .on = &j.bench.json }, { NULL },
+        { "keep", .number = &j.bench.keep }, { "json", .on = &j.bench.json }, { "from", .text = &from }, { NULL },
     };
     static const char *const names[] = { "verify", "export", "import", "bench" };
     int left = cli_flags(argc, argv, flags);
@@ -143,7 +169,8 @@ int cli_spool(int argc, char **argv)
 
     if (left < 0)
         return CLI_USAGE;
-    if (left != 2)
+    bool import = left >= 2 && strcmp(argv[1], "import") == 0;
+    if (left != 2 && !(left == 3 && import))
         return cli_usage("spool", "what is wanted is one of verify, bench, export, import, and a directory");
     for (j.what = VERIFY; strcmp(argv[1], names[j.what]) != 0; j.what++)
         if (j.what == BENCH)
@@ -161,12 +188,16 @@ int cli_spool(int argc, char **argv)
     if (j.what == EXPORT && isatty(1))
         return cli_usage("spool", "export writes octets that are not for a terminal: send them to a file");
     j.dir = j.bench.dir = str_z(argv[2]);
+    if ((from || left == 3) && (j.what != IMPORT || !import_from(&j, from, left == 3 ? argv[3] : NULL)))
+        return j.what == IMPORT ? CLI_USAGE : cli_usage("spool", "--from is for import");
     err e = task_main(job_run, &j);
     fwrite(j.out.p, 1, j.out.n, stdout);
     buf_free(&j.out);
-    if (j.what == EXPORT || j.what == IMPORT)
+    if (j.postfix.queue.n)
+        tell_postfix(&j.postfix);
+    else if (j.what == EXPORT || j.what == IMPORT)
         fprintf(stderr, "%llu messages\n", (unsigned long long)j.n);
     if (e != OK)
         cli_say("%.*s", STR(err_text()));
-    return e == OK ? CLI_DONE : CLI_NO;
+    return e == OK && !j.postfix.refused ? CLI_DONE : CLI_NO;
 }
