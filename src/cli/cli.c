@@ -134,6 +134,16 @@ const struct cli_verb cli_verbs[] = {
               "  --time TIME        for so long; 5s unless given\n"
               "  --keep N           leave the first N messages waiting\n"
               "  --json             figures as JSON" },
+    { "import", "make a configuration of one that Postfix runs on", "waypost import postfix DIR [-o FILE | --out DIR] [--root DIR] [--force] [--json]", .run = cli_import,
+      .more = "  -o, --output FILE  write it there, and the lists that it needs beside it\n"
+              "  --out DIR          write waypost.conf and the lists there\n"
+              "  --root DIR         absolute paths in main.cf are looked for below DIR: those of another machine, or of a chroot\n"
+              "  --force            write over what is there\n"
+              "  --json             the report as JSON, a line for each finding\n\n"
+              "Reads main.cf, master.cf and the text of the tables they name, and tells of each line what became of it: translated, partly,\n"
+              "not translated, needless, refused (an open relay), or decide: nobody but you can. Without -o or --out the configuration goes to\n"
+              "the standard output and the report to the standard error. Exits with 1 when `check` would not take what was written.\n"
+              "The mail that waits: waypost spool import SPOOL --from postfix /var/spool/postfix" },
     { "sendmail", "hand a message to the relay, as programs do; also by that name", "waypost sendmail [-t] [-i] [-f ADDRESS] [OPTIONS] [RECIPIENT ...]",
       .run = cli_sendmail, .more = "waypost-sendmail(1) tells all. Exit codes are those of sysexits.h." },
     { "mailq", "what waits, as `queue list` tells it; also by that name", "waypost mailq", .run = cli_mailq },
