@@ -3,6 +3,7 @@
 
 #include <jansson.h>
 #include <stdio.h>
+#include <sys/resource.h>
 
 #define LIST_MOST 100
 
@@ -57,17 +58,17 @@ static void list_line(void *ctx, const json_t *line, str text)
 
 /* ---- which ---- */
 
-struct which { const char *lane, *domain, *sender, *recipient, *tenant, *why, *older; bool held, all; struct flag_values match; };
+struct which { const char *lane, *domain, *sender, *recipient, *tenant, *stream, *why, *older; bool held, all; struct flag_values match; };
 #define WHICH_FLAGS(w) \
     { "lane", .text = &(w).lane }, { "domain", .text = &(w).domain }, { "sender", .text = &(w).sender }, { "recipient", .text = &(w).recipient }, \
-    { "tenant", .text = &(w).tenant }, { "why", .text = &(w).why }, { "older", .text = &(w).older }, { "held", .on = &(w).held }, \
+    { "tenant", .text = &(w).tenant }, { "stream", .text = &(w).stream }, { "why", .text = &(w).why }, { "older", .text = &(w).older }, { "held", .on = &(w).held }, \
     { "match", .many = &(w).match }
 
 /* --match KEY=VALUE is --KEY VALUE. */
 static bool which_match(struct which *w)
 {
     const struct { const char *key; const char **value; } keys[] = {
-        { "lane", &w->lane }, { "domain", &w->domain }, { "sender", &w->sender }, { "recipient", &w->recipient }, { "tenant", &w->tenant },
+        { "lane", &w->lane }, { "domain", &w->domain }, { "sender", &w->sender }, { "recipient", &w->recipient }, { "tenant", &w->tenant }, { "stream", &w->stream },
         { "reason", &w->why }, { "why", &w->why }, { "age", &w->older }, { "older", &w->older },
     };
 
@@ -80,14 +81,14 @@ static bool which_match(struct which *w)
                 known = true;
             }
         if (!known)
-            return cli_usage("queue", "--match %s: it is KEY=VALUE with lane, domain, sender, recipient, tenant, reason or age", w->match.p[i]), false;
+            return cli_usage("queue", "--match %s: it is KEY=VALUE with lane, domain, sender, recipient, tenant, stream, reason or age", w->match.p[i]), false;
     }
     return true;
 }
 
 static bool which_any(const struct which *w)
 {
-    return w->lane || w->domain || w->sender || w->recipient || w->tenant || w->why || w->older || w->held;
+    return w->lane || w->domain || w->sender || w->recipient || w->tenant || w->stream || w->why || w->older || w->held;
 }
 
 static bool which_into(struct which *w, json_t *r)
@@ -99,6 +100,7 @@ static bool which_into(struct which *w, json_t *r)
     set_text(r, "sender", w->sender);
     set_text(r, "recipient", w->recipient);
     set_text(r, "tenant", w->tenant);
+    set_text(r, "stream", w->stream);
     set_text(r, "why", w->why);
     if (w->held)
         json_object_set_new(r, "held", json_true());
@@ -123,6 +125,7 @@ static int queue_list(int argc, char **argv)
     const struct flag flags[] = { RELAY_AT_FLAGS(at), WHICH_FLAGS(w), { "limit", .number = &limit }, { "json", .on = &json }, { NULL } };
     struct print p = { .a = a, .now = wall_now(), .table = columns_of(a, "ID DOMAIN >RCPTS STATE >TRIES >AGE NEXT LANE REASON") };
 
+    setpriority(PRIO_PROCESS, 0, 10); /* a million lines are no reason for mail to wait */
     int n = cli_flags(argc, argv, flags);
     if (n != 0)
         return n < 0 ? CLI_USAGE : cli_usage("queue list", "what is \"%s\" for?", argv[1]);

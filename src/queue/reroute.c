@@ -19,12 +19,17 @@ static str network_of(const struct routes *r, const struct message *m)
     return n ? n->name : S("");
 }
 
+struct route_key origin_key(const struct routes *r, const struct message *m)
+{
+    return (struct route_key){ .sender = m->env.sender, .has_sender = true, .listener = m->origin.listener, .network = network_of(r, m),
+                               .login = m->origin.login, .tenant = m->origin.tenant, .stream = m->origin.stream };
+}
+
 void way_begin(struct way *w, const struct routes *r, const struct message *m)
 {
     *w = (struct way){ .routes = r, .m = m };
     if (r->nrule) /* else only the domain counts */
-        w->key = (struct route_key){ .sender = m->env.sender, .has_sender = true, .listener = m->origin.listener, .network = network_of(r, m),
-                                     .login = m->origin.login, .tenant = m->origin.tenant };
+        w->key = origin_key(r, m);
 }
 
 struct backend *way_of(struct way *w, size_t rcpt)
@@ -38,7 +43,7 @@ struct backend *way_of(struct way *w, size_t rcpt)
 
 static void set_lifetime(struct ticket *t, when expire)
 {
-    t->lifetime = (uint32_t)((expire ? expire : t->lane->queue->setup.retry->lifetime) / SECOND);
+    t->lifetime = lifetime_of(t->lane->queue, t->stream, expire);
 }
 
 static bool leads_to(const struct lane *to, const struct lane *lane)
@@ -50,8 +55,7 @@ static bool leads_to(const struct lane *to, const struct lane *lane)
 static void ticket_move(struct ticket *t, struct lane *to)
 {
     if (t->state == TICKET_READY) {
-        list_del(&t->place);
-        t->lane->nready--;
+        lane_cut(t);
         t->lane = to;
         lane_put(to, t, false);
     } else {
@@ -193,16 +197,19 @@ static void lane_configure(struct lane *lane, const struct routes *routes)
     }
 }
 
-bool queue_configure(struct queue *q, const struct retry *retry, struct routes *routes)
+bool queue_configure(struct queue *q, const struct retry *retry, const struct streams *streams, struct routes *routes)
 {
     bool rules = routes->nrule || q->setup.routes->nrule;
     struct ticket *t[PIECE];
     size_t at = 0, n;
 
     q->setup.retry = retry;
+    q->setup.streams = streams;
     q->setup.routes = routes;
-    for (size_t i = 0; i < q->nlane; i++)
+    for (size_t i = 0; i < q->nlane; i++) {
         lane_configure(q->lane[i], routes);
+        lane_weigh(q->lane[i]);
+    }
     while (!rules && (n = queue_walk(q, &at, t, PIECE)))
         for (size_t i = 0; i < n; i++)
             if (t[i]->state != TICKET_FLYING)

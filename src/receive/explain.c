@@ -77,6 +77,9 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
 
     copy.env.rcpt = &one;
     copy.env.nrcpt = 1;
+    const struct mail_stream *stream = stream_find(&snap->streams, &snap->routes, &copy, S(""));
+    if (stream)
+        copy.origin.stream = stream->name;
     way_begin(&w, &snap->routes, &copy);
     const struct backend *b = way_of(&w, 0);
     route_find(&snap->routes, &w.key, &expire, &rule);
@@ -95,7 +98,12 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
     for (size_t i = 0; i < b->nserver; i++)
         tell(t, "server", "%.*s:%u, priority %u, weight %u: %s", STR(b->server[i].host), b->server[i].port, b->server[i].priority, b->server[i].weight,
              server_in(&b->server[i]) ? "takes mail" : !b->server[i].weight || atomic_load(&b->server[i].state->drained) ? "drained" : "out");
-    tell(t, "lifetime", "tried for %.*s, at most %llu connections a server", STR(time_span(span, w.expire ? w.expire : snap->retry.lifetime)),
+    if (stream)
+        tell(t, "stream", "%.*s (%.*s:%u), weight %llu", STR(stream->name), STR(stream->mail.at.file), stream->mail.at.line, (unsigned long long)stream->weight);
+    else if (snap->streams.n)
+        tell(t, "stream", "none, unless a field of its header says so");
+    const struct retry *retry = stream_retry(&snap->streams, stream ? stream->number : 0, &snap->retry);
+    tell(t, "lifetime", "tried for %.*s, at most %llu connections a server", STR(time_span(span, w.expire ? w.expire : retry->lifetime)),
          (unsigned long long)b->max_connections);
 }
 
