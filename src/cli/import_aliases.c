@@ -172,16 +172,49 @@ static void take_local(struct relay *r, const struct pf_entry *e)
     }
 }
 
+/* Who stands in no list of a domain here is left out of what an alias stands for; Postfix does not ask. */
+static bool is_listed(const struct relay *r, const struct row *row, str target)
+{
+    const struct pf_table *t = &r->people[row->class];
+    str domain = domain_of(target), local = str_head(target, target.n - domain.n - 1);
+    size_t plus = str_findc(local, '+');
+
+    if (!str_starts(row->recipients, S("{ file")) || str_has(row->recipients, S("callout")))
+        return true;
+    if (plus != STR_NONE && plus > 0)
+        local = str_head(local, plus);
+    return pf_look(t, target) || pf_look(t, str_printf(r->a, "%.*s@%.*s", STR(local), STR(domain))) || pf_look(t, str_printf(r->a, "@%.*s", STR(domain)))
+           || (row->class == CLASS_LOCAL && pf_look(t, local));
+}
+
+static bool has_alias(const struct relay *r, str target)
+{
+    return find_alias(r, str_lower(r->a, target)) || find_alias(r, str_lower(r->a, str_printf(r->a, "@%.*s", STR(domain_of(target)))));
+}
+
+static void tell_unlisted(struct relay *r)
+{
+    for (size_t i = 0; i < r->nalias; i++) {
+        str rest = r->alias[i].targets, word;
+        while (next_target(&rest, &word)) {
+            const struct row *row = row_for(r, domain_of(word));
+            if (row && word.p[0] != '@' && !str_has(row->recipients, S("nobody.txt")) && !is_listed(r, row, word) && !has_alias(r, word))
+                pf_find_at(r->c, r->alias[i].file, r->alias[i].line, r->alias[i].key, DECIDE,
+                           "%.*s stands in no list of its domain: Postfix does not ask, waypost leaves it out; add it to the list", STR(word));
+        }
+    }
+}
+
 /* Does anything take this in the end? */
 static bool leads_on(const struct relay *r, str target, str key)
 {
     const struct row *row = row_for(r, domain_of(target));
 
-    if (target.p[0] == '@' || !row || !str_has(row->recipients, S("nobody.txt")))
+    if (target.p[0] == '@' || !row || str_eq(row->name, S(REFUSED_DOMAIN)) || !str_has(row->recipients, S("nobody.txt")))
         return true;
     if (str_ieq(target, key))
         return false;
-    return find_alias(r, str_lower(r->a, target)) || find_alias(r, str_lower(r->a, str_printf(r->a, "@%.*s", STR(domain_of(target)))));
+    return has_alias(r, target);
 }
 
 /* Mailboxes of this machine are no more: what leads there leads nowhere. */
@@ -289,6 +322,7 @@ void aliases_read(struct relay *r)
     take_bcc(r);
     take_refused(r);
     prune(r);
+    tell_unlisted(r);
     for (size_t i = 0; i < r->nalias; i++) {
         struct alias *al = &r->alias[i];
         if (al->key.n + al->targets.n > LINE_MOST) {

@@ -38,7 +38,7 @@ static str way_text(struct relay *r, const struct hop *h)
     case HOP_BACKEND: return str_printf(r->a, "backend %.*s", STR(h->backend));
     case HOP_MX: return S("by MX, of hosts preferred to this one");
     case HOP_DISCARD: return S("thrown away");
-    case HOP_ERROR: return S("refused at RCPT, where Postfix would take and return it");
+    case HOP_ERROR: return S("refused at RCPT");
     default: return str_printf(r->a, "refused: %.*s", STR(h->what));
     }
 }
@@ -117,10 +117,8 @@ static void domains_of(struct relay *r, const char *name, enum domain_class clas
         take_domain(r, name, class, &t.entry[i]);
     }
     struct pf_param *p = map_get(&r->c->by_name, str_z(name));
-    if (p && t.n == 0 && !p->told)
-        pf_find(r->c, name, NEEDLESS, "it names no domain");
     if (p)
-        p->told = true;
+        pf_find(r->c, name, t.n ? t.partial ? PARTLY : TRANSLATED : NEEDLESS, t.n ? "%zu names, each told of" : "it names no domain", t.n);
 }
 
 /* ---- transports of their own ---- */
@@ -287,10 +285,11 @@ static str list_of(struct relay *r, const struct pf_table *t, bool bare, size_t 
 }
 
 /* "recipients ..." for a class: from its table, or whoever the servers know. */
-static str recipients_of(struct relay *r, const char *name, bool bare, const char *file, str *list)
+static str recipients_of(struct relay *r, const char *name, enum domain_class class, const char *file, str *list)
 {
     str value = pf_value(r->c, name);
     struct pf_table t;
+    bool bare = class == CLASS_LOCAL;
     size_t n;
 
     if (value.n == 0) {
@@ -304,6 +303,7 @@ static str recipients_of(struct relay *r, const char *name, bool bare, const cha
         pf_find(r->c, name, DECIDE, "static: any recipient is taken, \"recipients any\"; better name those who exist");
         return S("any");
     }
+    r->people[class] = t;
     *list = list_of(r, &t, bare, &n);
     if (t.partial || r->callout)
         *list = list->n ? *list : S("# see \"callout\"\n");
@@ -332,7 +332,7 @@ void recipients_read(struct relay *r)
             continue;
         }
         if (!text[k].p)
-            text[k] = recipients_of(r, names[k], k == CLASS_LOCAL, files[k], lists[k]);
+            text[k] = recipients_of(r, names[k], row->class, files[k], lists[k]);
         row->recipients = text[k];
         size_t callout = str_find(text[k], S("callout"));
         if (callout != STR_NONE && row->hop.kind != HOP_BACKEND) { /* only a domain's own servers may be asked */

@@ -183,8 +183,8 @@ struct hop hop_of(struct relay *r, const char *name, str file, unsigned line, st
         return (struct hop){ .kind = HOP_ERROR, .what = nexthop };
     if (str_eq(kind, S("smtp")) && nexthop.n == 0)
         return (struct hop){ .kind = HOP_MX };
-    if (str_eq(kind, S("smtp")) || (str_eq(kind, S("lmtp")) && nexthop.n))
-        return backend_hop(r, name, file, line, transport, str_eq(kind, S("lmtp")), nexthop);
+    if (str_eq(kind, S("smtp")))
+        return backend_hop(r, name, file, line, transport, false, nexthop);
     if (kind.n == 0)
         return (struct hop){ .kind = HOP_NONE, .what = str_printf(r->a, "the transport \"%.*s\", which master.cf does not know", STR(transport)) };
     return (struct hop){ .kind = HOP_NONE, .what = str_printf(r->a, "the transport \"%.*s\" (%.*s), which waypost has not", STR(transport), STR(kind)) };

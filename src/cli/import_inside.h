@@ -39,6 +39,7 @@ struct relay {
     struct alias *alias; size_t nalias, alias_cap;
     struct map alias_by_key;    /* key -> 1 + index */
     struct pf_table transport, virtual, local_alias, sender_relay;
+    struct pf_table people[4];  /* who exists, by class */
     bool parents_relay, parents_transport;      /* parent_domain_matches_subdomains */
     str myhostname, mydomain, myorigin;
     struct hop fallback;        /* where mail for all others goes; HOP_ERROR: nowhere */

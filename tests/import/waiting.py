@@ -1,6 +1,6 @@
 """A queue that the real Postfix wrote, taken into a spool: `waypost spool import SPOOL --from postfix QUEUE`.
 
-    queue.py [--corpus DIR]     keep queue files there, to feed the fuzz target with"""
+    waiting.py [--corpus DIR]     keep queue files there, to feed the fuzz target with"""
 import json
 import random
 import shutil
@@ -208,7 +208,7 @@ def main():
 
 
 if not servers.peers_ready():
-    print("queue.py: there are no peers here (packaging/peers.sh): skipped")
+    print("waiting.py: there are no peers here (packaging/peers.sh): skipped")
     print("1 passed, 0 failed")
     sys.exit(0)
 main()
