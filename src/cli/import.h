@@ -68,6 +68,7 @@ str pf_expand(const struct postfix_conf *c, str value);
 /* The next word of a list: words are parted by blanks and commas, { } and what is in them is one. Without the outer braces. */
 bool pf_word(str *rest, str *word);
 str pf_path(const struct postfix_conf *c, str path);
+err pf_text(struct postfix_conf *c, str path, str *ret);        /* a regular file's text, in c->a */
 
 /* Where it is said, for findings; of a default the file is "" and the line 0. */
 void pf_find(struct postfix_conf *c, const char *name, enum became became, const char *fmt, ...) PRINTF(4, 5);

@@ -220,7 +220,9 @@ static bool leads_on(const struct relay *r, str target, str key)
 /* Mailboxes of this machine are no more: what leads there leads nowhere. */
 static void prune(struct relay *r)
 {
-    for (bool again = true; again;) {
+    bool again = true;
+
+    for (unsigned pass = 0; again && pass < 20; pass++) {
         again = false;
         for (size_t i = 0; i < r->nalias; i++) {
             struct alias *al = &r->alias[i];
@@ -295,8 +297,7 @@ static void take_refused(struct relay *r)
     }
     if (!r->refuses)
         return;
-    GROW(r->a, r->row, r->nrow, r->row_cap);
-    r->row[r->nrow++] = (struct row){ .name = S(REFUSED_DOMAIN), .class = CLASS_ALIAS, .hop = { .kind = HOP_ERROR }, .recipients = S("{ file nobody.txt }") };
+    row_add(r, &(struct row){ .name = S(REFUSED_DOMAIN), .class = CLASS_ALIAS, .hop = { .kind = HOP_ERROR }, .recipients = S("{ file nobody.txt }") });
     r->nobody = S("# Nobody: addresses of these domains are taken when they stand for others, in aliases.txt.\n");
 }
 

@@ -5,10 +5,17 @@
 
 struct row *row_named(const struct relay *r, str name)
 {
-    for (size_t i = 0; i < r->nrow; i++)
-        if (str_ieq(r->row[i].name, name))
-            return &r->row[i];
-    return NULL;
+    size_t at = (size_t)(uintptr_t)map_get(&r->row_by_name, name);
+    return at ? &r->row[at - 1] : NULL;
+}
+
+/* Those given out before may move. */
+struct row *row_add(struct relay *r, const struct row *row)
+{
+    GROW(r->a, r->row, r->nrow, r->row_cap);
+    r->row[r->nrow++] = *row;
+    map_put(&r->row_by_name, row->name, (void *)(uintptr_t)r->nrow);
+    return &r->row[r->nrow - 1];
 }
 
 struct row *row_for(const struct relay *r, str domain)
@@ -45,9 +52,7 @@ static str way_text(struct relay *r, const struct hop *h)
 
 static struct row *add_row(struct relay *r, str name, enum domain_class class, str file, unsigned line)
 {
-    GROW(r->a, r->row, r->nrow, r->row_cap);
-    struct row *row = &r->row[r->nrow++];
-    *row = (struct row){ .name = name, .class = class, .file = file, .line = line };
+    struct row *row = row_add(r, &(struct row){ .name = name, .class = class, .file = file, .line = line });
     const struct pf_entry *e = transport_for(r, name);
     str transport = S(""), nexthop = S("");
     if (e)

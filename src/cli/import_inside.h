@@ -35,6 +35,7 @@ struct relay {
     arena *a;
     struct backend_out *backend; size_t nbackend, backend_cap;
     struct row *row; size_t nrow, row_cap;
+    struct map row_by_name;     /* name -> 1 + index */
     struct rule *rule; size_t nrule, rule_cap;
     struct alias *alias; size_t nalias, alias_cap;
     struct map alias_by_key;    /* key -> 1 + index */
@@ -67,6 +68,7 @@ str service_kind(const struct relay *r, str transport);        /* "smtp", "lmtp"
 
 /* import_domains.c */
 void domains_read(struct relay *r);
+struct row *row_add(struct relay *r, const struct row *row);
 struct row *row_named(const struct relay *r, str name);
 struct row *row_for(const struct relay *r, str domain);         /* the closest */
 void recipients_read(struct relay *r);

@@ -3,13 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define DEEP_MOST 20            /* of $names within $names */
 #define STEPS_MOST 10000        /* in all, for one value */
 #define VALUE_MOST 262144       /* octets of an expanded value */
-#define FILE_MOST (64u << 20)
+#define FILE_MOST (256u << 20)
 
 /* Postfix' defaults of what the translation asks for (postconf -d of 3.7, compatibility level 3). */
 static const struct { const char *name, *preset; } presets[] = {
@@ -183,26 +183,34 @@ void pf_read_master(struct postfix_conf *c, str file, str text)
     }
 }
 
-static err read_text(arena *a, str path, str *ret)
+err pf_text(struct postfix_conf *c, str path, str *ret)
 {
     AUTO_BUF text = { 0 };
-    int fd = open(str_cz(a, path), O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    int fd = open(str_cz(c->a, path), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 
-    if (fd < 0)
-        return fail_errno(errno, "%.*s", STR(path));
-    for (;;) {
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        err e = fail_errno(errno, "%.*s", STR(path));
+        if (fd >= 0)
+            close(fd);
+        return e;
+    }
+    err e = S_ISREG(st.st_mode) ? OK : fail(E_SYNTAX, "%.*s: this is no file", STR(path));
+    for (bool more = e == OK; more;) {
         buf_reserve(&text, 65536);
         ssize_t n = read(fd, text.p + text.n, 65536);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n <= 0 || text.n > FILE_MOST) {
-            err e = n < 0 ? fail_errno(errno, "%.*s", STR(path)) : n ? fail(E_LIMIT, "%.*s: too large", STR(path)) : OK;
-            close(fd);
-            *ret = str_dup(a, buf_str(&text));
-            return e;
-        }
-        text.n += (size_t)n;
+        if (n < 0)
+            e = fail_errno(errno, "%.*s", STR(path));
+        else if (text.n + (size_t)n > FILE_MOST)
+            e = fail(E_LIMIT, "%.*s: too large", STR(path));
+        more = n > 0 && e == OK;
+        text.n += n > 0 ? (size_t)n : 0;
     }
+    close(fd);
+    *ret = str_dup(c->a, buf_str(&text));
+    return e;
 }
 
 void pf_free(struct postfix_conf *c) { map_free(&c->by_name); }
@@ -211,9 +219,9 @@ err pf_read(struct postfix_conf *c)
 {
     str text, main = str_printf(c->a, "%.*s/main.cf", STR(c->dir)), master = str_printf(c->a, "%.*s/master.cf", STR(c->dir));
 
-    TRY(read_text(c->a, main, &text));
+    TRY(pf_text(c, main, &text));
     pf_read_main(c, S("main.cf"), text);
-    if (read_text(c->a, master, &text) == OK)
+    if (pf_text(c, master, &text) == OK)
         pf_read_master(c, S("master.cf"), text);
     else
         pf_find_at(c, S("master.cf"), 0, S(""), DECIDE, "it cannot be read (%.*s): one smtpd on port 25 is assumed", STR(err_text()));

@@ -1,14 +1,10 @@
 /* Postfix' look-up tables, read from the text they are made of; and findings. */
 #include "cli/import.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define TABLES_DEEP 4           /* proxy:, unionmap: within one another */
-#define FILE_MOST (256u << 20)
 
 /* ---- findings ---- */
 
@@ -157,28 +153,6 @@ void pf_read_table(struct postfix_conf *c, str file, str text, enum pf_form form
     index_table(c, into);
 }
 
-static err read_table_file(struct postfix_conf *c, str path, str *ret)
-{
-    AUTO_BUF text = { 0 };
-    int fd = open(str_cz(c->a, path), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-
-    if (fd < 0)
-        return fail_errno(errno, "%.*s", STR(path));
-    for (;;) {
-        buf_reserve(&text, 65536);
-        ssize_t n = read(fd, text.p + text.n, 65536);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0 || text.n > FILE_MOST) {
-            err e = n < 0 ? fail_errno(errno, "%.*s", STR(path)) : n ? fail(E_LIMIT, "%.*s: too large", STR(path)) : OK;
-            close(fd);
-            *ret = str_dup(c->a, buf_str(&text));
-            return e;
-        }
-        text.n += (size_t)n;
-    }
-}
-
 /* ---- what a value names ---- */
 
 static void read_one(struct postfix_conf *c, const char *name, str table, struct pf_table *ret, unsigned deep);
@@ -203,7 +177,7 @@ static void read_passwd(struct postfix_conf *c, const char *name, struct pf_tabl
     str text, line, file = pf_path(c, S("/etc/passwd"));
     unsigned number = 0;
 
-    if (read_table_file(c, file, &text) != OK) {
+    if (pf_text(c, file, &text) != OK) {
         ret->partial = true;
         pf_find(c, name, DECIDE, "the users of that machine are not known (%.*s)", STR(err_text()));
         return;
@@ -225,7 +199,7 @@ static void read_text_table(struct postfix_conf *c, const char *name, str table,
 {
     str text;
     path = pf_path(c, path);
-    if (read_table_file(c, path, &text) != OK)
+    if (pf_text(c, path, &text) != OK)
         not_read(c, name, ret, table, str_cz(c->a, str_printf(c->a, "the text it is made of cannot be read (%.*s)", STR(err_text()))));
     else
         pf_read_table(c, path, text, form, ret);
@@ -290,7 +264,7 @@ static void names_of(struct postfix_conf *c, const char *name, str value, str fi
         if (word.p[0] == '/' && deep < TABLES_DEEP) {   /* a file of names (postconf(5), mydestination) */
             unsigned number = 0;
             str path = pf_path(c, word);
-            if (read_table_file(c, path, &text) != OK) {
+            if (pf_text(c, path, &text) != OK) {
                 not_read(c, name, ret, word, str_cz(c->a, str_dup(c->a, err_text())));
                 continue;
             }

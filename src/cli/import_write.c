@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define NAMES_MOST 5000         /* of one relay_domain */
+
 void decide(struct relay *r, const char *fmt, ...)
 {
     char text[512];
@@ -122,11 +124,13 @@ static void write_rows(struct relay *r, struct buf *out)
         struct row *row = &r->row[i];
         if (row->written)
             continue;
+        size_t n = 0;
         buf_add(out, S("relay_domain"));
-        for (size_t k = i; k < r->nrow; k++)
+        for (size_t k = i; k < r->nrow && n < NAMES_MOST; k++)
             if (!r->row[k].written && same_block(row, &r->row[k])) {
                 buf_addf(out, " %.*s", STR(r->row[k].name));
                 r->row[k].written = true;
+                n++;
             }
         buf_addf(out, " {\n    backend    %.*s\n    recipients %.*s\n", STR(via(&row->hop)), STR(row->recipients));
         if (row->copy.n)
@@ -228,7 +232,7 @@ static void read_all(struct relay *r)
 
 void pf_translate(struct postfix_conf *c, struct made *ret)
 {
-    struct relay r = { .c = c, .a = c->a, .decisions = { .a = c->a }, .alias_by_key = { .fold = true } };
+    struct relay r = { .c = c, .a = c->a, .decisions = { .a = c->a }, .alias_by_key = { .fold = true }, .row_by_name = { .fold = true } };
     struct buf out = { .a = c->a }, facts = { .a = c->a };
 
     *ret = (struct made){ 0 };
@@ -262,4 +266,5 @@ void pf_translate(struct postfix_conf *c, struct made *ret)
     add_file(ret, "local_users.txt", r.local_list);
     add_file(ret, "nobody.txt", r.nobody);
     map_free(&r.alias_by_key);
+    map_free(&r.row_by_name);
 }
