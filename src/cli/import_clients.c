@@ -268,12 +268,20 @@ static bool sensitive(const struct pf_override *o)
     return false;
 }
 
+/* An address without port or brackets. */
+static bool is_ip(const struct relay *r, str s)
+{
+    struct addr a;
+    str whole = str_findc(s, ':') != STR_NONE ? str_printf(r->a, "[%.*s]:25", STR(s)) : s;
+
+    return addr_parse(whole, 25, &a) == OK && a.sa.sa_family != AF_UNIX;
+}
+
 /* Where inet_interfaces and inet_protocols say, on a port. */
 static void listen_interfaces(struct relay *r, struct buf *out, unsigned port)
 {
     str rest = pf_value(r->c, "inet_interfaces"), word, protocols = pf_value(r->c, "inet_protocols");
     bool v4 = !str_eq(protocols, S("ipv6")), v6 = !str_eq(protocols, S("ipv4"));
-    struct addr a;
 
     while (pf_word(&rest, &word)) {
         if (str_ieq(word, S("all")) && v4)
@@ -287,7 +295,7 @@ static void listen_interfaces(struct relay *r, struct buf *out, unsigned port)
         if (str_ieq(word, S("all")) || str_ieq(word, S("loopback-only")) || str_ieq(word, S("localhost")))
             continue;
         str bare = word.n && word.p[0] == '[' ? str_of(word.p + 1, MIN(str_findc(word, ']'), word.n) - 1) : word;
-        if (addr_parse(bare, 25, &a) == OK && a.sa.sa_family != AF_UNIX)
+        if (is_ip(r, bare))
             buf_addf(out, str_findc(bare, ':') != STR_NONE ? " [%.*s]:%u" : " %.*s:%u", STR(bare), port);
         else
             pf_find(r->c, "inet_interfaces", NOT_TRANSLATED, "\"%.*s\": waypost listens at addresses, not at names", STR(word));
@@ -331,9 +339,8 @@ static void take_service(struct relay *r, const struct pf_service *s, struct buf
         pf_find_at(r->c, s->file, s->line, s->name, NOT_TRANSLATED, "this is no port");
     else if (colon > 1) {
         str host = str_head(s->name, colon - 1);
-        struct addr a;
         str bare = host.n > 2 && host.p[0] == '[' ? str_of(host.p + 1, host.n - 2) : str_ieq(host, S("localhost")) ? S("127.0.0.1") : host;
-        if (addr_parse(bare, 25, &a) == OK && a.sa.sa_family != AF_UNIX)
+        if (is_ip(r, bare))
             buf_addf(out, str_findc(bare, ':') != STR_NONE ? " [%.*s]:%u" : " %.*s:%u", STR(bare), port);
         else
             pf_find_at(r->c, s->file, s->line, s->name, NOT_TRANSLATED, "waypost listens at addresses, not at names");

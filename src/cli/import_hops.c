@@ -63,6 +63,9 @@ static bool parse_server(str word, uint64_t port, struct server *ret)
         word = str_from(word, 5);
     if (str_istarts(word, S("unix:"))) {
         *ret = (struct server){ .host = str_from(word, 5), .unix_path = true };
+        for (size_t i = 0; i < ret->host.n; i++)
+            if (!ascii_alpha(ret->host.p[i]) && !ascii_digit(ret->host.p[i]) && !strchr("/._-+@", ret->host.p[i]))
+                return false;   /* no word of our form */
         return ret->host.n > 0;
     }
     size_t end = word.n && word.p[0] == '[' ? str_findc(word, ']') : STR_NONE;

@@ -53,6 +53,12 @@ static void names_read(struct relay *r)
         r->myhostname = S("localhost.localdomain");
     } else if (!pf_is_set(r->c, S("myhostname")))
         pf_find(r->c, "myhostname", DECIDE, "not set: the name of the machine on which this import runs, %.*s", STR(r->myhostname));
+    if (!domain_valid(r->mydomain))
+        r->mydomain = r->myhostname;
+    if (!domain_valid(r->myorigin)) {
+        pf_find(r->c, "myorigin", NOT_TRANSLATED, "\"%.*s\" is no domain", STR(r->myorigin));
+        r->myorigin = r->myhostname;
+    }
 }
 
 static str domain_of(str address)
