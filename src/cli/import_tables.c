@@ -67,6 +67,10 @@ const struct pf_entry *pf_look(const struct pf_table *t, str key)
 
 static void add_entry(struct postfix_conf *c, struct pf_table *t, str key, str value, str file, unsigned line)
 {
+    if (key.n == 0) {
+        pf_find_at(c, file, line, S(""), NOT_TRANSLATED, "an entry without a key");
+        return;
+    }
     GROW(c->a, t->entry, t->n, t->cap);
     t->entry[t->n++] = (struct pf_entry){ str_lower(c->a, key), value, file, line };
 }
@@ -261,6 +265,8 @@ static void names_of(struct postfix_conf *c, const char *name, str value, str fi
     str rest = value, word, text, one;
 
     while (pf_word(&rest, &word)) {
+        if (word.n == 0)
+            continue;
         if (word.p[0] == '/' && deep < TABLES_DEEP) {   /* a file of names (postconf(5), mydestination) */
             unsigned number = 0;
             str path = pf_path(c, word);
