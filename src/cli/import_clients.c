@@ -319,6 +319,7 @@ static unsigned service_port(str name)
 
 static void take_service(struct relay *r, const struct pf_service *s, struct buf *out)
 {
+    struct buf options = buf_in(r->a, 80);
     size_t colon = s->name.n;
 
     while (colon && s->name.p[colon - 1] != ':')
@@ -334,6 +335,9 @@ static void take_service(struct relay *r, const struct pf_service *s, struct buf
             decide(r, "the service %.*s of master.cf is not there (-o %.*s)", STR(s->name), STR(s->override[i].name));
             return;
         }
+    for (size_t i = 0; i < s->noverride; i++)
+        if (!str_eq(s->override[i].name, S("syslog_name")))
+            buf_addf(&options, "; not translated: -o %.*s", STR(s->override[i].name));
     size_t from = out->n;
     if (port == 0)
         pf_find_at(r->c, s->file, s->line, s->name, NOT_TRANSLATED, "this is no port");
@@ -347,24 +351,89 @@ static void take_service(struct relay *r, const struct pf_service *s, struct buf
     } else
         listen_interfaces(r, out, port);
     if (out->n > from)
-        pf_find_at(r->c, s->file, s->line, s->name, str_eq(s->command, S("postscreen")) ? PARTLY : TRANSLATED, "listen smtp%.*s%s", STR(str_from(buf_str(out), from)),
-                   str_eq(s->command, S("postscreen")) ? "; without postscreen's tests" : "");
+        pf_find_at(r->c, s->file, s->line, s->name, str_eq(s->command, S("postscreen")) || options.n ? PARTLY : TRANSLATED, "listen smtp%.*s%s%.*s",
+                   STR(str_from(buf_str(out), from)), str_eq(s->command, S("postscreen")) ? "; without postscreen's tests" : "", STR(buf_str(&options)));
+}
+
+/* Peers that may say for whom they speak: networks only, as names are looked up by nobody here. */
+static void take_believed(struct relay *r, const char *name, const char *verb, struct buf *out)
+{
+    struct pf_table t;
+    struct buf nets = buf_in(r->a, 80);
+    struct cidr c;
+    str text;
+
+    if (!pf_is_set(r->c, str_z(name)))
+        return;
+    pf_names(r->c, name, &t);
+    for (size_t i = 0; i < t.n; i++)
+        if (network_of(r, t.entry[i].key, &c, &text) && c.bits)
+            buf_addf(&nets, " %.*s", STR(text));
+        else
+            pf_find_at(r->c, t.entry[i].file, t.entry[i].line, str_z(name), NOT_TRANSLATED, "\"%.*s\" is no network", STR(t.entry[i].key));
+    if (nets.n)
+        buf_addf(out, "    %s from%.*s\n", verb, STR(buf_str(&nets)));
+    pf_find(r->c, name, t.partial ? PARTLY : TRANSLATED, "listen smtp ... { %s from%.*s }", verb, STR(buf_str(&nets)));
+}
+
+/* What master.cf has besides listeners. */
+static void tell_service(struct relay *r, const struct pf_service *s)
+{
+    static const char *const transports[] = { "local", "virtual", "pipe", "spawn" };
+    struct buf options = buf_in(r->a, 100);
+
+    for (size_t i = 0; i < s->noverride; i++)
+        if (!str_eq(s->override[i].name, S("syslog_name")))
+            buf_addf(&options, options.n ? ", %.*s" : "%.*s", STR(s->override[i].name));
+    for (size_t i = 0; i < COUNT(transports); i++)
+        if (str_eq(s->command, str_z(transports[i]))) {
+            pf_find_at(r->c, s->file, s->line, s->name, NOT_TRANSLATED, "%.*s: waypost runs no programs and has no mailboxes; what went this way is told at its own line", STR(s->command));
+            return;
+        }
+    if ((str_eq(s->command, S("smtp")) || str_eq(s->command, S("lmtp"))) && options.n)
+        pf_find_at(r->c, s->file, s->line, s->name, PARTLY, "its next hops are backends; not translated: -o %.*s", STR(buf_str(&options)));
+    else if (str_eq(s->command, S("smtp")) || str_eq(s->command, S("lmtp")))
+        pf_find_at(r->c, s->file, s->line, s->name, NEEDLESS, "its next hops are backends");
+    else
+        pf_find_at(r->c, s->file, s->line, s->name, NEEDLESS, "of Postfix' own build-up");
+}
+
+static void own_addresses(struct relay *r)
+{
+    str rest = pf_value(r->c, "proxy_interfaces"), word;
+    struct buf out = buf_in(r->a, 80);
+
+    while (pf_word(&rest, &word))
+        if (is_ip(r, word))
+            buf_addf(&out, " %.*s", STR(word));
+        else
+            pf_find(r->c, "proxy_interfaces", NOT_TRANSLATED, "\"%.*s\" is no address", STR(word));
+    r->own = buf_str(&out);
+    if (out.n)
+        pf_find(r->c, "proxy_interfaces", TRANSLATED, "own { addresses%.*s }", STR(r->own));
 }
 
 static void listeners(struct relay *r)
 {
+    struct buf believed = { .a = r->a };
+
     struct buf out = buf_in(r->a, 100);
 
     for (size_t i = 0; i < r->c->nservice; i++)
         if (str_eq(r->c->service[i].type, S("inet")))
             take_service(r, &r->c->service[i], &out);
+        else
+            tell_service(r, &r->c->service[i]);
     if (r->c->nservice == 0)
         listen_interfaces(r, &out, 25);
     if (out.n == 0) {
         buf_add(&out, S(" 127.0.0.1:25"));
         decide(r, "no smtpd of master.cf could be translated: one on loopback is written, since a relay needs a listener");
     }
-    r->listen = buf_str(&out);
+    take_believed(r, "smtpd_authorized_xclient_hosts", "xclient", &believed);
+    take_believed(r, "smtpd_authorized_xforward_hosts", "xforward", &believed);
+    r->listen = believed.n ? str_printf(r->a, "%.*s {\n%.*s}", STR(buf_str(&out)), STR(buf_str(&believed))) : buf_str(&out);
+    own_addresses(r);
     if (pf_is_set(r->c, S("inet_interfaces")))
         pf_find(r->c, "inet_interfaces", TRANSLATED, "listen");
     if (pf_is_set(r->c, S("inet_protocols")))

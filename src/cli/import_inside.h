@@ -46,7 +46,7 @@ struct relay {
     struct hop fallback;        /* where mail for all others goes; HOP_ERROR: nowhere */
     bool callout;               /* reject_unverified_recipient */
     /* of clients.c */
-    str listen, networks, relay_from;
+    str listen, networks, relay_from, own;
     bool strangers;             /* they may send to the domains here */
     bool own_clients;           /* those of mynetworks may send elsewhere */
     struct pf_table refused;    /* recipients that check_recipient_access refuses */

@@ -191,6 +191,7 @@ static void read_passwd(struct postfix_conf *c, const char *name, struct pf_tabl
         if (line.n && line.p[0] != '#' && str_findc(line, ':') != STR_NONE)
             add_entry(c, ret, str_head(line, str_findc(line, ':')), S("user"), file, number);
     }
+    pf_find(c, name, PARTLY, "the users of %.*s as they are now", STR(file));
 }
 
 static void not_read(struct postfix_conf *c, const char *name, struct pf_table *ret, str table, const char *why)

@@ -246,13 +246,20 @@ void pf_translate(struct postfix_conf *c, struct made *ret)
     str postmaster = postmaster_of(&r);
     rows_as_rules(&r);
     facts_write(&r, &facts);
-    facts_rest(&r);
     str aliases = alias_list(&r);
 
     buf_add(&out, S("# Made from a Postfix configuration by `waypost import postfix`, whose report tells what became of each line.\n"));
     buf_add(&out, buf_str(&r.decisions));
     buf_addf(&out, "waypost 1\n\nhostname   %.*s\npostmaster %.*s\nlisten smtp%.*s\n\n", STR(r.myhostname), STR(word_of(&r, postmaster)), STR(r.listen));
-    buf_add(&out, S("spool { dir /var/lib/waypost/spool }\ncontrol /run/waypost/control.sock\n\n"));
+    if (r.own.n)
+        buf_addf(&out, "own { addresses%.*s }\n", STR(r.own));
+    buf_add(&out, S("spool { dir /var/lib/waypost/spool"));
+    uint64_t free_bytes;
+    if (pf_is_set(c, S("queue_minfree")) && str_u64(pf_value(c, "queue_minfree"), INT64_MAX / 2, &free_bytes) && free_bytes) {
+        buf_addf(&out, "; min_free %llu", (unsigned long long)free_bytes);
+        pf_find(c, "queue_minfree", TRANSLATED, "spool { min_free %llu }", (unsigned long long)free_bytes);
+    }
+    buf_add(&out, S(" }\ncontrol /run/waypost/control.sock\n\n"));
     buf_add(&out, buf_str(&facts));
     buf_addc(&out, '\n');
     write_backends(&r, &out);
@@ -262,6 +269,7 @@ void pf_translate(struct postfix_conf *c, struct made *ret)
     if (r.networks.n && (r.fallback.kind == HOP_BACKEND || r.fallback.kind == HOP_MX || r.fallback.kind == HOP_DISCARD || r.nrule))
         buf_addf(&out, "network mynetworks %.*s {\n    relay_from %.*s\n}\n", STR(r.networks), STR(r.relay_from));
     write_rules(&r, &out);
+    facts_rest(&r);
     ret->config = buf_str(&out);
     str rest = buf_str(&r.decisions), line;
     while (str_cut(&rest, S("\n"), &line))

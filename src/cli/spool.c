@@ -3,7 +3,9 @@
 #include "cli/postfix_queue.h"
 #include "spool/spool.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -130,6 +132,27 @@ static err job_run(void *arg)
     }
 }
 
+/* Root wrote into the spool of another user, whose relay is to read it. By descriptor: that user may put links there meanwhile. */
+static err give_back(const char *path)
+{
+    struct stat of, st;
+    DIR *dir = geteuid() == 0 && stat(path, &of) == 0 && of.st_uid != 0 ? opendir(path) : NULL;
+    const struct dirent *e;
+    int number = 0;
+
+    while (dir && !number && (e = readdir(dir))) {
+        int fd = openat(dirfd(dir), e->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1 && st.st_uid == 0 && fchown(fd, of.st_uid, of.st_gid) < 0)
+            number = errno;
+        close(fd);
+    }
+    if (dir)
+        closedir(dir);
+    return number ? fail_errno(number, "giving the spool's files to the user whose directory it is") : OK;
+}
+
 /* Where the mail comes from: the standard input, or the queue that the third operand names. */
 static bool import_from(struct job *j, const char *from, const char *queue)
 {
@@ -191,6 +214,12 @@ int cli_spool(int argc, char **argv)
     if ((from || left == 3) && (j.what != IMPORT || !import_from(&j, from, left == 3 ? argv[3] : NULL)))
         return j.what == IMPORT ? CLI_USAGE : cli_usage("spool", "--from is for import");
     err e = task_main(job_run, &j);
+    if (j.what == IMPORT) {     /* what came in before an error, too */
+        AUTO_ARENA a = arena_new();
+        str why = str_dup(a, err_text());
+        err given = give_back(argv[2]);
+        e = e == OK ? given : fail(e, "%.*s", STR(why));
+    }
     fwrite(j.out.p, 1, j.out.n, stdout);
     buf_free(&j.out);
     if (j.postfix.queue.n)

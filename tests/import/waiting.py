@@ -2,6 +2,7 @@
 
     waiting.py [--corpus DIR]     keep queue files there, to feed the fuzz target with"""
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -186,6 +187,8 @@ def main():
         before = {f: f.read_bytes() for f in files(queue, "incoming", "active", "deferred", "hold")}
         arrived = [int(f.read_bytes().split(b"create_time=")[1][:10]) for f in files(queue, "hold")]
 
+        (folder / "spool").mkdir(mode=0o700)
+        os.chown(folder / "spool", 65534, 65534)        # a relay of that user's ran here
         said = run("spool", "import", folder / "spool", queue, "--json")    # known by its directories
         lines = [json.loads(line) for line in said.stdout.splitlines()]
         result = {r: [line for line in lines if line.get("result") == r] for r in ("taken", "held", "refused", "settled", "known")}
@@ -193,6 +196,7 @@ def main():
         check(len(result["taken"]) == len(BODIES) - 1 and len(result["held"]) == 1, "what waits is taken", lines)
         check(len(result["refused"]) == bad and all(line["reason"] for line in result["refused"]), "what is none is refused, with a reason each", bad, lines)
         check(lines[-1] == {"taken": len(BODIES), "recipients": len(BODIES) + 1, "held": 1, "settled": 0, "known": 0, "refused": bad}, "the sum", lines[-1])
+        check({f.stat().st_uid for f in (folder / "spool").iterdir()} == {65534}, "the spool's files are its user's")
         check(before == {f: f.read_bytes() for f in files(queue, "incoming", "active", "deferred", "hold")}, "Postfix' queue is as it was")
 
         again = run("spool", "import", folder / "spool", "--from", "postfix", queue)
