@@ -51,11 +51,9 @@ static void report(struct postfix_conf *c, const struct made *m, bool json, FILE
             buf_add(&out, S("}\n"));
             continue;
         }
-        if (f->file.n)
-            buf_addf(&out, "%.*s:%u: ", STR(str_printable(c->a, f->file)), f->line);
-        else
-            buf_add(&out, S("(default): "));
-        buf_addf(&out, "%.*s: %s%s%.*s\n", STR(str_printable(c->a, f->name)), words[f->became], f->text.n ? ": " : "", STR(str_printable(c->a, f->text)));
+        buf_addf(&out, f->line ? "%.*s:%u: " : "%.*s: ", STR(f->file.n ? tell_text(c->a, f->file) : S("(default)")), f->line);
+        buf_addf(&out, f->name.n ? "%.*s: " : "", STR(tell_text(c->a, f->name)));
+        buf_addf(&out, "%s%s%.*s\n", words[f->became], f->text.n ? ": " : "", STR(tell_text(c->a, f->text)));
     }
     if (json)
         buf_addf(&out, "{\"decisions\":%zu", m->decisions);

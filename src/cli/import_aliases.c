@@ -279,7 +279,7 @@ static void take_bcc(struct relay *r)
         } else
             pf_find_at(r->c, e->file, e->line, e->key, NOT_TRANSLATED, "copies are made of mail to domains here only");
     }
-    pf_find(r->c, "recipient_bcc_maps", t.partial ? PARTLY : TRANSLATED, "%zu entries, each told of", t.n);
+    pf_find(r->c, "recipient_bcc_maps", t.partial ? PARTLY : TRANSLATED, "each entry is told of; %zu in all", t.n);
 }
 
 /* ---- who is refused ---- */
@@ -313,13 +313,16 @@ void aliases_read(struct relay *r)
     if (r->virtual.anything.p)
         pf_find(c, "virtual_alias_maps", NOT_TRANSLATED, "static: all recipients in one place");
     split_transport(pf_value(c, "local_transport"), &transport, &nexthop);
-    if (str_eq(service_kind(r, transport), S("local"))) {
+    bool local = false;
+    for (size_t i = 0; i < r->nrow; i++)
+        local |= r->row[i].class == CLASS_LOCAL;
+    if (local && str_eq(service_kind(r, transport), S("local"))) {
         pf_tables(c, "alias_maps", pf_value(c, "alias_maps"), &r->local_alias);
         for (size_t i = 0; i < r->local_alias.n; i++)
             take_local(r, &r->local_alias.entry[i]);
         pf_find(c, "alias_maps", r->local_alias.partial ? PARTLY : TRANSLATED, "%zu entries, for the domains of mydestination", r->local_alias.n);
     } else if (pf_is_set(c, S("alias_maps")))
-        pf_find(c, "alias_maps", NEEDLESS, "not asked for when local_transport is not local(8)");
+        pf_find(c, "alias_maps", NEEDLESS, "no domain here asks for it");
     take_bcc(r);
     take_refused(r);
     prune(r);

@@ -74,7 +74,7 @@ static void take_domain(struct relay *r, const char *name, enum domain_class cla
     bool below = domain.n && domain.p[0] == '.';
     struct row *before;
 
-    if (class != CLASS_RELAY && is_localhost(domain)) {
+    if (is_localhost(domain)) {
         pf_find_at(r->c, e->file, e->line, str_z(name), NEEDLESS, "%.*s: no mail for it comes from outside", STR(domain));
         return;
     }
@@ -123,7 +123,7 @@ static void domains_of(struct relay *r, const char *name, enum domain_class clas
     }
     struct pf_param *p = map_get(&r->c->by_name, str_z(name));
     if (p)
-        pf_find(r->c, name, t.n ? t.partial ? PARTLY : TRANSLATED : NEEDLESS, t.n ? "%zu names, each told of" : "it names no domain", t.n);
+        pf_find(r->c, name, t.n ? t.partial ? PARTLY : TRANSLATED : NEEDLESS, t.n ? "each name is told of; %zu in all" : "it names no domain", t.n);
 }
 
 /* ---- transports of their own ---- */
@@ -261,9 +261,9 @@ void domains_read(struct relay *r)
         rules_before_senders(r);
     hops_default(r);
     if (pf_is_set(c, S("transport_maps")))
-        pf_find(c, "transport_maps", r->transport.partial ? PARTLY : TRANSLATED, "%zu entries, each told of", r->transport.n);
+        pf_find(c, "transport_maps", r->transport.partial ? PARTLY : TRANSLATED, "each entry is told of; %zu in all", r->transport.n);
     if (pf_is_set(c, S("sender_dependent_relayhost_maps")))
-        pf_find(c, "sender_dependent_relayhost_maps", r->sender_relay.partial ? PARTLY : TRANSLATED, "%zu entries, each told of", r->sender_relay.n);
+        pf_find(c, "sender_dependent_relayhost_maps", r->sender_relay.partial ? PARTLY : TRANSLATED, "each entry is told of; %zu in all", r->sender_relay.n);
 }
 
 /* ---- recipients ---- */
@@ -340,7 +340,8 @@ void recipients_read(struct relay *r)
             text[k] = recipients_of(r, names[k], row->class, files[k], lists[k]);
         row->recipients = text[k];
         size_t callout = str_find(text[k], S("callout"));
-        if (callout != STR_NONE && row->hop.kind != HOP_BACKEND) { /* only a domain's own servers may be asked */
+        bool relayhost = !row->explicit && str_eq(row->hop.backend, r->fallback.backend);
+        if (callout != STR_NONE && (row->hop.kind != HOP_BACKEND || relayhost)) { /* only a domain's own servers may be asked */
             bool only = lists[k]->p == NULL;
             row->recipients = only ? S("{ file nobody.txt }") : str_printf(r->a, "{ file %s }", files[k]);
             if (only)
@@ -350,5 +351,5 @@ void recipients_read(struct relay *r)
     }
     for (size_t k = 0; k < COUNT(names); k++)
         if (names[k] && pf_is_set(r->c, str_z(names[k])) && !text[k].p)
-            pf_find(r->c, names[k], NEEDLESS, "there is no domain for it");
+            pf_find(r->c, names[k], NEEDLESS, "no domain here asks for it");
 }

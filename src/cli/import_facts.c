@@ -219,7 +219,9 @@ void facts_rest(struct relay *r)
         for (k = 0; k < COUNT(known) && !fits(known[k].name, p->name); k++)
             ;
         p->told = true;
-        if (k < COUNT(known))
+        if (pf_expand(r->c, p->value).n == 0)
+            pf_find_at(r->c, p->file, p->line, p->name, NEEDLESS, "empty");
+        else if (k < COUNT(known))
             pf_find_at(r->c, p->file, p->line, p->name, known[k].became, "%s", *known[k].what ? known[k].what : "of Postfix' own build-up");
         else if (is_used(r, p->name))
             pf_find_at(r->c, p->file, p->line, p->name, TRANSLATED, "used in other values");
