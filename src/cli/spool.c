@@ -220,7 +220,8 @@ int cli_spool(int argc, char **argv)
         err given = give_back(argv[2]);
         e = e == OK ? given : fail(e, "%.*s", STR(why));
     }
-    fwrite(j.out.p, 1, j.out.n, stdout);
+    if (j.out.n)
+        fwrite(j.out.p, 1, j.out.n, stdout);
     buf_free(&j.out);
     if (j.postfix.queue.n)
         tell_postfix(&j.postfix);
