@@ -84,7 +84,8 @@ void diags_print_json(const struct diags *d, struct buf *out); /* one array of o
     N(SECRET,      120, "a secret that is not where it is said to be") \
     N(LITERAL,     121, "a secret in plain text") \
     N(BAD_SOURCE,  122, "a source of recipients that cannot be asked so") \
-    N(CLEAR,       123, "a secret or addresses that would cross the network in plain text")
+    N(CLEAR,       123, "a secret or addresses that would cross the network in plain text") \
+    N(OUTLET,      124, "a source or pool that mail cannot leave by")
 enum {
 #define N(name, number, meaning) CONF_E_##name = number,
     CONF_NUMBERS(N)

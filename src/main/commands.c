@@ -27,6 +27,8 @@ static void story_line(struct control *c, const struct event *e)
     add_str(&b, "from", e->from);
     add_str(&b, "rcpt", e->rcpt);
     add_str(&b, "remote", e->remote);
+    if (e->source.n)
+        add_str(&b, "source", e->source);
     add_str(&b, "reply", e->reply);
     add_str(&b, "detail", e->detail);
     add_str(&b, "message_id", e->message_id);

@@ -157,6 +157,8 @@ static void ticket_line(const struct ticket *t, struct buf *b)
     add_int(b, "rcpts", ticket_count(t));
     add_str(b, "state", t->held && t->state == TICKET_WAITING ? S("held") : str_z(states[t->state]));
     add_str(b, "lane", t->lane->name);
+    if (lane_outlet(t->lane))
+        add_str(b, "source", lane_outlet(t->lane)->name);
     add_str(b, "reason", w.reason);
     add_time(b, "since", w.since);
     add_time(b, "next", w.next);
