@@ -342,7 +342,7 @@ class Lab:
     def blast(self, port, *options, wait=True, polite=False, **sizes):
         """waypost blast with options and sizes such as mails=1000; its figures, or with wait=False the process, for blasted(). `polite` leaves the
         processors to the others when there is not enough for all."""
-        words = ['--%s=%s' % (name.replace('_', '-'), value) for name, value in sizes.items()]
+        words = ['--%s=%s' % ('from' if name == 'sender' else name.replace('_', '-'), value) for name, value in sizes.items()]
         p = self.start('blast', '127.0.0.1:%d' % port, '--json', *words, *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                        preexec_fn=(lambda: os.nice(15)) if polite else None)
         return self.blasted(p) if wait else p

@@ -272,3 +272,34 @@ def tarpit(lab, report):
             all_[-1]['doubled'] = fast.end()['duplicates']
     report.figure("the healthy lane's rate, beside them / alone", ratio(median(runs['beside'], 'rate'), median(runs['alone'], 'rate')), ('>=', 0.9))
     report.safe(runs['alone'] + runs['beside'])
+
+
+# ---- streams ----
+
+def streams(lab, report):
+    """urgent mail, a few a second, alone and beside ten times as much bulk as the next hop takes"""
+    seconds = 4 if lab.quick else 10
+    runs = {'alone': [], 'beside': []}
+    for _ in range(lab.rounds):
+        for name, all_ in runs.items():
+            sink = Sink(lab, '--delay', 'dot:40ms')
+            relay = Waypost(lab, sink.port, 'stream urgent { from urgent.example; weight 10 }\nstream bulk { from bulk.example; weight 1 }\n')
+            flood = None
+            if name == 'beside':                        # 16 connections of 40 ms each are 400 a second
+                flood = lab.blast(relay.port, wait=False, time='%ds' % (seconds + 2), rate=4000, sessions=50, sender='news@bulk.example', size=2048)
+                time.sleep(1)
+            urgent = lab.blasted(lab.blast(relay.port, wait=False, time='%ds' % seconds, rate=50, sessions=4, per_session=1, sender='reset@urgent.example', size=2048))
+            until('urgent mail is delivered', lambda: stream(relay, 'urgent')['deliver_us']['n'] >= urgent['messages'], 60, 0.1)
+            t = stream(relay, 'urgent')['deliver_us']
+            all_.append({'p50_us': t['p50'], 'p99_us': t['p99'], 'messages': urgent['messages'], 'waiting': stream(relay, 'bulk')['tickets']})
+            report.note('%-7s %d urgent messages delivered after p50 %.1f ms, p99 %.1f ms; %d of bulk wait'
+                        % (name, urgent['messages'], t['p50'] / 1000, t['p99'] / 1000, all_[-1]['waiting']))
+            if flood:
+                lab.blasted(flood)
+            relay.remove()
+            sink.end()
+    report.figure('p99 of urgent mail, beside bulk / alone', ratio(median(runs['beside'], 'p99_us'), median(runs['alone'], 'p99_us')), ('<=', 3))
+
+
+def stream(relay, name):
+    return next(s for s in relay.stats()['streams'] if s['name'] == name)

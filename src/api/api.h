@@ -40,8 +40,8 @@ const char *metrics_type(const struct metrics *m);      /* the media type */
 void metrics_family(struct metrics *m, enum metric_kind kind, const char *name, const char *help);
 /* One sample of it: label names and values in turn, NULL behind the last. Values are escaped. */
 void metrics_value(struct metrics *m, double value, ...);
-/* A histogram of microseconds, told in seconds, with all that lie above its last bucket counted in +Inf. */
-void metrics_histogram(struct metrics *m, const struct histogram *h);
+/* A histogram of microseconds, told in seconds, with all that lie above its last bucket counted in +Inf. `key`, `value`: a label; NULL: none. */
+void metrics_histogram(struct metrics *m, const struct histogram *h, const char *key, const char *value);
 /* The same from buckets of another kind: n[i] values up to `end[i]` microseconds, `total` in all, `sum` microseconds. */
 void metrics_buckets(struct metrics *m, const uint64_t *n, const uint64_t *end, size_t buckets, uint64_t total, uint64_t sum);
 void metrics_end(struct metrics *m);

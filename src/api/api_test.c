@@ -59,7 +59,7 @@ TEST(metrics_histogram_adds_up_and_ends_in_inf)
     histogram_add(&h, SECOND);
     histogram_add(&h, 100 * DAY);
     metrics_family(&m, METRIC_HISTOGRAM, "w_seconds", "W.");
-    metrics_histogram(&m, &h);
+    metrics_histogram(&m, &h, NULL, NULL);
     rest = buf_str(&m.out);
     while (str_cut(&rest, S("\n"), &line)) {
         if (!str_has(line, S("_bucket{")))

@@ -88,22 +88,47 @@ void metrics_value(struct metrics *m, double value, ...)
     add_number(&m->out, value);
 }
 
-void metrics_buckets(struct metrics *m, const uint64_t *n, const uint64_t *end, size_t buckets, uint64_t total, uint64_t sum)
+static void add_sample(struct metrics *m, const char *what, const char *key, const char *value, const char *end)
+{
+    buf_addf(&m->out, "%s_%s", m->name, what);
+    if (!key && !end)
+        return;
+    buf_addc(&m->out, '{');
+    if (key)
+        add_label(&m->out, key, value);
+    if (end)
+        add_label(&m->out, "le", end);
+    buf_addc(&m->out, '}');
+}
+
+/* `key` NULL: without a label of its own. */
+static void add_buckets(struct metrics *m, const uint64_t *n, const uint64_t *end, size_t buckets, uint64_t total, uint64_t sum, const char *key, const char *value)
 {
     uint64_t seen = 0;
 
     for (size_t i = 0; i < buckets; i++) {
+        char le[32];
+        snprintf(le, sizeof le, "%.9g", (double)end[i] / SECOND);
         seen += n[i];
-        buf_addf(&m->out, "%s_bucket{le=\"%.9g\"} %llu\n", m->name, (double)end[i] / SECOND, (unsigned long long)seen);
+        add_sample(m, "bucket", key, value, le);
+        add_number(&m->out, (double)seen);
     }
     total = MAX(total, seen); /* counted one after the other by threads that did not stop for us */
-    buf_addf(&m->out, "%s_bucket{le=\"+Inf\"} %llu\n%s_sum", m->name, (unsigned long long)total, m->name);
+    add_sample(m, "bucket", key, value, "+Inf");
+    add_number(&m->out, (double)total);
+    add_sample(m, "sum", key, value, NULL);
     add_number(&m->out, (double)sum / SECOND);
-    buf_addf(&m->out, "%s_count %llu\n", m->name, (unsigned long long)total);
+    add_sample(m, "count", key, value, NULL);
+    add_number(&m->out, (double)total);
+}
+
+void metrics_buckets(struct metrics *m, const uint64_t *n, const uint64_t *end, size_t buckets, uint64_t total, uint64_t sum)
+{
+    add_buckets(m, n, end, buckets, total, sum, NULL, NULL);
 }
 
 /* Every other bucket: powers of two from 64 us are fine enough for a chart, and half the text. */
-void metrics_histogram(struct metrics *m, const struct histogram *h)
+void metrics_histogram(struct metrics *m, const struct histogram *h, const char *key, const char *value)
 {
     uint64_t n[COUNT(h->bucket) / 2], end[COUNT(n)];
     size_t k = 0;
@@ -112,7 +137,7 @@ void metrics_histogram(struct metrics *m, const struct histogram *h)
         n[k] = h->bucket[b] + (b ? h->bucket[b - 1] : 0);
         end[k++] = (uint64_t)histogram_end(b);
     }
-    metrics_buckets(m, n, end, k, h->n, h->sum);
+    add_buckets(m, n, end, k, h->n, h->sum, key, value);
 }
 
 void metrics_end(struct metrics *m)

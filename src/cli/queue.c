@@ -57,17 +57,17 @@ static void list_line(void *ctx, const json_t *line, str text)
 
 /* ---- which ---- */
 
-struct which { const char *lane, *domain, *sender, *recipient, *tenant, *why, *older; bool held, all; struct flag_values match; };
+struct which { const char *lane, *domain, *sender, *recipient, *tenant, *stream, *why, *older; bool held, all; struct flag_values match; };
 #define WHICH_FLAGS(w) \
     { "lane", .text = &(w).lane }, { "domain", .text = &(w).domain }, { "sender", .text = &(w).sender }, { "recipient", .text = &(w).recipient }, \
-    { "tenant", .text = &(w).tenant }, { "why", .text = &(w).why }, { "older", .text = &(w).older }, { "held", .on = &(w).held }, \
+    { "tenant", .text = &(w).tenant }, { "stream", .text = &(w).stream }, { "why", .text = &(w).why }, { "older", .text = &(w).older }, { "held", .on = &(w).held }, \
     { "match", .many = &(w).match }
 
 /* --match KEY=VALUE is --KEY VALUE. */
 static bool which_match(struct which *w)
 {
     const struct { const char *key; const char **value; } keys[] = {
-        { "lane", &w->lane }, { "domain", &w->domain }, { "sender", &w->sender }, { "recipient", &w->recipient }, { "tenant", &w->tenant },
+        { "lane", &w->lane }, { "domain", &w->domain }, { "sender", &w->sender }, { "recipient", &w->recipient }, { "tenant", &w->tenant }, { "stream", &w->stream },
         { "reason", &w->why }, { "why", &w->why }, { "age", &w->older }, { "older", &w->older },
     };
 
@@ -80,14 +80,14 @@ static bool which_match(struct which *w)
                 known = true;
             }
         if (!known)
-            return cli_usage("queue", "--match %s: it is KEY=VALUE with lane, domain, sender, recipient, tenant, reason or age", w->match.p[i]), false;
+            return cli_usage("queue", "--match %s: it is KEY=VALUE with lane, domain, sender, recipient, tenant, stream, reason or age", w->match.p[i]), false;
     }
     return true;
 }
 
 static bool which_any(const struct which *w)
 {
-    return w->lane || w->domain || w->sender || w->recipient || w->tenant || w->why || w->older || w->held;
+    return w->lane || w->domain || w->sender || w->recipient || w->tenant || w->stream || w->why || w->older || w->held;
 }
 
 static bool which_into(struct which *w, json_t *r)
@@ -99,6 +99,7 @@ static bool which_into(struct which *w, json_t *r)
     set_text(r, "sender", w->sender);
     set_text(r, "recipient", w->recipient);
     set_text(r, "tenant", w->tenant);
+    set_text(r, "stream", w->stream);
     set_text(r, "why", w->why);
     if (w->held)
         json_object_set_new(r, "held", json_true());

@@ -60,6 +60,21 @@ static void print_servers(struct watch *w, const json_t *lanes)
     }
 }
 
+static void print_streams(struct watch *w, const json_t *streams)
+{
+    struct columns c = columns_of(w->a, "STREAM >WEIGHT >WAIT >DELIVERED >P50 >P95 >P99");
+
+    for (size_t i = 0; i < json_array_size(streams); i++) {
+        const json_t *s = json_array_get(streams, i), *t = json_object_get(s, "deliver_us");
+        columns_add(&c, json_text(s, "name"), COUNT_TEXT(w->a, s, "weight"), COUNT_TEXT(w->a, s, "tickets"), COUNT_TEXT(w->a, t, "n"),
+                    tell_us(w->a, json_number(t, "p50")), tell_us(w->a, json_number(t, "p95")), tell_us(w->a, json_number(t, "p99")));
+    }
+    if (json_array_size(streams)) {
+        putchar('\n');
+        columns_print(&c);
+    }
+}
+
 static void print_stats(struct watch *w, const json_t *now)
 {
     static const struct { const char *label, *key; } shown[] = {
@@ -88,6 +103,7 @@ static void print_stats(struct watch *w, const json_t *now)
            STR(tell_us(w->a, json_number(sp, "sync_us_max"))));
     if (json_number(sp, "intake_stopped"))
         printf("  THE SPOOL IS FULL: new mail is put off with 452\n");
+    print_streams(w, json_object_get(now, "streams"));
     print_servers(w, json_object_get(now, "lanes"));
 }
 

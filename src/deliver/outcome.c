@@ -94,6 +94,8 @@ static void tell(const struct flight *f, size_t i, enum verdict v, str remote, s
         e.detail = str_printf(f->a, "again in %.*s", STR(time_span(span, due - clock_now())));
     } else if (v == DELIVERED) {
         histogram_add(&stats_mine()->deliver, e.took);
+        if (f->t->stream)
+            histogram_add(&stats_mine()->stream[f->t->stream], e.took);
         if (f->t->unknown) {
             stats_add(COUNT_repeated, 1);
             e.detail = S("an earlier attempt had no answer: perhaps a second copy");
@@ -246,7 +248,7 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
         warn = false;
     }
     t->warned |= warn;
-    when now = clock_now(), due = now + retry_after(&f->snap->retry, t->attempts + 1u), late = MAX(due, now + UNKNOWN_WAIT);
+    when now = clock_now(), due = now + retry_after(stream_retry(&f->snap->streams, t->stream, &f->snap->retry), t->attempts + 1u), late = MAX(due, now + UNKNOWN_WAIT);
     settling_note(&s, f, reason, remote, due, late, &why);
 
     /* From the ticket are cut: who is to be tried at once, who waits for long; what is over goes last, with the note. */

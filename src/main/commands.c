@@ -151,12 +151,12 @@ struct worker_stats {
 };
 struct lane_stats { str name, reason; size_t ready, waiting, flying, connections; bool down; when retry_at, oldest; };
 
-static void lane_oldest(struct lane_stats *l, const struct lane *lane)
+static void add_oldest(struct lane_stats *l, const struct lane *lane)
 {
-    if (lane->nready) {
-        when accepted = AROUND(lane->ready.next, struct ticket, place)->accepted;
+    when accepted = lane_oldest(lane);
+
+    if (accepted)
         l->oldest = l->oldest ? MIN(l->oldest, accepted) : accepted;
-    }
 }
 
 static err stats_one(struct worker *w, void *arg)
@@ -171,6 +171,8 @@ static err stats_one(struct worker *w, void *arg)
     s->q.waiting += q.waiting;
     s->q.flying += q.flying;
     s->q.body_bytes += q.body_bytes;
+    for (size_t i = 0; i < COUNT(q.stream); i++)
+        s->q.stream[i] += q.stream[i];
     s->q.oldest = s->q.oldest && q.oldest ? MIN(s->q.oldest, q.oldest) : MAX(s->q.oldest, q.oldest);
     s->sessions += reception_sessions(w->reception);
     s->connections += dispatch_connections(w->dispatch);
@@ -186,7 +188,7 @@ static err stats_one(struct worker *w, void *arg)
             l->name = str_dup(s->a, lane->name);
             map_put(&s->by_name, l->name, l);
         }
-        lane_oldest(l, lane);
+        add_oldest(l, lane);
         l->ready += lane->nready;
         l->waiting += lane->nwaiting;
         l->flying += lane->nflying;
@@ -281,6 +283,27 @@ static void add_lanes(struct buf *b, const struct worker_stats *w, const struct 
     buf_addc(b, ']');
 }
 
+/* Those that are configured. */
+static void add_streams(struct buf *b, const struct worker_stats *w, const struct stats *sum, const struct settings *s)
+{
+    const struct streams *all = &s->snapshot.streams;
+
+    if (!all->n)
+        return;
+    add_key(b, "streams");
+    buf_addc(b, '[');
+    for (size_t i = 0; i < all->n; i++) {
+        add_key(b, "");
+        buf_addc(b, '{');
+        add_str(b, "name", all->p[i]->name);
+        add_int(b, "weight", (int64_t)all->p[i]->weight);
+        add_int(b, "tickets", (int64_t)w->q.stream[all->p[i]->number]);
+        add_times(b, "deliver_us", &sum->stream[all->p[i]->number]);
+        buf_addc(b, '}');
+    }
+    buf_addc(b, ']');
+}
+
 static void add_threads(struct buf *b, const struct worker_stats *w, unsigned n)
 {
     add_key(b, "threads");
@@ -328,19 +351,19 @@ static void stats(struct control *c, void *relay)
     AUTO_BUF b = { 0 };
     struct worker_stats w = { .a = a, .thread = NEW_ARRAY(a, struct thread_stats, r->nworker) };
     struct settings *s = relay_newest(r);
-    struct stats sum;
+    struct stats *sum = NEW(a, struct stats);
 
     for (unsigned i = 0; i < r->nworker; i++)
         worker_call(&r->worker[i], stats_one, &w);
-    stats_sum(&sum);
+    stats_sum(sum);
     buf_addc(&b, '{');
     add_key(&b, "counters");
     buf_addc(&b, '{');
     for (size_t i = 0; i < COUNTERS; i++)
-        add_int(&b, counter_name[i], (int64_t)sum.counter[i]);
+        add_int(&b, counter_name[i], (int64_t)sum->counter[i]);
     buf_addc(&b, '}');
-    add_times(&b, "accept_us", &sum.accept);
-    add_times(&b, "deliver_us", &sum.deliver);
+    add_times(&b, "accept_us", &sum->accept);
+    add_times(&b, "deliver_us", &sum->deliver);
     add_key(&b, "queue");
     buf_addc(&b, '{');
     add_int(&b, "messages", (int64_t)w.q.messages);
@@ -352,6 +375,7 @@ static void stats(struct control *c, void *relay)
     add_time(&b, "oldest", w.q.oldest);
     add_int(&b, "loading", r->loading);
     buf_addc(&b, '}');
+    add_streams(&b, &w, sum, s);
     add_int(&b, "sessions", (int64_t)w.sessions);
     add_int(&b, "connections", (int64_t)w.connections);
     add_threads(&b, &w, r->nworker);

@@ -82,6 +82,14 @@ static void add_process(struct metrics *m, const struct relay *r)
 
 /* ---- counters ---- */
 
+/* "" for mail of no stream. */
+static void stream_label(unsigned number, char name[LABEL_TEXT])
+{
+    str s = stream_name(number);
+
+    snprintf(name, LABEL_TEXT, "%.*s", STR(s));
+}
+
 static void add_labelled(struct metrics *m)
 {
     static const char *const results[] = { "ended", "lost", "refused" };
@@ -100,7 +108,13 @@ static void add_labelled(struct metrics *m)
     metrics_family(m, METRIC_COUNTER, "waypost_messages_received_total", "Messages accepted (250).");
     n = stats_labels(FAMILY_RECEIVED, l, LABELS_MOST + 1);
     for (size_t i = 0; i < n; i++)
-        metrics_value(m, (double)l[i].n[0], "listener", l[i].name, NULL);
+        for (unsigned k = 0; k <= STREAMS_MOST; k++) {
+            char name[LABEL_TEXT];
+            if (k && !l[i].n[k])
+                continue;
+            stream_label(k, name);
+            metrics_value(m, (double)l[i].n[k], "listener", l[i].name, "stream", name, NULL);
+        }
     metrics_family(m, METRIC_COUNTER, "waypost_deliveries_total", "Recipients after a delivery attempt, by backend and outcome.");
     n = stats_labels(FAMILY_DELIVERIES, l, LABELS_MOST + 1);
     for (size_t i = 0; i < n; i++)
@@ -119,9 +133,18 @@ static void add_counters(struct metrics *m, const struct stats *s)
         family_one(m, METRIC_COUNTER, name, (double)s->counter[i], help);
     }
     metrics_family(m, METRIC_HISTOGRAM, "waypost_accept_seconds", "From the end of a message's data to its 250.");
-    metrics_histogram(m, &s->accept);
+    metrics_histogram(m, &s->accept, NULL, NULL);
     metrics_family(m, METRIC_HISTOGRAM, "waypost_time_to_deliver_seconds", "From a message's 250 to the next hop's, a recipient.");
-    metrics_histogram(m, &s->deliver);
+    metrics_histogram(m, &s->deliver, NULL, NULL);
+    for (size_t i = 1, n = 0; i < STATS_STREAMS; i++) {
+        char name[LABEL_TEXT];
+        if (!s->stream[i].n)
+            continue;
+        if (n++ == 0)
+            metrics_family(m, METRIC_HISTOGRAM, "waypost_stream_time_to_deliver_seconds", "The same of each stream.");
+        stream_label((unsigned)i, name);
+        metrics_histogram(m, &s->stream[i], "stream", name);
+    }
 }
 
 /* ---- queue ---- */
@@ -203,6 +226,16 @@ static void add_queue(struct metrics *m, const struct relay *r, const struct thr
         metrics_value(m, !lane[i].down, "lane", lane[i].name, "kind", lane_kind_name(lane[i].kind), NULL);
     mem_free(lane);
     family_one(m, METRIC_GAUGE, "waypost_lanes_down", (double)down, "Lanes that are down, of the thread that has most of them.");
+    metrics_family(m, METRIC_GAUGE, "waypost_queue_stream_messages", "Deliveries that wait, by stream; \"\": of none.");
+    for (unsigned k = 0; k <= STREAMS_MOST; k++) {
+        char name[LABEL_TEXT];
+        size_t waiting = 0;
+        for (unsigned i = 0; i < n; i++)
+            waiting += f[i].queue.stream[k];
+        stream_label(k, name);
+        if (k == 0 || name[0])
+            metrics_value(m, (double)waiting, "stream", name, NULL);
+    }
     family_one(m, METRIC_GAUGE, "waypost_queue_total_messages", messages, "Messages that wait, all lanes together.");
     family_one(m, METRIC_GAUGE, "waypost_queue_oldest_seconds", oldest, "Age of the oldest message that waits; 0: none does.");
     family_one(m, METRIC_GAUGE, "waypost_queue_memory_bytes", memory, "Bodies that wait in memory.");

@@ -14,7 +14,7 @@
 /* All that is given must fit. What a ticket knows by itself is looked at first; only for an address the message is read. */
 struct match {
     ulid id; bool by_id, all, held;
-    str lane, domain, sender, recipient, tenant, why;
+    str lane, domain, sender, recipient, tenant, stream, why;
     when older;                 /* accepted at least so long ago */
     int64_t limit;
 };
@@ -23,7 +23,7 @@ static bool match_of(struct control *c, struct match *m)
 {
     *m = (struct match){
         .lane = control_arg(c, "lane"), .domain = control_arg(c, "domain"), .sender = control_arg(c, "sender"), .recipient = control_arg(c, "recipient"),
-        .tenant = control_arg(c, "tenant"), .why = control_arg(c, "why"), .older = control_int(c, "older_s", 0) * SECOND,
+        .tenant = control_arg(c, "tenant"), .stream = control_arg(c, "stream"), .why = control_arg(c, "why"), .older = control_int(c, "older_s", 0) * SECOND,
         .held = control_flag(c, "held"), .all = control_flag(c, "all"), .limit = control_int(c, "limit", INT64_MAX),
     };
     str id = control_arg(c, "id");
@@ -36,7 +36,7 @@ static bool match_of(struct control *c, struct match *m)
 
 static bool match_says_which(const struct match *m)
 {
-    return m->by_id || m->all || m->held || m->lane.n || m->domain.n || m->sender.n || m->recipient.n || m->tenant.n || m->why.n || m->older;
+    return m->by_id || m->all || m->held || m->lane.n || m->domain.n || m->sender.n || m->recipient.n || m->tenant.n || m->stream.n || m->why.n || m->older;
 }
 
 static str behind_at(str address)
@@ -69,6 +69,8 @@ static bool fits(const struct match *m, const struct ticket *t, when wall, bool 
     if (m->domain.n && !domain_fits(m->domain, ticket_domain(t)))
         return false;
     if ((m->sender.n && !domain_fits(m->sender, ticket_sender_domain(t))) || (m->recipient.n && !domain_fits(m->recipient, ticket_domain(t))))
+        return false;
+    if (m->stream.n && !str_eq(m->stream, stream_name(t->stream)))
         return false;
     if (m->why.n && !str_has(ticket_why(t).reason, m->why))
         return false;
@@ -159,6 +161,7 @@ static void ticket_line(const struct ticket *t, struct buf *b)
     add_str(b, "lane", t->lane->name);
     if (lane_outlet(t->lane))
         add_str(b, "source", lane_outlet(t->lane)->name);
+    add_str(b, "stream", stream_name(t->stream));
     add_str(b, "reason", w.reason);
     add_time(b, "since", w.since);
     add_time(b, "next", w.next);
@@ -265,6 +268,7 @@ static err show_one(struct worker *w, void *arg)
     add_time(&s->line, "accepted", m->origin.accepted);
     add_str(&s->line, "client", m->origin.client);
     add_str(&s->line, "listener", m->origin.listener);
+    add_str(&s->line, "stream", m->origin.stream);
     add_str(&s->line, "helo", m->origin.ehlo);
     add_key(&s->line, "rcpt");
     buf_addc(&s->line, '[');
@@ -400,7 +404,7 @@ void queue_change(struct control *c, void *relay)
     if (!match_of(c, &k.match))
         return;
     if (!match_says_which(&k.match)) {
-        control_fail(c, "usage", "say which: an id, a lane, domain, sender, recipient, tenant, reason or age, or all");
+        control_fail(c, "usage", "say which: an id, a lane, domain, sender, recipient, tenant, stream, reason or age, or all");
         return;
     }
     struct settings *s = relay_newest(r);

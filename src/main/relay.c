@@ -262,6 +262,7 @@ static err load_one(void *ctx, const struct message *m, const struct rcpt_state 
     *copy = (struct message){ .id = m->id, .at = m->at, .report = m->report, .origin.accepted = m->origin.accepted };
     copy->env.sender = str_dup(b->a, m->env.sender);
     copy->origin.tenant = str_dup(b->a, m->origin.tenant);
+    copy->origin.stream = str_dup(b->a, m->origin.stream);
     copy->origin.login = str_dup(b->a, m->origin.login);
     copy->origin.client = str_dup(b->a, m->origin.client);
     copy->origin.listener = str_dup(b->a, m->origin.listener);

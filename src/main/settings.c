@@ -85,6 +85,7 @@ const struct setting *settings_table(void)
         n = join(n, dns_settings, offsetof(struct settings, dns));
         const struct setting retry[] = { retry_setting, { .name = NULL } };
         n = join(n, retry, offsetof(struct settings, snapshot.retry));
+        n = join(n, stream_settings, offsetof(struct settings, snapshot.streams));
         n = join(n, deliver_settings, offsetof(struct settings, snapshot.reports));
         join(n, own_settings, 0);
     }
@@ -165,6 +166,7 @@ struct settings *settings_load(str path, const str *text, struct diags *d)
             s->trace.dir = str_printf(a, "%.*s.trace", STR(s->spool.dir));
         own_finish(s, a);
         routes_finish(&b, &s->snapshot.routes);
+        streams_finish(&b, &s->snapshot.streams, &s->snapshot.routes);
         if (understood) /* else what is missing may only have been misspelt */
             receive_settings_finish(&b, &s->snapshot.receive, &s->snapshot.routes);
     }

@@ -200,7 +200,7 @@ err worker_configure(struct worker *w, void *snapshot)
     struct snapshot *old = w->snap;
 
     w->snap = snapshot;
-    if (queue_configure(w->queue, &w->snap->retry, &w->snap->routes))
+    if (queue_configure(w->queue, &w->snap->retry, &w->snap->streams, &w->snap->routes))
         group_spawn(thread_group(), "reroute", queue_reroute, w->queue);
     dispatch_configure(w->dispatch);
     snapshot_drop(old);
@@ -293,7 +293,7 @@ err worker_main(void *worker)
 
     crash_thread(w->number);
     w->port = spool_port_open(r->spool);
-    w->queue = queue_new(&(struct queue_setup){ .port = w->port, .retry = &w->snap->retry, .routes = &w->snap->routes,
+    w->queue = queue_new(&(struct queue_setup){ .port = w->port, .retry = &w->snap->retry, .streams = &w->snap->streams, .routes = &w->snap->routes,
                                                 .body_budget = w->snap->receive.limits.body_memory / r->nworker, .ready = ready, .resolve = resolve, .suspended = suspended,
                                                 .expired = expired, .unroutable = unroutable, .ctx = w });
     w->reception = reception_new(&(struct reception_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .spool = r->spool,

@@ -3,6 +3,11 @@
 
 #include "queue/queue.h"
 
+/* ---- retry.c ---- */
+
+void take_retry(struct binder *b, const struct node *node, void *retry);
+#define RETRY_HELP "Waits between attempts, the last one repeated, and how long mail is tried before it is returned."
+
 /* ---- intern: strings that many tickets share, counted. Number 0 is the empty string. ---- */
 
 struct intern {
@@ -29,7 +34,7 @@ struct queue {
     struct queue_setup setup;
     struct ticket **block; size_t nblock, block_cap;
     struct ticket *free;                /* by hash_next */
-    size_t ntickets, nmessages, body_bytes;
+    size_t ntickets, nmessages, body_bytes, by_stream[STREAMS_MOST + 1];
     struct ticket **hash; size_t hash_size;
     struct intern words;
     struct calendar calendar;
@@ -50,7 +55,11 @@ void ticket_forget_mail(struct ticket *t);
 void calendar_put(struct queue *q, struct ticket *t);
 void calendar_del(struct queue *q, struct ticket *t);
 void lane_put(struct lane *lane, struct ticket *t, bool front);
+void lane_cut(struct ticket *t);                        /* out of its line */
+void lane_weigh(struct lane *lane);                     /* its lines, by the newest configuration */
+uint32_t lifetime_of(const struct queue *q, unsigned stream, when expire);     /* seconds; expire 0: the schedule's */
 str domain_of(str address);             /* behind the last @; "" without one */
+struct route_key origin_key(const struct routes *r, const struct message *m);   /* all but the recipient */
 struct backend *backend_named(const struct routes *r, str name);
 /* The lane of a backend, or of a domain where the backend goes by MX. b NULL: of mail without a way. */
 struct lane *lane_for(struct queue *q, const struct backend *b, str domain);

@@ -28,7 +28,8 @@ static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
     lane->kind = kind;
     lane->name = heap_str(name);
     lane->since = clock_now();
-    list_init(&lane->ready);
+    list_init(&lane->line.ready);
+    lane->line.weight = STREAM_WEIGHT;
     if (q->nlane == q->lane_cap) {
         q->lane_cap = q->lane_cap ? q->lane_cap * 2 : 16;
         q->lane = mem_grow(q->lane, q->lane_cap * sizeof *q->lane);
@@ -146,6 +147,10 @@ static void lane_free(struct lane *lane)
 {
     if (lane->kind == LANE_SITE)
         backend_drop(lane->backend);
+    for (struct lane_line *l = lane->line.next, *next; l; l = next) {
+        next = l->next;
+        mem_free(l);
+    }
     intern_put(&lane->queue->words, lane->mx_name);
     heap_free_str(lane->name);
     heap_free_str(lane->reason);
@@ -167,6 +172,85 @@ struct lane *queue_lane(struct queue *q, size_t i)
 }
 
 static struct ticket *lane_remove(struct ticket *t);
+
+/* ---- lines ---- */
+
+static uint32_t weight_of(const struct queue *q, unsigned stream)
+{
+    const struct mail_stream *s = stream_numbered(q->setup.streams, stream);
+
+    return s ? (uint32_t)s->weight : STREAM_WEIGHT;
+}
+
+void lane_weigh(struct lane *lane)
+{
+    for (struct lane_line *l = &lane->line; l; l = l->next) {
+        l->weight = weight_of(lane->queue, l->stream);
+        l->credit = MIN(l->credit, l->weight);
+    }
+}
+
+static struct lane_line *line_of(struct lane *lane, unsigned stream)
+{
+    struct lane_line *l = &lane->line;
+
+    while (l->stream != stream && l->next)
+        l = l->next;
+    if (l->stream == stream)
+        return l;
+    l = l->next = mem_new(sizeof *l);
+    l->stream = (uint8_t)stream;
+    l->credit = l->weight = weight_of(lane->queue, stream);
+    list_init(&l->ready);
+    return l;
+}
+
+static struct ticket *line_first(const struct lane_line *l)
+{
+    return list_empty(&l->ready) ? NULL : AROUND(l->ready.next, struct ticket, place);
+}
+
+static bool line_goes_before(const struct lane_line *l, const struct lane_line *best)
+{
+    return l->n && l->credit && (!best || l->weight > best->weight);
+}
+
+/* Whose turn it is; NULL: nobody is ready. When nobody who is has any credit left, a round is over. */
+static struct lane_line *line_in_turn(struct lane *lane)
+{
+    struct lane_line *best = NULL;
+
+    if (!lane->nready)
+        return NULL;
+    if (!lane->line.next)
+        return &lane->line;
+    while (!best) {
+        for (struct lane_line *l = &lane->line; l; l = l->next)
+            best = line_goes_before(l, best) ? l : best;
+        for (struct lane_line *l = &lane->line; l && !best; l = l->next)
+            l->credit = MAX(l->weight, 1u);
+    }
+    return best;
+}
+
+void lane_cut(struct ticket *t)
+{
+    list_del(&t->place);
+    line_of(t->lane, t->stream)->n--;
+    t->lane->nready--;
+}
+
+when lane_oldest(const struct lane *lane)
+{
+    when oldest = 0;
+
+    for (const struct lane_line *l = &lane->line; l; l = l->next)
+        if (l->n)
+            oldest = oldest ? MIN(oldest, line_first(l)->accepted) : line_first(l)->accepted;
+    return oldest;
+}
+
+/* ---- */
 
 /* A ticket comes into a domain's lane: on to its site. What is known stays good while it is asked for again. */
 static struct lane *lane_onwards(struct lane *lane, struct ticket *t)
@@ -190,10 +274,12 @@ void lane_put(struct lane *lane, struct ticket *t, bool front)
     t->state = TICKET_READY;
     if (lane->kind == LANE_DOMAIN)
         lane = lane_onwards(lane, t);
+    struct lane_line *line = line_of(lane, t->stream);
     if (front)
-        list_push(&lane->ready, &t->place);
+        list_push(&line->ready, &t->place);
     else
-        list_add(&lane->ready, &t->place);
+        list_add(&line->ready, &t->place);
+    line->n++;
     lane->nready++;
     if (lane->kind == LANE_DOMAIN && lane->refusal.class && clock_now() < lane->fresh_until)
         q->setup.unroutable(q->setup.ctx, lane_remove(t));
@@ -203,8 +289,7 @@ void lane_put(struct lane *lane, struct ticket *t, bool front)
 
 static struct ticket *lane_remove(struct ticket *t)
 {
-    list_del(&t->place);
-    t->lane->nready--;
+    lane_cut(t);
     t->lane->nflying++;
     t->state = TICKET_FLYING;
     return t;
@@ -212,19 +297,40 @@ static struct ticket *lane_remove(struct ticket *t)
 
 struct ticket *lane_take(struct lane *lane)
 {
-    if (list_empty(&lane->ready))
+    struct lane_line *l = line_in_turn(lane);
+
+    if (!l)
         return NULL;
-    return lane_remove(AROUND(lane->ready.next, struct ticket, place));
+    l->credit -= MIN(l->credit, 1u);
+    return lane_remove(line_first(l));
 }
 
-struct ticket *lane_take_this(struct ticket *t) { return lane_remove(t); }
-
-static struct ticket *ready_at(const struct lane *lane, const struct link *l)
+struct ticket *lane_take_this(struct ticket *t)
 {
-    return l == &lane->ready ? NULL : AROUND(l, struct ticket, place);
+    struct lane_line *l = line_of(t->lane, t->stream);
+
+    l->credit -= MIN(l->credit, 1u);
+    return lane_remove(t);
 }
-struct ticket *lane_first(const struct lane *lane) { return ready_at(lane, lane->ready.next); }
-struct ticket *lane_after(const struct ticket *t) { return ready_at(t->lane, t->place.next); }
+
+struct ticket *lane_first(struct lane *lane)
+{
+    struct lane_line *l = line_in_turn(lane);
+
+    return l ? line_first(l) : NULL;
+}
+
+/* Behind the last of one line come those of the others, whose turn is not looked at. */
+struct ticket *lane_after(const struct ticket *t)
+{
+    struct lane_line *mine = line_of(t->lane, t->stream), *first = line_in_turn(t->lane), *l;
+
+    if (t->place.next != &mine->ready)
+        return AROUND(t->place.next, struct ticket, place);
+    for (l = mine == first ? &t->lane->line : mine->next; l && (l == first || !l->n);)
+        l = l->next;
+    return l ? line_first(l) : NULL;
+}
 
 void lane_down(struct lane *lane, str reason, when retry_at)
 {
@@ -240,13 +346,14 @@ void lane_down(struct lane *lane, str reason, when retry_at)
     if (lane->swept && now - lane->swept < MINUTE && q->body_bytes < q->setup.body_budget / 2)
         return;
     lane->swept = now;
-    for (struct link *l = lane->ready.next, *next; l != &lane->ready; l = next) {
-        struct ticket *t = AROUND(l, struct ticket, place);
-        next = l->next;
-        ticket_forget_mail(t);
-        if (t->accepted + (when)t->lifetime * SECOND < wall)
-            q->setup.expired(q->setup.ctx, lane_remove(t));
-    }
+    for (struct lane_line *line = &lane->line; line; line = line->next)
+        for (struct link *l = line->ready.next, *next; l != &line->ready; l = next) {
+            struct ticket *t = AROUND(l, struct ticket, place);
+            next = l->next;
+            ticket_forget_mail(t);
+            if (t->accepted + (when)t->lifetime * SECOND < wall)
+                q->setup.expired(q->setup.ctx, lane_remove(t));
+        }
 }
 
 void lane_open(struct lane *lane)
@@ -315,18 +422,20 @@ bool queue_resume(struct queue *q, str name)
 /* All that is ready in a domain's lane, once more: it goes where the lane now leads. */
 static void lane_flush(struct lane *lane)
 {
-    struct link all = lane->ready;
-
-    if (list_empty(&lane->ready))
-        return;
-    all.next->prev = all.prev->next = &all;
-    list_init(&lane->ready);
-    lane->nready = 0;
-    while (!list_empty(&all)) {
-        struct ticket *t = AROUND(all.next, struct ticket, place);
-        list_del(&t->place);
-        t->lane = lane;
-        lane_put(lane, t, false);
+    for (struct lane_line *line = &lane->line; line; line = line->next) {
+        struct link all = line->ready;
+        if (list_empty(&line->ready))
+            continue;
+        all.next->prev = all.prev->next = &all;
+        list_init(&line->ready);
+        lane->nready -= line->n;
+        line->n = 0;
+        while (!list_empty(&all)) {
+            struct ticket *t = AROUND(all.next, struct ticket, place);
+            list_del(&t->place);
+            t->lane = lane;
+            lane_put(lane, t, false);
+        }
     }
 }
 
@@ -547,15 +656,15 @@ struct queue_totals queue_totals(const struct queue *q)
 {
     struct queue_totals r = { .messages = q->nmessages, .tickets = q->ntickets, .body_bytes = q->body_bytes };
 
+    memcpy(r.stream, q->by_stream, sizeof r.stream);
     for (size_t i = 0; i < q->nlane; i++) {
         struct lane *lane = q->lane[i];
         r.ready += lane->nready;
         r.waiting += lane->nwaiting;
         r.flying += lane->nflying;
-        if (!list_empty(&lane->ready)) {
-            when a = AROUND(lane->ready.next, struct ticket, place)->accepted;
-            r.oldest = r.oldest ? MIN(r.oldest, a) : a;
-        }
+        when oldest = lane_oldest(lane);
+        if (oldest)
+            r.oldest = r.oldest ? MIN(r.oldest, oldest) : oldest;
     }
     return r;
 }

@@ -22,6 +22,32 @@ extern const struct setting retry_setting;      /* "retry [ 1m 5m ... ] for 5d",
 /* How long to wait after the n-th attempt (from 1), spread by an eighth either way. */
 when retry_after(const struct retry *r, unsigned attempts);
 
+/* ---- streams: mail of one kind, so that a password reset does not wait behind a newsletter ---------------------------------------
+ *
+ * A message's stream is decided once, when it is accepted, and stored with it. Inside a lane streams take turns by weight (lane_take). */
+
+#define STREAMS_MOST 15
+struct mail_stream {
+    str name;
+    uint8_t number;                     /* of this name as long as the process lives, 1 to STREAMS_MOST; 0 is mail of no stream */
+    uint64_t weight;
+    struct retry retry;                 /* step.n 0: as all mail */
+    struct route_rule mail;             /* which: where it comes from, and */
+    struct field_rule { str name; struct strs word; } *field; size_t nfield;   /* a field of its header with one of these words; none: with any */
+};
+#define STREAM_WEIGHT 10                /* of mail of no stream, or of one that is not configured any more */
+struct streams { struct mail_stream **p; size_t n; };
+extern const struct setting stream_settings[];  /* blocks "stream", bound into a struct streams */
+void streams_finish(struct binder *b, struct streams *s, const struct routes *r);
+/* The first that fits a message, or NULL. `header` may be empty: then no stream that asks for fields fits. */
+const struct mail_stream *stream_find(const struct streams *s, const struct routes *r, const struct message *m, str header);
+const struct mail_stream *stream_named(const struct streams *s, str name);      /* NULL: none */
+const struct mail_stream *stream_numbered(const struct streams *s, unsigned number);
+/* Its schedule of attempts, or else `all`. */
+const struct retry *stream_retry(const struct streams *s, unsigned number, const struct retry *all);
+/* What that number stands for, configured or not; "" for 0. From any thread. */
+str stream_name(unsigned number);
+
 /* ---- limiter: a rate shared by all threads, in one atomic word (the moment at which it is even again). --------------------------- */
 
 /* Take one; false when the rate is used up. A whole `rate.n` may come at once. */
@@ -71,6 +97,7 @@ struct ticket {
     uint8_t state;                      /* enum ticket_state */
     uint8_t server;                     /* unknown: 1 + place in its backend of the server that may have it already; 0: any */
     uint16_t sticky;                    /* backend_stick()'s key, where the backend sticks */
+    uint8_t stream;                     /* its number; 0: none */
     bool many : 1, unknown : 1, report : 1, expired : 1;
     bool held : 1;                      /* waits until an operator says otherwise, or until `due` */
     bool warned : 1;                    /* of its delay, or it is known that nobody is to be */
@@ -105,8 +132,14 @@ struct lane {
     unsigned unanswered;                /* LANE_DOMAIN: in a row */
     struct lane *next_asking;           /* deliver/'s own */
     struct enhanced refusal;            /* LANE_DOMAIN: mail for it fails, with this code and `reason`; class 0: it does not */
-    struct link ready;                  /* tickets, the next first */
-    size_t nready, nwaiting, nflying;
+    struct lane_line {                       /* tickets that are ready, of one stream: the next first */
+        struct link ready;
+        size_t n;
+        uint8_t stream;
+        uint32_t weight, credit;        /* how many more of it go before the turn of all others has come */
+        struct lane_line *next;
+    } line;                             /* of mail of no stream; then those that there were */
+    size_t nready, nwaiting, nflying;   /* nready: of all lines */
     enum lane_state state;
     str reason;                         /* why it is down; heap */
     when since, retry_at;               /* moments of clock_now() */
@@ -142,7 +175,8 @@ struct lane {
 struct queue;
 struct queue_setup {
     struct spool_port *port;
-    const struct retry *retry;          /* of the newest configuration */
+    const struct retry *retry;          /* of the newest configuration, as are these two */
+    const struct streams *streams;
     struct routes *routes;
     size_t body_budget;                 /* octets of mail kept in memory for delivery; above, it is read back */
     void (*ready)(void *ctx, struct lane *lane);        /* a ticket came into an open lane */
@@ -160,7 +194,7 @@ void queue_free(struct queue *q);       /* tickets and lanes; the spool has the 
 WAITS err queue_run(void *queue);
 /* A new configuration: lanes find their backends again, ready and waiting tickets their lanes. True: rules decide, so their messages must be read
  * for that; run queue_reroute() in the thread's group. */
-bool queue_configure(struct queue *q, const struct retry *retry, struct routes *routes);
+bool queue_configure(struct queue *q, const struct retry *retry, const struct streams *streams, struct routes *routes);
 WAITS err queue_reroute(void *queue);
 
 /* Where the recipients of a message go: way_begin(), then way_of() for each. */
@@ -177,11 +211,12 @@ void queue_add(struct queue *q, struct mail *mail);
 /* The same for a message found in the spool, which is not kept in memory: only recipients that wait, each as its state says. */
 void queue_load(struct queue *q, const struct message *m, const struct rcpt_state *state);
 
-/* The next ticket of the lane goes into flight, with its message in memory or not; NULL when none is ready. */
+/* The next ticket of the lane goes into flight, with its message in memory or not; NULL when none is ready. Streams take turns: in each round as many of a
+ * stream as its weight says, of the greatest weight first. So that goes first unless it has more than its share, and none waits for ever. */
 struct ticket *lane_take(struct lane *lane);
 /* The same for one of them; the first of those that are ready, and the one behind. NULL: none. */
 struct ticket *lane_take_this(struct ticket *t);
-struct ticket *lane_first(const struct lane *lane);
+struct ticket *lane_first(struct lane *lane);
 struct ticket *lane_after(const struct ticket *t);
 /* A ticket in flight goes back to the front of its lane: no attempt was made. */
 void ticket_return(struct ticket *t);
@@ -222,7 +257,11 @@ void queue_site_later(struct lane *domain, str reason);
 
 /* ---- for people ---------------------------------------------------------------------------------------------------------------------- */
 
-struct queue_totals { size_t messages, tickets, ready, waiting, flying, body_bytes; when oldest; /* wall clock; 0: empty */ };
+struct queue_totals {
+    size_t messages, tickets, ready, waiting, flying, body_bytes;
+    size_t stream[STREAMS_MOST + 1];    /* tickets, by the number of their stream */
+    when oldest;                        /* wall clock; 0: empty */
+};
 struct queue_totals queue_totals(const struct queue *q);
 /* O(1): the first ticket of that message, or NULL; the others by ->sibling, a ring. */
 struct ticket *queue_find(const struct queue *q, ulid id);
@@ -230,6 +269,7 @@ struct ticket *queue_find(const struct queue *q, ulid id);
  * or go between two calls. */
 size_t queue_walk(const struct queue *q, size_t *at, struct ticket **out, size_t n);
 struct lane *queue_lane(struct queue *q, size_t i);     /* NULL behind the last */
+when lane_oldest(const struct lane *lane);              /* of those that are ready: wall clock of acceptance; 0: none is */
 str ticket_domain(const struct ticket *t);
 str ticket_sender_domain(const struct ticket *t);       /* "" for the null sender */
 /* Why it waits, since and until when (wall clock; next 0: in flight or at its turn). */

@@ -250,13 +250,13 @@ TEST(what_was_in_flight_when_its_backend_went_goes_another_way)
     struct routes now = { .backend = s.backends + 1, .nbackend = 1 };
     now.exact.fold = true;
     map_put(&now.exact, S("a.example"), &s.d2);
-    queue_configure(s.q, &s.retry, &now);
+    queue_configure(s.q, &s.retry, NULL, &now);
     ticket_return(t);
     CHECK_INT(s.unroutable, 0);
     t = lane_take(scene_lane(&s, S("two")));
     CHECK(t != NULL);
     struct routes none = { 0 };
-    queue_configure(s.q, &s.retry, &none);
+    queue_configure(s.q, &s.retry, NULL, &none);
     ticket_return(t);
     CHECK_INT(s.unroutable, 0); /* not in the middle of ticket_return(), but soon */
     CHECK_INT(t->state, TICKET_WAITING);
@@ -274,11 +274,120 @@ TEST(a_new_configuration_moves_what_waits)
     struct routes now = { .backend = s.backends, .nbackend = 2 };
     now.exact.fold = true;
     map_put(&now.exact, S("a.example"), &s.d2);
-    queue_configure(s.q, &s.retry, &now);
+    queue_configure(s.q, &s.retry, NULL, &now);
     CHECK(lane_take(scene_lane(&s, S("one"))) == NULL);
     struct ticket *t = lane_take(scene_lane(&s, S("two")));
     CHECK(t != NULL);
     ticket_done(t);
     map_free(&now.exact);
+    scene_close(&s);
+}
+
+/* ---- streams ---- */
+
+static struct mail_stream fast = { .name = S("fast"), .number = 3, .weight = 4 }, slow = { .name = S("slow"), .number = 9, .weight = 1 };
+
+static void add_of(struct scene *s, const struct streams *streams, str stream, unsigned n)
+{
+    str rcpt[] = { S("x@a.example") };
+
+    s->q->setup.streams = streams;
+    for (unsigned i = 0; i < n; i++) {
+        struct mail *mail = scene_mail(rcpt, 1);
+        mail->m->origin.stream = stream;
+        queue_add(s->q, mail);
+    }
+}
+
+/* Takes n, and writes a letter for the stream of each. */
+static const char *turns(struct lane *lane, char *z, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        struct ticket *first = lane_first(lane), *t = lane_take(lane);
+        CHECK(first == t); /* who looks is told the truth */
+        z[i] = t ? "-..f.....s"[t->stream] : '!';
+        if (t)
+            ticket_done(t);
+    }
+    z[n] = '\0';
+    return z;
+}
+
+TEST(streams_take_turns_by_weight_the_greatest_first)
+{
+    struct scene s;
+    struct mail_stream *both[] = { &slow, &fast };
+    struct streams streams = { both, 2 };
+    char z[64];
+
+    scene_open(&s);
+    add_of(&s, &streams, S("slow"), 8);
+    add_of(&s, &streams, S("fast"), 9);
+    struct lane *lane = scene_lane(&s, S("one"));
+    CHECK_INT((int64_t)lane->nready, 17);
+    CHECK_INT((int64_t)queue_totals(s.q).stream[3], 9);
+    CHECK_STR(str_z(turns(lane, z, 12)), S("ffffsffffsfs")); /* who has no more leaves its turn to others */
+    add_of(&s, &streams, S("fast"), 2);
+    CHECK_STR(str_z(turns(lane, z, 3)), S("ffs"));
+
+    /* Mail of no stream has its share, and so has that of a stream that was taken out of the configuration. */
+    add_of(&s, &streams, S(""), 22);
+    CHECK_STR(str_z(turns(lane, z, 24)), S("--------------------s--s"));
+    struct streams none = { 0 };
+    add_of(&s, &streams, S("fast"), 3);
+    add_of(&s, &streams, S("slow"), 3);
+    queue_configure(s.q, &s.retry, &none, &s.routes);
+    CHECK_INT((int64_t)lane->nready, 9 - 3 + 2);
+    while (lane_first(lane))
+        ticket_done(lane_take(lane));
+    CHECK_INT((int64_t)queue_totals(s.q).tickets, 0);
+    CHECK_INT((int64_t)queue_totals(s.q).stream[3] + (int64_t)queue_totals(s.q).stream[9], 0);
+    scene_close(&s);
+}
+
+TEST(all_that_is_ready_is_walked_whatever_its_stream)
+{
+    struct scene s;
+    struct mail_stream *both[] = { &slow, &fast };
+    struct streams streams = { both, 2 };
+    unsigned n = 0;
+
+    scene_open(&s);
+    add_of(&s, &streams, S("slow"), 3);
+    add_of(&s, &streams, S(""), 3);
+    add_of(&s, &streams, S("fast"), 3);
+    struct lane *lane = scene_lane(&s, S("one"));
+    for (struct ticket *t = lane_first(lane); t; t = lane_after(t))
+        n++;
+    CHECK_INT(n, 9);
+    struct ticket *t = lane_take(lane);
+    ticket_return(t); /* to the front of its own line */
+    CHECK(lane_first(lane) == t);
+    CHECK_INT((int64_t)lane->nready, 9);
+    for (t = lane_first(lane); t; t = lane_after(t))
+        t->accepted -= 2 * HOUR;
+    lane_down(lane, S("out"), clock_now() + MINUTE);
+    CHECK_INT(s.expired, 9); /* of every line */
+    CHECK_INT((int64_t)lane->nready, 0);
+    scene_close(&s);
+}
+
+TEST(a_stream_has_its_own_schedule)
+{
+    when steps[] = { 5 * SECOND };
+    struct mail_stream hasty = { .name = S("hasty"), .number = 2, .weight = 1, .retry = { .step = { steps, 1 }, .lifetime = 10 * MINUTE } }, *one[] = { &hasty, &fast };
+    struct streams streams = { one, 2 };
+    struct scene s;
+
+    scene_open(&s);
+    add_of(&s, &streams, S("hasty"), 1);
+    add_of(&s, &streams, S("fast"), 1);
+    struct lane *lane = scene_lane(&s, S("one"));
+    struct ticket *t = lane_take(lane), *other;
+    CHECK_INT(t->lifetime, HOUR / SECOND); /* fast has none of its own */
+    other = lane_take(lane);
+    CHECK_INT(other->lifetime, 600);
+    CHECK(stream_retry(&streams, other->stream, &s.retry) == &hasty.retry);
+    CHECK(stream_retry(&streams, t->stream, &s.retry) == &s.retry);
     scene_close(&s);
 }

@@ -19,12 +19,17 @@ static str network_of(const struct routes *r, const struct message *m)
     return n ? n->name : S("");
 }
 
+struct route_key origin_key(const struct routes *r, const struct message *m)
+{
+    return (struct route_key){ .sender = m->env.sender, .has_sender = true, .listener = m->origin.listener, .network = network_of(r, m),
+                               .login = m->origin.login, .tenant = m->origin.tenant, .stream = m->origin.stream };
+}
+
 void way_begin(struct way *w, const struct routes *r, const struct message *m)
 {
     *w = (struct way){ .routes = r, .m = m };
     if (r->nrule) /* else only the domain counts */
-        w->key = (struct route_key){ .sender = m->env.sender, .has_sender = true, .listener = m->origin.listener, .network = network_of(r, m),
-                                     .login = m->origin.login, .tenant = m->origin.tenant };
+        w->key = origin_key(r, m);
 }
 
 struct backend *way_of(struct way *w, size_t rcpt)
@@ -41,7 +46,7 @@ struct backend *way_of(struct way *w, size_t rcpt)
 
 static void set_lifetime(struct ticket *t, when expire)
 {
-    t->lifetime = (uint32_t)((expire ? expire : t->lane->queue->setup.retry->lifetime) / SECOND);
+    t->lifetime = lifetime_of(t->lane->queue, t->stream, expire);
 }
 
 static bool leads_to(const struct lane *to, const struct lane *lane)
@@ -53,8 +58,7 @@ static bool leads_to(const struct lane *to, const struct lane *lane)
 static void ticket_move(struct ticket *t, struct lane *to)
 {
     if (t->state == TICKET_READY) {
-        list_del(&t->place);
-        t->lane->nready--;
+        lane_cut(t);
         t->lane = to;
         lane_put(to, t, false);
     } else {
@@ -229,13 +233,17 @@ bool lane_leave(struct lane *lane, bool proven)
     }
     if (by->among->pool->n < 2)
         return false;
-    for (struct ticket *t = lane_first(lane), *next; t; t = next) {
-        next = lane_after(t);
-        struct lane *to = lane_leaving(q, by->base, by->among, ticket_domain(t), lane, NULL);
-        if (!leads_to(to, lane) && (to->kind == LANE_DOMAIN || to->state == LANE_OPEN) && (!proven || proven_since(to, lane->since)))
-            ticket_move(t, to);
-        else if (lane->kind == LANE_BACKEND)
-            break; /* it is the same for all of them */
+    for (bool moved = true; moved;) { /* who goes changes whose turn it is: not all are met in one pass */
+        moved = false;
+        for (struct ticket *t = lane_first(lane), *next; t; t = next) {
+            next = lane_after(t);
+            struct lane *to = lane_leaving(q, by->base, by->among, ticket_domain(t), lane, NULL);
+            if (!leads_to(to, lane) && (to->kind == LANE_DOMAIN || to->state == LANE_OPEN) && (!proven || proven_since(to, lane->since))) {
+                ticket_move(t, to);
+                moved = true;
+            } else if (lane->kind == LANE_BACKEND)
+                return false; /* it is the same for all of them */
+        }
     }
     return false;
 }
@@ -259,16 +267,19 @@ static void lane_configure(struct lane *lane, const struct routes *routes)
     }
 }
 
-bool queue_configure(struct queue *q, const struct retry *retry, struct routes *routes)
+bool queue_configure(struct queue *q, const struct retry *retry, const struct streams *streams, struct routes *routes)
 {
     bool rules = routes->nrule || q->setup.routes->nrule;
     struct ticket *t[PIECE];
     size_t at = 0, n;
 
     q->setup.retry = retry;
+    q->setup.streams = streams;
     q->setup.routes = routes;
-    for (size_t i = 0; i < q->nlane; i++)
+    for (size_t i = 0; i < q->nlane; i++) {
         lane_configure(q->lane[i], routes);
+        lane_weigh(q->lane[i]);
+    }
     while (!rules && (n = queue_walk(q, &at, t, PIECE)))
         for (size_t i = 0; i < n; i++)
             if (t[i]->state != TICKET_FLYING)

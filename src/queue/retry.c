@@ -1,7 +1,7 @@
 /* When to try again. */
-#include "queue/queue.h"
+#include "queue/inside.h"
 
-static void take_retry(struct binder *b, const struct node *node, void *into)
+void take_retry(struct binder *b, const struct node *node, void *into)
 {
     struct retry *r = into;
 
@@ -29,7 +29,7 @@ static void take_retry(struct binder *b, const struct node *node, void *into)
 
 const struct setting retry_setting = {
     .name = "retry", .type = CONF_OWN, .take = take_retry, .preset = "[ 1m 5m 15m 30m 1h 2h 4h ] for 5d", .form = "[ TIME ... ] for TIME",
-    .help = "Waits between attempts, the last one repeated, and how long mail is tried before it is returned.",
+    .help = RETRY_HELP,
 };
 
 when retry_after(const struct retry *r, unsigned attempts)

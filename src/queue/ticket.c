@@ -87,6 +87,11 @@ struct ticket *ticket_new(struct queue *q, ulid id)
     return t;
 }
 
+uint32_t lifetime_of(const struct queue *q, unsigned stream, when expire)
+{
+    return (uint32_t)((expire ? expire : stream_retry(q->setup.streams, stream, q->setup.retry)->lifetime) / SECOND);
+}
+
 void ticket_forget_mail(struct ticket *t)
 {
     mail_drop(take(t->mail));
@@ -100,6 +105,7 @@ void ticket_free(struct queue *q, struct ticket *t)
     intern_put(&q->words, t->from);
     if (t->many)
         mem_free(set_of(t));
+    q->by_stream[t->stream]--;
     *t = (struct ticket){ .hash_next = q->free };
     q->free = t;
     q->ntickets--;
@@ -211,6 +217,11 @@ static struct ticket *ticket_for(struct queue *q, const struct message *m, struc
         t->sticky = sticky_key(lane->backend, m, domain);
     t->accepted = m->origin.accepted;
     t->report = m->report;
+    if (m->origin.stream.n) {
+        const struct mail_stream *s = stream_named(q->setup.streams, m->origin.stream);
+        t->stream = s ? s->number : 0;
+    }
+    q->by_stream[t->stream]++;
     t->warned = warned;
     if (m->not_before)
         t->reason = intern_get(&q->words, S("reports are paced: its turn comes"));
@@ -292,7 +303,7 @@ static void queue_take(struct queue *q, const struct message *m, const struct rc
             fresh[n++] = t;
         }
         ticket_add_rcpt(t, i, (uint32_t)env->nrcpt);
-        t->lifetime = (uint32_t)((way.expire ? way.expire : q->setup.retry->lifetime) / SECOND);
+        t->lifetime = lifetime_of(q, t->stream, way.expire);
         if (state)
             ticket_resume(q, t, &state[i]);
     }
@@ -330,6 +341,7 @@ struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part)
     intern_get(&q->words, intern_str(&q->words, t->domain));
     intern_get(&q->words, intern_str(&q->words, t->reason));
     intern_get(&q->words, intern_str(&q->words, t->from));
+    q->by_stream[other->stream]++;
     if (other->mail)
         other->mail->holders++;
     for (uint32_t i = 0; i < part->n; i++)

@@ -70,6 +70,15 @@ static bool mail_is_narrow(const struct snapshot *snap, const struct message *m,
     return false;
 }
 
+unsigned accept_stream(const struct snapshot *snap, arena *a, struct message *m, str header)
+{
+    const struct mail_stream *s = stream_find(&snap->streams, &snap->routes, m, header);
+
+    if (s)
+        m->origin.stream = str_dup(a, s->name);
+    return s ? s->number : 0;
+}
+
 err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with)
 {
     err e;

@@ -337,6 +337,7 @@ static err take_in(struct taking *t, const struct drop *d)
         arena_free(a);
         return e == OK ? OK : fail(E_AGAIN, "the spool did not take it");
     }
+    accept_stream(t->snap, a, m, str_head(d->octets, m->scan.header_end));
     ulid id = m->id;
     struct event told = { .kind = EVENT_ACCEPTED, .id = id, .at = m->origin.accepted, .from = str_dup(t->a, m->env.sender),
                           .rcpt = str_dup(t->a, m->env.rcpt[0].given), .remote = str_z(t->client.ip), .size = m->scan.size, .detail = S("dropped") };

@@ -125,6 +125,9 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
 
     copy.env.rcpt = &one;
     copy.env.nrcpt = 1;
+    const struct mail_stream *stream = stream_find(&snap->streams, &snap->routes, &copy, S(""));
+    if (stream)
+        copy.origin.stream = stream->name;
     way_begin(&w, &snap->routes, &copy);
     const struct backend *b = way_of(&w, 0);
     route_find(&snap->routes, &w.key, &expire, &rule);
@@ -141,7 +144,12 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
     else if (b->discard)
         tell(t, "servers", "none: it is thrown away");
     tell_ways_out(t, snap, b, w.outlets);
-    tell(t, "lifetime", "tried for %.*s, at most %llu connections a server", STR(time_span(span, w.expire ? w.expire : snap->retry.lifetime)),
+    if (stream)
+        tell(t, "stream", "%.*s (%.*s:%u), weight %llu", STR(stream->name), STR(stream->mail.at.file), stream->mail.at.line, (unsigned long long)stream->weight);
+    else if (snap->streams.n)
+        tell(t, "stream", "none, unless a field of its header says so");
+    const struct retry *retry = stream_retry(&snap->streams, stream ? stream->number : 0, &snap->retry);
+    tell(t, "lifetime", "tried for %.*s, at most %llu connections a server", STR(time_span(span, w.expire ? w.expire : retry->lifetime)),
          (unsigned long long)b->max_connections);
 }
 

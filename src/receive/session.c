@@ -341,6 +341,7 @@ static void body_end(struct session *s)
                                  .forwarded = str_dup(s->a, buf_str(&s->forward)), .accepted = wall_now() };
     if (s->client.addr.n)
         m->origin.client = str_dup(s->a, str_z(s->client.ip));
+    unsigned stream = accept_stream(s->snap, s->a, m, header);
     m->piece = s->piece;
     m->npiece = s->npiece;
 
@@ -369,7 +370,7 @@ static void body_end(struct session *s)
     if (stored == OK) {
         e.took = clock_now() - start;
         histogram_add(&stats_mine()->accept, e.took);
-        stats_label(FAMILY_RECEIVED, s->listener, 0);
+        stats_label(FAMILY_RECEIVED, s->listener, stream);
         stats_add(COUNT_accepted_bytes, e.size);
         stats_add(COUNT_accepted_rcpts, nrcpt);
         event_emit(&e);

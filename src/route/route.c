@@ -48,18 +48,22 @@ static bool word_fits(const struct strs *words, str word)
     return words->n == 0;
 }
 
+bool rule_fits(const struct route_rule *u, const struct route_key *k)
+{
+    return address_fits(&u->to, k->rcpt, k->domain) && sender_fits(&u->from, k) && word_fits(&u->network, k->network) && word_fits(&u->listener, k->listener)
+           && word_fits(&u->login, k->login) && word_fits(&u->tenant, k->tenant) && word_fits(&u->stream, k->stream);
+}
+
 struct backend *route_find(const struct routes *r, const struct route_key *k, when *expire, const struct route_rule **rule)
 {
     const struct relay_domain *d = route_domain(r, k->domain);
 
     *expire = d ? d->expire : 0;
     for (size_t i = 0; i < r->nrule; i++) {
-        const struct route_rule *u = r->rule[i];
-        if (address_fits(&u->to, k->rcpt, k->domain) && sender_fits(&u->from, k) && word_fits(&u->network, k->network)
-            && word_fits(&u->listener, k->listener) && word_fits(&u->login, k->login) && word_fits(&u->tenant, k->tenant)) {
+        if (rule_fits(r->rule[i], k)) {
             if (rule)
-                *rule = u;
-            return u->backend;
+                *rule = r->rule[i];
+            return r->rule[i]->backend;
         }
     }
     if (rule)

@@ -249,11 +249,12 @@ struct network {
     struct place at;
 };
 
+struct routes;
 /* A rule of one's own: which mail goes another way than its domain. All that it names must fit; of the names of one kind, one. */
 struct route_rule {
     str name;
     struct strs to, from;               /* user@example.com, example.com, *.example.com; "<>": the null sender */
-    struct strs network, listener, login, tenant;
+    struct strs network, listener, login, tenant, stream;
     const struct token *backend_name;
     struct backend *backend;
     struct leave leave;
@@ -261,7 +262,19 @@ struct route_rule {
     struct place at;
 };
 /* What a message and one of its recipients are known by. What is not known is empty, and fits no rule that asks for it. */
-struct route_key { str rcpt, domain, sender; bool has_sender; str listener, network, login, tenant; };
+struct route_key { str rcpt, domain, sender; bool has_sender; str listener, network, login, tenant, stream; };
+bool rule_fits(const struct route_rule *u, const struct route_key *k);
+/* After binding: are its addresses some, are its networks there? `what`: of which block it is, for the words. */
+void rule_check(struct binder *b, const struct route_rule *u, const char *what, const struct routes *r);
+/* The settings of a rule that ask where mail comes from, for a table of settings whose struct holds the rule at `at`. */
+#define RULE_ORIGIN_SETTINGS(at) \
+    { .name = "from", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, from), .form = "ADDRESS|DOMAIN ...", \
+      .help = "Senders: user@example.com, example.com, or *.example.com for what is below; \"<>\" is the null sender." }, \
+    { .name = "network", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, network), .form = "NAME ...", .help = "Clients of these \"network\" blocks." }, \
+    { .name = "listener", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, listener), .form = "ADDRESS ...", \
+      .help = "Mail that came in at these listening addresses, as \"listen\" has them." }, \
+    { .name = "login", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, login), .form = "NAME ...", .help = "Clients that logged in by these names." }, \
+    { .name = "tenant", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, tenant), .form = "NAME ...", .help = "Mail of these tenants." }
 
 struct routes {
     struct backend **backend; size_t nbackend;

@@ -365,18 +365,15 @@ static void take_rule_leave(struct binder *b, const struct node *node, void *int
 
 static const struct setting rule_settings[] = {
     { .name = "to", .type = CONF_STRS, RULE(to), .form = "ADDRESS|DOMAIN ...", .help = "Recipients: user@example.com, example.com, or *.example.com for what is below." },
-    { .name = "from", .type = CONF_STRS, RULE(from), .form = "ADDRESS|DOMAIN ...", .help = "Senders, in the same forms; \"<>\" is the null sender." },
-    { .name = "network", .type = CONF_STRS, RULE(network), .form = "NAME ...", .help = "Clients of these \"network\" blocks." },
-    { .name = "listener", .type = CONF_STRS, RULE(listener), .form = "ADDRESS ...", .help = "Mail that came in at these listening addresses, as \"listen\" has them." },
-    { .name = "login", .type = CONF_STRS, RULE(login), .form = "NAME ...", .help = "Clients that logged in by these names." },
-    { .name = "tenant", .type = CONF_STRS, RULE(tenant), .form = "NAME ...", .help = "Mail of these tenants." },
+    RULE_ORIGIN_SETTINGS(0),
+    { .name = "stream", .type = CONF_STRS, RULE(stream), .form = "NAME ...", .help = "Mail of these streams." },
     { .name = "via", .type = CONF_OWN, .take = take_rule_via, .required = true, .form = "BACKEND", .help = "The backend that takes it; or \"mx\"; or \"discard\": it is taken and thrown away." },
     { .name = "source", .type = CONF_OWN, .take = take_rule_leave, .form = "NAME", .help = "The \"source\" by which it leaves, before one that the backend has." },
     { .name = "pool", .type = CONF_OWN, .take = take_rule_leave, .form = "NAME", .help = "The \"pool\" of sources by which it leaves." },
     { .name = NULL },
 };
 
-static void check_patterns(struct binder *b, const struct route_rule *u, const struct strs *patterns)
+static void check_patterns(struct binder *b, const struct route_rule *u, const char *what, const struct strs *patterns)
 {
     for (size_t i = 0; i < patterns->n; i++) {
         str p = patterns->p[i];
@@ -384,7 +381,20 @@ static void check_patterns(struct binder *b, const struct route_rule *u, const s
         bool fine = str_findc(p, '@') != STR_NONE ? address_parse(p, &path) == OK
                     : domain_valid(str_starts(p, S("*.")) ? str_from(p, 2) : p) || (patterns == &u->from && str_eq(p, S("<>")));
         if (!fine)
-            conf_error(b, &u->at, CONF_E_BAD_ADDRESS, "route \"%.*s\": \"%.*s\" is no address, domain or *.domain", STR(u->name), STR(p));
+            conf_error(b, &u->at, CONF_E_BAD_ADDRESS, "%s \"%.*s\": \"%.*s\" is no address, domain or *.domain", what, STR(u->name), STR(p));
+    }
+}
+
+void rule_check(struct binder *b, const struct route_rule *u, const char *what, const struct routes *r)
+{
+    check_patterns(b, u, what, &u->to);
+    check_patterns(b, u, what, &u->from);
+    for (size_t k = 0; k < u->network.n; k++) {
+        bool known = false;
+        for (size_t n = 0; n < r->nnetwork; n++)
+            known |= str_eq(r->network[n]->name, u->network.p[k]);
+        if (!known)
+            conf_error(b, &u->at, CONF_E_UNKNOWN, "%s \"%.*s\": there is no network \"%.*s\"", what, STR(u->name), STR(u->network.p[k]));
     }
 }
 
@@ -405,9 +415,7 @@ static void take_route(struct binder *b, const struct node *node, void *into)
     u->name = node->arg[0].text;
     u->at = node->name.at;
     conf_bind(b, rule_settings, node, u);
-    check_patterns(b, u, &u->to);
-    check_patterns(b, u, &u->from);
-    if (!u->to.n && !u->from.n && !u->network.n && !u->listener.n && !u->login.n && !u->tenant.n)
+    if (!u->to.n && !u->from.n && !u->network.n && !u->listener.n && !u->login.n && !u->tenant.n && !u->stream.n)
         conf_error(b, &u->at, CONF_E_MISSING, "route \"%.*s\" fits all mail: say which it is for, or use \"route default\"", STR(u->name));
     APPEND(b->a, r->rule, r->nrule, u);
 }
@@ -430,7 +438,7 @@ const struct setting route_settings[] = {
     { .name = "own", .type = CONF_BLOCK, .sub = own_block, .form = "",
       .help = "What else we are known as. Mail is never handed to ourselves, whatever MX records say." },
     { .name = "route", .type = CONF_OWN, .take = take_route, .sub = rule_settings, .repeats = true, .form = "NAME",
-      .help = "A rule for mail that goes another way than its domain: by recipient, sender, login, network or listener. Rules are asked in the order they "
+      .help = "A rule for mail that goes another way than its domain: by recipient, sender, login, network, listener or stream. Rules are asked in the order they "
               "stand in, before relay domains; the first that fits decides. They say where mail goes, never whether it is taken. \"route default { via "
               "BACKEND }\" is where mail goes that is for no relay domain." },
     { .name = NULL },
@@ -483,13 +491,7 @@ void routes_finish(struct binder *b, struct routes *r)
     for (size_t i = 0; i < r->nrule; i++) {
         if (r->rule[i]->backend_name)
             r->rule[i]->backend = find_backend(b, r, r->rule[i]->backend_name);
-        for (size_t k = 0; k < r->rule[i]->network.n; k++) {
-            bool known = false;
-            for (size_t n = 0; n < r->nnetwork; n++)
-                known |= str_eq(r->network[n]->name, r->rule[i]->network.p[k]);
-            if (!known)
-                conf_error(b, &r->rule[i]->at, CONF_E_UNKNOWN, "route \"%.*s\": there is no network \"%.*s\"", STR(r->rule[i]->name), STR(r->rule[i]->network.p[k]));
-        }
+        rule_check(b, r->rule[i], "route", r);
     }
     outlets_finish(b, r);
     for (size_t i = 0; i < r->ndomain; i++)

@@ -104,5 +104,7 @@ void stats_sum(struct stats *ret)
             ret->counter[i] += __atomic_load_n(&c->stats.counter[i], __ATOMIC_RELAXED);
         histogram_sum(&ret->accept, &c->stats.accept);
         histogram_sum(&ret->deliver, &c->stats.deliver);
+        for (size_t i = 1; i < STATS_STREAMS; i++)
+            histogram_sum(&ret->stream[i], &c->stats.stream[i]);
     }
 }

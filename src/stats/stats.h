@@ -51,10 +51,12 @@ struct histogram { uint64_t bucket[60], n, sum; };
 void histogram_add(struct histogram *h, when value);
 when histogram_at(const struct histogram *h, double share);     /* 0.99: the 99th percentile; 0 when empty */
 
+#define STATS_STREAMS 16
 struct stats {
     uint64_t counter[COUNTERS];
     struct histogram accept;        /* end of data to 250 */
     struct histogram deliver;       /* accepted to delivered */
+    struct histogram stream[STATS_STREAMS]; /* the same by the number of the stream; 0: of none, not counted apart */
 };
 void stats_add(enum counter c, uint64_t n);     /* of the calling thread */
 struct stats *stats_mine(void);
