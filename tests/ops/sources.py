@@ -126,6 +126,7 @@ def weights():
     check("a3: from 127.0.0.13" in text and "a1" not in text, "a rule's source goes first", text)
     relay.send("plain.example", 3)
     check(until(lambda: len(sink.took()) >= 93) and sink.clients().get("127.0.0.1") == 3, "without a source as ever", sink.clients())
+    until(lambda: len(relay.events("delivered")) >= 93)
     check("plain" in {lane["name"] for lane in relay.json("stats")[0]["lanes"]} and not any("source" in e for e in relay.events("delivered")[90:]), "and named as ever")
     check(relay.metric("waypost_source_deliveries_total").get('{source="a1",outcome="delivered"}') == by["127.0.0.11"], "counted by source",
           relay.metric("waypost_source_deliveries_total"))
@@ -146,7 +147,7 @@ def missing():
     relay.send("x.example", 40)
     check(until(lambda: len(sink.took()) >= 40), "all arrive by the other", relay.json("queue", "list")[:2])
     check(sink.clients() == {"127.0.0.11": 40}, "by that one alone", sink.clients())
-    check(all(e["attempt"] == 1 for e in relay.events("delivered")) and not relay.events("deferred"), "no attempt was spent")
+    check(until(lambda: len(relay.events("delivered")) >= 40) and all(e["attempt"] == 1 for e in relay.events("delivered")) and not relay.events("deferred"), "no attempt was spent")
     check(any("192.0.2.211 is no address of this machine" in e["reason"] for e in relay.events("source_failed")), "and the log says why", relay.events("source_failed"))
 
     relay.reload(gone + base % "source gone")
@@ -169,10 +170,11 @@ def moved():
     check(until(lambda: [t["lane"] for t in relay.json("queue", "list")] == ["b@a1"] * 10), "ten wait for a1", relay.json("queue", "list")[:2])
     relay.reload(SOURCES + "pool p { use a2; use a3 }\n" + base % "pool p")
     lanes = sorted(t["lane"] for t in relay.json("queue", "list"))
-    check(lanes == ["b@a2"] * 5 + ["b@a3"] * 5, "they share the new ones", lanes)
+    # Not to the letter: by the one that found the server down first fewer go.
+    check(len(lanes) == 10 and 3 <= lanes.count("b@a2") <= 7 and lanes.count("b@a2") + lanes.count("b@a3") == 10, "they share the new ones", lanes)
     relay.reload(SOURCES + "pool p { use a3; use a1 }\n" + base % "pool p")
     lanes = sorted(t["lane"] for t in relay.json("queue", "list"))
-    check(lanes.count("b@a3") >= 5 and "b@a2" not in lanes, "who has a source that is left keeps it", lanes)
+    check(lanes.count("b@a3") >= 3 and "b@a2" not in lanes, "of sources that are gone nothing is left", lanes)
     relay.reload(SOURCES + base % "")
     check(until(lambda: [t["lane"] for t in relay.json("queue", "list")] == ["b"] * 10), "and without any", relay.json("queue", "list")[:2])
     relay.reload(SOURCES + base % "source a2")
@@ -202,7 +204,7 @@ def rates():
     # Turns are given ten a second; a message may come later than its turn by what a connection takes, one a connection.
     over = within(sink.took(), 10, 10 + 4)
     check(over <= 0, "no stretch has more than the rate", over, [t["at_us"] for t in sink.took()])
-    check(all(e["attempt"] == 1 for e in relay.events("delivered")), "no attempt was spent")
+    check(until(lambda: len(relay.events("delivered")) >= 25) and all(e["attempt"] == 1 for e in relay.events("delivered")), "no attempt was spent")
     check(relay.metric("waypost_backend_rate_limit").get('{backend="b"}') == 10, "configured, a second", relay.metric("waypost_backend_rate_limit"))
     waited = relay.metric("waypost_backend_rate_waits_total").get('{backend="b"}', 0)
     # One wait a turn and thread at most: nobody polls.
@@ -310,6 +312,7 @@ def families():
     check({t["ehlo"] for t in six.took()} == {"both.esp.example", "v6.esp.example"}, "names", six.took()[0])
     relay.send("mixed.example", 12)
     check(until(lambda: len(six.took()) >= 32), "a host that turns out to have IPv6 only", relay.json("queue", "list")[:2], relay.events("source_failed")[:2])
+    check(until(lambda: len(relay.events("delivered")) >= 52), "logged")
     check("127.0.0.13" not in six.clients() and not relay.events("deferred"), "the source without waits no longer than the others", six.clients())
     for s in (six, four):
         s.end()
