@@ -56,16 +56,18 @@ static err pace_run(void *arg)
 
     mem_free(arg);
     for (;;) {
+        bool holds = still_holds(lane);
+        if (p->until && (!holds || clock_now() >= p->until)) {
+            if (!holds)
+                p->had = 0;
+            p->until = 0;
+            if (lane->backend && lane->nready && lane->state == LANE_OPEN && take_turns(lane, lane->backend))
+                dispatch_ready(pace.d, lane);
+            continue;
+        }
         err e = waiters_wait(&p->wait, p->until ? p->until : clock_now() + SECOND);
         if ((e != OK && e != E_TIMEOUT) || (e == E_TIMEOUT && !p->until))
             break;
-        if (!p->until || (clock_now() < p->until && still_holds(lane)))
-            continue;
-        if (!still_holds(lane))
-            p->had = 0;
-        p->until = 0;
-        if (lane->backend && lane->nready && lane->state == LANE_OPEN && take_turns(lane, lane->backend))
-            dispatch_ready(pace.d, lane);
     }
     p->running = false;
     return OK;

@@ -130,9 +130,12 @@ struct lane *lane_leaving(struct queue *q, const struct backend *b, struct outle
     best = was ? lane_like(q, o, domain, was, &looked) : NULL;
     if (best && lane_fits(best))
         return best;
-    for (struct ticket *t = first; t; t = t->sibling == first ? NULL : t->sibling)
-        if ((lane = lane_like(q, o, domain, t->lane, &looked)) && lane_fits(lane))
+    for (struct ticket *t = first; t; t = t->sibling == first ? NULL : t->sibling) {
+        lane = lane_like(q, o, domain, t->lane, &looked);
+        if (lane && lane_fits(lane))
             return lane;
+        best = best ? best : lane;
+    }
     while ((i = outlets_pick(o, looked, clock_now())) != OUTLETS_NONE) {
         looked |= (uint64_t)1 << i;
         lane = lane_for(q, o->by[i], domain);
