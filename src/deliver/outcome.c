@@ -74,13 +74,6 @@ struct settling {
     size_t n[DELETED + 1];
 };
 
-/* Sites are many, and strangers name them: they count for the backend by whose settings they go. */
-static str lane_label(const struct lane *l)
-{
-    const struct backend *b = l->kind == LANE_BACKEND ? l->backend : l->mx;
-    return b ? b->name : S("none");
-}
-
 static void tell(const struct flight *f, size_t i, enum verdict v, str remote, str reason, when due)
 {
     static const enum event_kind kind[] = { EVENT_DELIVERED, EVENT_FAILED, EVENT_DEFERRED, EVENT_DEFERRED, EVENT_UNKNOWN, EVENT_EXPIRED,
@@ -89,6 +82,11 @@ static void tell(const struct flight *f, size_t i, enum verdict v, str remote, s
     struct event e = { .kind = kind[v], .id = f->t->id, .at = wall_now(), .from = f->env.sender, .rcpt = f->env.rcpt[i].to, .remote = remote,
                        .attempt = f->t->attempts + 1u };
 
+    const struct outlet *by = lane_outlet(f->t->lane);
+    if (by) {
+        e.source = by->name;
+        stats_label(FAMILY_SOURCES, by->name, kind[v]);
+    }
     e.reply = r ? reply_print(f->a, r) : reason;
     e.took = e.at - f->mail->m->origin.accepted;
     if (v == LATER || v == UNKNOWN) {
@@ -104,9 +102,9 @@ static void tell(const struct flight *f, size_t i, enum verdict v, str remote, s
         }
     }
     event_emit(&e);
-    stats_label(FAMILY_DELIVERIES, lane_label(f->t->lane), kind[v]);
+    stats_label(FAMILY_DELIVERIES, lane_backend_name(f->t->lane), kind[v]);
     if (v != DELIVERED)
-        stats_said(lane_label(f->t->lane), e.reply);
+        stats_said(lane_backend_name(f->t->lane), e.reply);
 }
 
 /* How many recipients stand for the one the sender wrote, an alias of several; 0: another of them, who comes first, speaks for all. */

@@ -253,7 +253,7 @@ static bool goes_narrow(struct loader *l, const struct message *m)
     way_begin(&w, &l->settings->snapshot.routes, m);
     for (size_t i = 0; i < m->env.nrcpt; i++) {
         const struct backend *b = way_of(&w, i);
-        if (b && b->max_connections < l->relay->nworker)
+        if (b && backend_is_narrow(b, w.outlets, l->relay->nworker))
             return true;
     }
     return false;

@@ -64,7 +64,7 @@ static bool mail_is_narrow(const struct snapshot *snap, const struct message *m,
     way_begin(&w, &snap->routes, m);
     for (size_t i = 0; i < m->env.nrcpt; i++) {
         const struct backend *b = way_of(&w, i);
-        if (b && b->max_connections < threads)
+        if (b && backend_is_narrow(b, w.outlets, threads))
             return true;
     }
     return false;

@@ -247,7 +247,7 @@ static void finish_callout(struct binder *b, struct routes *r, struct relay_doma
     if (be != d->backend)
         conf_error(b, &who->callout->name.at, CONF_E_BAD_SOURCE, "\"callout\" asks the domain's own backend, which is \"%.*s\"", STR(d->backend ? d->backend->name : S("?")));
     else
-        add_table(b, who, callout_table(be, r->own.name.n ? r->own.name.p[r->own.name.n - 1] : S("localhost"), &who->callout_keep), S(""));
+        add_table(b, who, callout_table(be->outlets ? be->outlets->by[0] : be, r->own.name.n ? r->own.name.p[r->own.name.n - 1] : S("localhost"), &who->callout_keep), S(""));
 }
 
 void recipients_finish(struct binder *b, struct routes *r, struct relay_domain *d)
