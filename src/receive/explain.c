@@ -96,7 +96,8 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
     else if (b->discard)
         tell(t, "servers", "none: it is thrown away");
     for (size_t i = 0; i < b->nserver; i++)
-        tell(t, "server", "%.*s:%u, priority %u, weight %u: %s", STR(b->server[i].host), b->server[i].port, b->server[i].priority, b->server[i].weight,
+        tell(t, "server", "%s by %s, priority %u, weight %u: %s", b->server[i].state->key + b->name.n + 1, b->server[i].lmtp ? "LMTP" : "SMTP",
+             b->server[i].priority, b->server[i].weight,
              server_in(&b->server[i]) ? "takes mail" : !b->server[i].weight || atomic_load(&b->server[i].state->drained) ? "drained" : "out");
     if (stream)
         tell(t, "stream", "%.*s (%.*s:%u), weight %llu", STR(stream->name), STR(stream->mail.at.file), stream->mail.at.line, (unsigned long long)stream->weight);

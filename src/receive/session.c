@@ -534,6 +534,9 @@ static err session_do(struct session *s, const struct command *c)
     case VERB_XFORWARD:
         inlet_xforward(s, c);
         break;
+    case VERB_LHLO: /* RFC 2033 4.1: who takes it must answer as LMTP does */
+        say(s, 500, ENH(5, 5, 1), "this is SMTP, not LMTP: say EHLO");
+        break;
     case VERB_EXPN:
     case VERB_STARTTLS:
     case VERB_AUTH:

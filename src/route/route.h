@@ -38,6 +38,7 @@ void server_state_drop(struct server_state *s);
 struct next_hop {
     str host;                           /* name or address as configured */
     uint16_t port;
+    bool lmtp;                          /* it speaks LMTP (RFC 2033), not SMTP */
     struct addr addr;                   /* when host is an address or a Unix socket; n 0: look it up */
     unsigned priority;                  /* lower first */
     unsigned weight;                    /* among those of its priority; 0: takes no mail */

@@ -27,6 +27,10 @@ static bool take_host_port(struct binder *b, const struct token *t, uint16_t def
     }
     s->addr.n = 0;
     size_t colon = str_findc(host, ':');
+    if (colon == STR_NONE && !default_port) {
+        conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "LMTP has no port of its own: say which, as in lmtp:%.*s:24", STR(host));
+        return false;
+    }
     if (colon != STR_NONE) {
         if (!str_u64(str_from(host, colon + 1), 65535, &port) || port == 0) {
             conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "\"%.*s\" has no valid port", STR(host));
@@ -55,8 +59,14 @@ static void take_server(struct binder *b, const struct node *node, void *into)
         conf_error(b, &node->name.at, CONF_E_BAD_ADDRESS, "\"server\" needs HOST:PORT");
         return;
     }
-    if (!take_host_port(b, &node->arg[0], 25, &s) || !conf_keywords(b, node, 1, words, value))
+    struct token to = node->arg[0];
+    s.lmtp = str_istarts(to.text, S("lmtp:"));
+    if (s.lmtp)
+        to.text = str_from(to.text, 5);
+    if (!take_host_port(b, &to, s.lmtp ? 0 : 25, &s) || !conf_keywords(b, node, 1, words, value))
         return;
+    if (s.lmtp && s.port == 25) /* RFC 2033 5 */
+        conf_error(b, &to.at, CONF_E_BAD_ADDRESS, "LMTP is never spoken on port 25, which is SMTP's; 24 is customary");
     if (value[0]) {
         if (!conf_int(b, value[0], 0, 65535, &priority))
             return;
@@ -159,8 +169,9 @@ static void done_backend(struct binder *b, const struct node *node, void *block)
 }
 
 static const struct setting backend_settings[] = {
-    { .name = "server", .type = CONF_OWN, .take = take_server, .repeats = true, .form = "HOST:PORT [priority N] [weight N]",
-      .help = "A server of this backend: a name, an address or unix:PATH; port 25 unless given. Servers of the lowest priority number (10 unless "
+    { .name = "server", .type = CONF_OWN, .take = take_server, .repeats = true, .form = "[lmtp:]HOST:PORT | [lmtp:]unix:PATH [priority N] [weight N]",
+      .help = "A server of this backend: a name or an address, port 25 unless given; or a Unix socket. With lmtp: in front it is spoken to by LMTP (RFC 2033), "
+              "where each recipient is delivered or not on its own; then the port must be given. Servers of the lowest priority number (10 unless "
               "given) share the mail as \"balance\" says; those of the next are used only while all of the lower are out. A weight is 10 unless "
               "given; a server of weight 0 takes no mail." },
     { .name = "balance", .type = CONF_OWN, .take = take_balance, .preset = "least_busy", .form = "least_busy | round_robin | weighted | sticky [domain | sender | tenant]",
