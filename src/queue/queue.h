@@ -94,6 +94,7 @@ struct ticket {
     uint16_t sticky;                    /* backend_stick()'s key, where the backend sticks */
     uint8_t stream;                     /* its number; 0: none */
     bool many : 1, unknown : 1, report : 1, expired : 1;
+    bool hand_on : 1;                   /* its way is its domain's own, and route_elsewhere() says who gets what that does not take */
     bool held : 1;                      /* waits until an operator says otherwise, or until `due` */
     bool warned : 1;                    /* of its delay, or it is known that nobody is to be */
 };
@@ -181,9 +182,12 @@ bool queue_configure(struct queue *q, const struct retry *retry, const struct st
 WAITS err queue_reroute(void *queue);
 
 /* Where the recipients of a message go: way_begin(), then way_of() for each. */
-struct way { const struct routes *routes; const struct message *m; struct route_key key; when expire; /* of the last recipient asked for; 0: the schedule's */ };
+struct way { const struct routes *routes; const struct message *m; struct route_key key; when expire; /* of the last recipient asked for; 0: the schedule's */
+             const struct elsewhere *other; /* of the same; NULL: nobody */ };
 void way_begin(struct way *w, const struct routes *r, const struct message *m);
 struct backend *way_of(struct way *w, size_t rcpt);     /* NULL: nowhere; w->key.domain is the recipient's domain */
+/* Does any of its recipients go, or might it be handed on, to a backend with fewer connections than there are threads? Such a lane lives on one thread. */
+bool way_is_narrow(const struct routes *r, const struct message *m, unsigned threads);
 
 /* Take a message in: tickets for all its recipients. Takes over one holder of `mail`. */
 void queue_add(struct queue *q, struct mail *mail);
@@ -208,6 +212,10 @@ void ticket_defer(struct ticket *t, when due, str reason);
 /* The same without an attempt: by an operator, who holds it or gives it free again (`due` now). Time that it was held does not count against
  * its lifetime, as far as this process knows. Its states are to be noted by the caller, with t->version. */
 void ticket_put_off(struct ticket *t, when due, str reason, bool held);
+/* Who gets recipients at `domain` that this ticket's way does not take; NULL: nobody. Of the newest configuration. */
+const struct elsewhere *ticket_elsewhere(const struct ticket *t, str domain);
+/* A ticket in flight goes to another backend at once, and to no third one after that; `domain` is that of its recipients. */
+void ticket_hand_on(struct ticket *t, struct backend *b, str domain);
 /* All its recipients are settled. True: it was the message's last ticket, so the caller notes the end. */
 bool ticket_done(struct ticket *t);
 /* Is the flying ticket the last of its message? Then ticket_done() will return true. */

@@ -36,7 +36,23 @@ struct backend *way_of(struct way *w, size_t rcpt)
 {
     w->key.rcpt = w->m->env.rcpt[rcpt].to;
     w->key.domain = domain_of(w->key.rcpt);
-    return route_find(w->routes, &w->key, &w->expire, NULL);
+    const struct route_rule *rule;
+    struct backend *b = route_find(w->routes, &w->key, &w->expire, &rule);
+    w->other = rule ? NULL : route_elsewhere(w->routes, w->key.domain);
+    return b;
+}
+
+static bool is_narrow(const struct backend *b, unsigned threads) { return b && b->max_connections < threads; }
+
+bool way_is_narrow(const struct routes *r, const struct message *m, unsigned threads)
+{
+    struct way w;
+
+    way_begin(&w, r, m);
+    for (size_t i = 0; i < m->env.nrcpt; i++)
+        if (is_narrow(way_of(&w, i), threads) || (w.other && (is_narrow(w.other->unknown, threads) || is_narrow(w.other->fallback, threads))))
+            return true;
+    return false;
 }
 
 /* ---- a new configuration ---- */
@@ -72,6 +88,7 @@ static void reroute_by_domain(struct queue *q, struct ticket *t)
     struct lane *to = lane_for(q, route_for(q->setup.routes, ticket_domain(t), &expire), ticket_domain(t));
 
     set_lifetime(t, expire);
+    t->hand_on = route_elsewhere(q->setup.routes, ticket_domain(t)) != NULL;
     if (!leads_to(to, t->lane))
         ticket_move(t, to);
 }
@@ -87,7 +104,7 @@ static void reroute_by_message(struct queue *q, struct ticket *t, const struct m
         struct rcpt_set *others = arena_alloc(a, sizeof *others + (n + 63) / 64 * sizeof others->bits[0]);
         struct lane *to = NULL;
         when expire = 0;
-        bool any = false;
+        bool any = false, hand_on = false;
         others->n = (uint32_t)n;
         for (uint32_t i = 0; i < n; i++) {
             if (!ticket_has(t, i))
@@ -97,7 +114,8 @@ static void reroute_by_message(struct queue *q, struct ticket *t, const struct m
             if (!to) {
                 to = lane;
                 expire = w.expire;
-            } else if (lane != to) {
+                hand_on = w.other != NULL;
+            } else if (lane != to || hand_on != (w.other != NULL)) {
                 others->bits[i / 64] |= (uint64_t)1 << i % 64;
                 any = true;
             }
@@ -112,6 +130,7 @@ static void reroute_by_message(struct queue *q, struct ticket *t, const struct m
             ticket_settle_as(rest, was);
         }
         set_lifetime(t, expire);
+        t->hand_on = hand_on;
         if (!leads_to(to, t->lane))
             ticket_move(t, to);
         t = rest;
@@ -124,6 +143,7 @@ bool ticket_reroute(struct ticket *t, struct backend *b)
 
     if (t->state == TICKET_FLYING)
         return false;
+    t->hand_on = false; /* an operator chose its way */
     if (!leads_to(to, t->lane))
         ticket_move(t, to);
     return true;

@@ -76,6 +76,15 @@ struct backend *route_for(const struct routes *r, str domain, when *expire)
     return route_find(r, &(struct route_key){ .domain = domain }, expire, NULL);
 }
 
+const struct elsewhere *route_elsewhere(const struct routes *r, str domain)
+{
+    if (!r->hands_on)
+        return NULL;
+    const struct relay_domain *d = route_domain(r, domain);
+    const struct elsewhere *e = d ? &d->other : &r->other;
+    return e->unknown || e->fallback ? e : NULL;
+}
+
 const struct network *route_network(const struct routes *r, const struct addr *client)
 {
     const struct network *best = NULL;

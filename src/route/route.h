@@ -143,13 +143,22 @@ struct recipients {
     const struct token *callout_backend;
     struct keeping callout_keep;
 };
+/* Who gets mail that the way of its domain does not take. A rule's way has nobody of the kind. */
+struct elsewhere {
+    const struct token *unknown_name, *fallback_name;
+    struct backend *unknown;            /* gets recipients whom the domain's backend does not know; NULL: nobody */
+    struct backend *fallback;           /* gets what could not be delivered `after` it was accepted; NULL: nobody */
+    when after;
+};
 enum bounce { BOUNCE_ALL, BOUNCE_OWN /* our own senders only */, BOUNCE_NONE };   /* who is told what became of mail */
 struct relay_domain {
     struct strs name;                   /* "example.com", "*.example.com" */
     const struct token *backend_name;
     struct backend *backend;
     struct recipients recipients;
+    struct elsewhere other;
     when expire;                        /* lifetime of its mail; 0: the schedule's */
+    when cut_through;                   /* how long a client's answer may wait for the backend's; 0: not at all */
     struct strs copy_to;                /* addresses that get a copy of each message */
     int bounce;                         /* enum bounce */
     struct place at;
@@ -196,6 +205,8 @@ struct routes {
     struct route_rule **rule; size_t nrule;   /* the first that fits decides */
     const struct token *fallback_name;
     struct backend *fallback;           /* `route default { via BACKEND }`; NULL: nowhere else */
+    struct elsewhere other;             /* than that */
+    bool hands_on;                      /* some domain, or the default route, has another way for what its own does not take */
     int fallback_bounce;                /* enum bounce, of mail for no relay domain */
     struct own own;
     struct aliases { struct table **table; str *path; size_t ntable; } aliases;
@@ -223,6 +234,8 @@ struct relay_domain *route_domain(const struct routes *r, str domain);  /* exact
 struct backend *route_find(const struct routes *r, const struct route_key *k, when *expire, const struct route_rule **rule);
 /* The same for a domain of which nothing else is known. */
 struct backend *route_for(const struct routes *r, str domain, when *expire);
+/* Who gets mail of that domain which its own way does not take; NULL: nobody. Only where no rule decided. */
+const struct elsewhere *route_elsewhere(const struct routes *r, str domain);
 /* What an address stands for in the end, in `a`; n 0: for itself, nothing is said of it. Each address once, at most 1,000, over at most ten steps.
  * E_AGAIN: cannot be told just now; E_LIMIT, E_SYNTAX: the lists are wrong. */
 WAITS err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret);

@@ -22,6 +22,7 @@
     X(attempts, "deliveries attempted") \
     X(delivered, "recipients delivered") \
     X(deferred, "recipients put off after an attempt") \
+    X(handed_on, "times that mail was handed on to another backend: unknown_to, fallback") \
     X(failed, "recipients failed for good") \
     X(expired, "recipients whose lifetime ended") \
     X(deleted, "recipients deleted by an operator") \
@@ -86,7 +87,7 @@ when histogram_end(size_t bucket);
 
 enum event_kind {
     EVENT_ACCEPTED, EVENT_REFUSED, EVENT_DELIVERED, EVENT_DEFERRED, EVENT_FAILED, EVENT_EXPIRED, EVENT_DELETED, EVENT_UNKNOWN,
-    EVENT_REPORT, EVENT_DROPPED, EVENT_KINDS
+    EVENT_REPORT, EVENT_DROPPED, EVENT_HANDED_ON, EVENT_KINDS
 };
 extern const char *const event_name[EVENT_KINDS];
 
