@@ -95,6 +95,8 @@ static void tell(const struct flight *f, size_t i, enum verdict v, const struct 
     if (v == LATER || v == UNKNOWN) {
         char span[TIME_TEXT];
         e.detail = str_printf(f->a, "again in %.*s", STR(time_span(span, due - clock_now())));
+    } else if (v == FAILED && f->cut_through) {
+        e.detail = S("cut_through: its client was told, and nobody else is");
     } else if (v == HANDED_ON) {
         e.detail = str_printf(f->a, "on to %.*s", STR(to->name));
     } else if (v == DELIVERED) {
@@ -263,6 +265,29 @@ static void settling_note(struct settling *s, const struct flight *f, str reason
     }
 }
 
+/* A client's answer waits for this: when everybody was refused it is told so, in place of the sender. What is tried again at once, it goes on
+ * waiting for. True: it will be told. */
+static bool cut_through(const struct settling *s, const struct flight *f)
+{
+    struct vigil *w = f->mail->vigil;
+    size_t n = f->env.nrcpt, refused = 0, at_once = 0;
+    bool whole = n == f->mail->m->env.nrcpt;
+
+    if (!w)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        refused += s->verdict[i] == FAILED && f->out[i].settled && reply_never(f->out[i].reply);
+        at_once += s->verdict[i] == AT_ONCE || s->verdict[i] == HANDED_ON;
+    }
+    if (whole && at_once == n)
+        return false;
+    f->mail->vigil = NULL;
+    if (whole && refused == n)
+        return vigil_refuse(w, &f->out[0].reply);
+    vigil_end(w);
+    return false;
+}
+
 /* Those who are handed on to the same backend, and of one domain where that is asked for. Returns what is left of the ticket. */
 static struct ticket *hand_on(struct settling *s, const struct flight *f, struct ticket *rest, bool warned)
 {
@@ -299,6 +324,8 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
     bool warn = warn_due(t, f->mail->m->origin.accepted, f->snap->reports.delay_warning);
 
     settling_judge(&s, f, end, reason, remote, warn);
+    if ((f->cut_through = cut_through(&s, f)))
+        s.nitem = 0;
     /* The report is ours before the failure is noted: a crash between the two tells the sender twice, never not at all. */
     if (s.nitem && !report_send(d, f, s.item, s.nitem)) {
         settling_postpone(&s, f);

@@ -62,12 +62,36 @@ struct mail {
     uint32_t holders;                   /* tickets and flights */
     size_t bytes, *counted;             /* its share of a queue's body_bytes; NULL: of none */
     struct spool_move *move;            /* its pieces are read where they were before; held */
+    struct vigil *vigil;                /* somebody waits for what becomes of it; NULL: nobody */
     struct post post;                   /* to hand it to another thread */
     void *to;                           /* inside: that thread's queue */
 };
 /* Takes over the arena, which holds m, and the slab. One holder. */
 struct mail *mail_new(arena *a, struct message *m, struct spool_slab *slab);
 void mail_drop(struct mail *m);         /* one holder less */
+
+/* ---- vigil: a session waits for what the first delivery of its message meets (cut_through) --------------------------------------- */
+
+/* Held by the session and by the mail, which may be on different threads; the first of them to speak decides. */
+struct vigil {
+    _Atomic int state;                  /* enum vigil_state */
+    _Atomic int holders;
+    struct reply reply;                 /* why it is refused; text in `text` */
+    char text[400];                     /* a line of a reply has 512 octets, and our own words stand in it too */
+    struct thread *home;                /* the session's */
+    const bool *gone;                   /* its client has closed its side; read on its own thread, while it waits */
+    struct waiters session;
+    struct post post;
+};
+enum vigil_state { VIGIL_WAITS, VIGIL_SETTLED /* delivered, or ours to deliver */, VIGIL_REFUSED };
+/* Two holders: the caller, and the mail it is put into. */
+struct vigil *vigil_new(const bool *gone);
+/* By the session: wait until `deadline`, or until vigil_end(); its holder is gone. True: refused, and *ret says how, its text in `a`. Else the mail is ours. */
+WAITS bool vigil_wait(struct vigil *w, when deadline, arena *a, struct reply *ret);
+/* By who delivers: its holder is gone, too. True: the client will be told the refusal, so that nobody else is to be. One that has left is none to tell. */
+bool vigil_refuse(struct vigil *w, const struct reply *r);
+void vigil_end(struct vigil *w);        /* it is ours, whatever comes. NULL is fine */
+void vigil_leave(struct vigil *w);      /* by the session's own thread: it waits no longer, and goes on as with vigil_end() */
 
 /* ---- ticket -------------------------------------------------------------------------------------------------------------------- */
 

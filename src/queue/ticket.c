@@ -15,6 +15,7 @@ void mail_drop(struct mail *m)
         return;
     if (m->counted)
         *m->counted -= m->bytes;
+    vigil_end(take(m->vigil)); /* it waits for long: no answer to a client does */
     if (m->move)
         spool_move_done(m->move);
     spool_slab_free(m->slab);

@@ -67,6 +67,11 @@ unsigned accept_stream(const struct snapshot *snap, arena *a, struct message *m,
 
 err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with)
 {
+    return accept_vigil(r, snap, a, m, slab, with, NULL);
+}
+
+err accept_vigil(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with, struct vigil *w)
+{
     err e;
 
     if (!m->report) {
@@ -77,6 +82,7 @@ err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, stru
     }
     e = spool_accept(r->setup.port, a, m, slab);
     if (e != OK) {
+        vigil_end(w);
         if (!slab)
             spool_abort(r->setup.port, m->id, m->piece, m->npiece);
         spool_slab_free(slab);
@@ -84,6 +90,7 @@ err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, stru
         return e;
     }
     struct mail *mail = mail_new(a, m, slab);
+    mail->vigil = w;
     if (r->setup.narrow && way_is_narrow(&snap->routes, m, r->setup.threads))
         r->setup.narrow(r->setup.ctx, mail);
     else

@@ -30,6 +30,9 @@
     X(repeated, "recipients delivered after an unknown outcome (perhaps a second copy)") \
     X(reports, "delivery reports made") \
     X(reports_dropped, "reports dropped because nobody could get them") \
+    X(cut_through_refused, "messages whose client was told a next hop's refusal (cut_through)") \
+    X(cut_through_late, "messages taken because their next hop did not answer in time (cut_through)") \
+    X(cut_through_full, "messages answered at once because too many waited (cut_through)") \
     X(loops, "messages refused or failed because they loop") \
     X(connections, "connections opened to next hops") \
     X(connections_failed, "connections to next hops that failed before a message") \
