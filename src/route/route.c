@@ -111,7 +111,8 @@ bool network_may_send(const struct network *n, str sender_domain)
 
 enum found recipients_find(const struct recipients *r, const struct path *who)
 {
-    bool undecided = false, alone = r->ntable == 1;
+    bool undecided = false;
+    size_t dumb = 0;
 
     if (r->any)
         return FOUND;
@@ -121,11 +122,12 @@ enum found recipients_find(const struct recipients *r, const struct path *who)
         case FOUND:
             return FOUND;
         case UNDECIDED:
-            undecided |= !mute || alone; /* one that never can tell does not count, unless there is no other */
+            undecided |= !mute;
+            dumb += mute; /* one that never can tell does not count, unless there is no other */
             break;
         case ABSENT:
             break;
         }
     }
-    return undecided ? UNDECIDED : ABSENT;
+    return undecided || (dumb && dumb == r->ntable) ? UNDECIDED : ABSENT;
 }
