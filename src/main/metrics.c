@@ -96,6 +96,7 @@ static void add_labelled(struct metrics *m)
     static const struct { const char *name; enum event_kind kind; } outcomes[] = {
         { "delivered", EVENT_DELIVERED }, { "deferred", EVENT_DEFERRED }, { "failed", EVENT_FAILED },
         { "expired", EVENT_EXPIRED }, { "deleted", EVENT_DELETED }, { "unknown", EVENT_UNKNOWN },
+        { "handed_on", EVENT_HANDED_ON },
     };
     struct label_count *l = mem_new((LABELS_MOST + 1) * sizeof *l);
 
