@@ -90,6 +90,7 @@ const struct cli_verb cli_verbs[] = {
       .run = cli_sink,
       .more = "  -l, --listen ADDR:PORT       127.0.0.1:2525 unless given; may be given again; ADDR:FIRST-LAST is a server a port\n"
               "  --threads N                  1 unless given\n"
+              "  --lmtp                       speak LMTP, not SMTP: each recipient is answered behind the final dot\n"
               "  --json                       figures as JSON; they are printed at the end, and on SIGUSR1\n"
               "  --count-file FILE            and written there\n"
               "  --unique                     count ids (X-Blast-Id) that came twice\n"
@@ -99,6 +100,7 @@ const struct cli_verb cli_verbs[] = {
               "  --delay STAGE:TIME           wait before it answers, such as dot:200ms\n"
               "  --reject STAGE:CODE[:TEXT][:PERCENT%]    such as rcpt:452:too many:30%\n"
               "  --fail-rcpt PATTERN:CODE[:TEXT][:PERCENT%]   such as '*@slow.example:451'\n"
+              "  --fail-dot PATTERN:CODE[:TEXT][:PERCENT%]    the same behind the final dot, with --lmtp\n"
               "  --close STAGE[:N]            end the connection there instead of answering, after N times\n"
               "  --max-size SIZE              refuse what is larger\n"
               "  --max-mails-per-session N    then 421\n"
@@ -132,15 +134,29 @@ const struct cli_verb cli_verbs[] = {
               "not taken, with 3 when no connection came about." },
     { "spool", "check, move or measure a spool that no relay is using",
       "waypost spool verify DIR\nwaypost spool export DIR > FILE\nwaypost spool import DIR < FILE\n"
+      "waypost spool import DIR [--from postfix] QUEUE_DIRECTORY [--json]\n"
       "waypost spool bench DIR [--size SIZE] [--tasks N] [--time TIME] [--keep N] [--json]", .run = cli_spool,
       .more = "verify reads every record and changes nothing; exits with 1 when something that was acknowledged is damaged.\n"
               "export writes all messages that wait, with what is known of their recipients; import takes them into another spool.\n"
+              "import takes the queue of a stopped Postfix too, such as /var/spool/postfix, and leaves that as it is: what waits there\n"
+              "with the recipients that are still to be served, and held what is held. Each file's fate is told in a line; those that\n"
+              "are torn or damaged are refused one by one, and the exit code is 1. To import again takes nothing twice that still waits.\n"
               "bench accepts and ends messages as fast as the disk takes them: in an empty directory, not in one with mail.\n\n"
               "  --size SIZE        of a message; 4k unless given\n"
               "  --tasks N          at a time; 50 unless given\n"
               "  --time TIME        for so long; 5s unless given\n"
               "  --keep N           leave the first N messages waiting\n"
               "  --json             figures as JSON" },
+    { "import", "make a configuration of one that Postfix runs on", "waypost import postfix DIR [-o FILE | --out DIR] [--root DIR] [--force] [--json]", .run = cli_import,
+      .more = "  -o, --output FILE  write it there, and the lists that it needs beside it\n"
+              "  --out DIR          write waypost.conf and the lists there\n"
+              "  --root DIR         absolute paths in main.cf are looked for below DIR: those of another machine, or of a chroot\n"
+              "  --force            write over what is there\n"
+              "  --json             the report as JSON, a line for each finding\n\n"
+              "Reads main.cf, master.cf and the text of the tables they name, and tells of each line what became of it: translated, partly,\n"
+              "not translated, needless, refused (an open relay), or decide: nobody but you can. Without -o or --out the configuration goes to\n"
+              "the standard output and the report to the standard error. Exits with 1 when `check` would not take what was written.\n"
+              "The mail that waits: waypost spool import SPOOL --from postfix /var/spool/postfix" },
     { "sendmail", "hand a message to the relay, as programs do; also by that name", "waypost sendmail [-t] [-i] [-f ADDRESS] [OPTIONS] [RECIPIENT ...]",
       .run = cli_sendmail, .more = "waypost-sendmail(1) tells all. Exit codes are those of sysexits.h." },
     { "completion", "what a shell offers behind TAB, as a script for it", "waypost completion bash|zsh|fish", .run = cli_completion,

@@ -115,6 +115,7 @@ int cli_trace(int argc, char **argv);
 int cli_stats(int argc, char **argv);
 int cli_top(int argc, char **argv);
 int cli_spool(int argc, char **argv);
+int cli_import(int argc, char **argv);
 int cli_dns(int argc, char **argv);
 
 int cli_sendmail(int argc, char **argv);        /* these exit as sysexits.h says, for the programs that call them */
