@@ -28,7 +28,7 @@ const struct cli_verb cli_verbs[] = {
     { "explain", "why a recipient is taken or refused, and where its mail would go",
       "waypost explain rcpt ADDRESS [--from SENDER] [--client IP] [--json]", .run = cli_explain,
       .more = "  --from SENDER      the null sender unless given\n"
-              "  --client IP        whose session it would be; a stranger's unless given\n"
+              "  --client IP        whose session it would be; a stranger's unless given. A user of this host is uid:NUMBER\n"
               RELAY_AT_HELP
               "\nThe running relay is asked, which looks things up as it would for a session, and sends nothing. Exits with 1 when the recipient is refused." },
     { "queue", "what waits, and why; try it now, hold it, return it, send it another way",

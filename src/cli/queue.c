@@ -347,6 +347,8 @@ static void reload_line(void *ctx, const json_t *line, str text)
 
     (void)text;
     fprintf(stderr, "%.*s", STR(said));
+    said = json_text(line, "changes");
+    printf("%.*s", STR(said));
     *(int64_t *)ctx = json_number(line, "epoch");
 }
 

@@ -403,12 +403,14 @@ static void stats(struct control *c, void *relay)
 static void reload(struct control *c, void *relay)
 {
     struct relay *r = relay;
-    AUTO_BUF text = { 0 }, line = { 0 };
+    AUTO_BUF text = { 0 }, changes = { 0 }, line = { 0 };
 
-    err e = relay_reload(r, &text);
+    err e = relay_reload(r, &text, &changes);
     buf_addc(&line, '{');
     if (text.n)
         add_str(&line, "text", buf_str(&text));
+    if (changes.n)
+        add_str(&line, "changes", buf_str(&changes));
     struct settings *s = relay_newest(r);
     add_int(&line, "epoch", (int64_t)s->snapshot.epoch);
     snapshot_drop(&s->snapshot);

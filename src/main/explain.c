@@ -2,7 +2,7 @@
 #include "main/relay.h"
 #include "main/words.h"
 
-struct question { str rcpt, sender; struct addr from; struct buf lines; };
+struct question { str rcpt, sender; struct explain_client from; struct buf lines; };
 
 static void step(void *ctx, const char *what, str text)
 {
@@ -33,8 +33,12 @@ void explain_rcpt(struct control *c, void *relay)
     struct question q = { .rcpt = control_arg(c, "rcpt"), .sender = control_arg(c, "from") };
     str client = control_arg(c, "client");
 
-    if (!q.rcpt.n || addr_parse(client.n ? client : S("192.0.2.1"), 25, &q.from) != OK) {
-        control_fail(c, "usage", "explain needs a recipient, and a client by its IP address");
+    uint64_t uid = 0;
+    q.from.local = str_starts(client, S("uid:"));
+    bool known = q.from.local ? str_u64(str_from(client, 4), UINT32_MAX, &uid) : addr_parse(client.n ? client : S("192.0.2.1"), 25, &q.from.addr) == OK;
+    q.from.uid = (uint32_t)uid;
+    if (!q.rcpt.n || !known) {
+        control_fail(c, "usage", "explain needs a recipient, and a client by its IP address, or a user of this host as uid:NUMBER");
         return;
     }
     if (worker_call(&r->worker[0], explain, &q) != OK)

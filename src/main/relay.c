@@ -131,7 +131,7 @@ static err open_relay_test(struct settings *s)
     return during(e, "this would be an open relay");
 }
 
-err relay_reload(struct relay *r, struct buf *text)
+err relay_reload(struct relay *r, struct buf *text, struct buf *changes)
 {
     struct diags d = { .a = arena_new() };
     struct settings *old = relay_newest(r);
@@ -182,6 +182,7 @@ err relay_reload(struct relay *r, struct buf *text)
         store_configure(r->store, &s->trace);
     mem_free(fresh);
     log_info("reloaded", LOG_STR("path", s->path), LOG_INT("epoch", s->snapshot.epoch));
+    config_changes(old, s, changes);
     snapshot_drop(&old->snapshot); /* ours */
     snapshot_drop(&old->snapshot); /* the relay's */
     notify_service("READY=1\nSTATUS=relaying");
@@ -443,7 +444,7 @@ static void reload_by_signal(struct relay *r)
 {
     AUTO_BUF text = { 0 };
 
-    relay_reload(r, &text);
+    relay_reload(r, &text, NULL);
     str rest = buf_str(&text), line;
     while (str_cut(&rest, S("\n"), &line))
         if (line.n)

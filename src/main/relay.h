@@ -102,6 +102,8 @@ bool queue_show_message(struct control *c, struct relay *r, ulid id);    /* as a
 
 void explain_rcpt(struct control *c, void *relay);      /* explain.c */
 void config_show(struct control *c, void *relay);       /* config.c */
+/* What differs, as `config diff` would have said it: to the log, and to `told` (may be NULL). */
+void config_changes(const struct settings *old, const struct settings *now, struct buf *told);
 
 /* servers.c: the same */
 void backend_list(struct control *c, void *relay);
@@ -110,7 +112,7 @@ void backend_undrain(struct control *c, void *relay);
 str server_words(const struct next_hop *s, when now);           /* "in", "out", "drained", ... */
 
 struct settings *relay_newest(struct relay *r);                  /* held */
-/* Read the configuration again and put it in force everywhere. Diagnostics go to `text`. */
-WAITS err relay_reload(struct relay *r, struct buf *text);
+/* Read the configuration again and put it in force everywhere. Diagnostics go to `text`, what differs from before to `changes` (may be NULL). */
+WAITS err relay_reload(struct relay *r, struct buf *text, struct buf *changes);
 
 #endif

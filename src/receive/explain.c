@@ -35,7 +35,9 @@ static void tell_client(const struct teller *t, const struct client_info *client
              STR(joined(t->a, &client->network->relay_from)));
     if (client->network && client->network->rate.n)
         tell(t, "limit", "network %.*s may send %.*s", STR(client->network->name), STR(rate_words(t->a, client->network->rate)));
-    if (!client->network)
+    if (!client->network && client->local)
+        tell(t, "client", "user %u of this host, who may write to recipients here, and to users of this host", client->uid);
+    else if (!client->network)
         tell(t, "client", "%s is in no network: a stranger, who may write to recipients here and to nobody else", client->ip);
 }
 
@@ -173,16 +175,17 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
          (unsigned long long)b->max_connections);
 }
 
-struct reply receive_explain(struct snapshot *snap, const struct addr *from, str sender, str rcpt, arena *a, const struct explain_to *to)
+struct reply receive_explain(struct snapshot *snap, const struct explain_client *from, str sender, str rcpt, arena *a, const struct explain_to *to)
 {
-    struct client_info client = { .addr = *from };
+    struct client_info client = { .addr = from->addr, .local = from->local, .uid = from->uid };
     struct teller t = { to, a };
     struct message *m = NEW(a, struct message);
     struct command mail, cmd;
     struct strs targets;
 
-    addr_print_ip(from, client.ip);
-    client.network = route_network(&snap->routes, from);
+    if (client.local)
+        addr_parse(S("unix:/" LISTENER_LOCAL), 0, &client.addr);
+    client_place(&client, snap);
     m->origin.client = str_z(client.ip);
     m->env.sender = sender;
     tell_client(&t, &client);
@@ -246,7 +249,7 @@ err receive_open_relay_test(struct snapshot *snap, unsigned *asked)
         const struct addr *from = &client[i % nclient];
         str s = sender[i / nclient % COUNT(sender)], t = rcpt[i / nclient / COUNT(sender)];
         char ip[ADDR_TEXT];
-        struct reply answer = receive_explain(snap, from, s, t, a, &to);
+        struct reply answer = receive_explain(snap, &(struct explain_client){ .addr = *from }, s, t, a, &to);
         ++*asked;
         if (answer.code < 400)
             return fail(E_PERM, "a stranger at %.*s could write from <%.*s> to <%.*s>: %u", STR(addr_print_ip(from, ip)), STR(s), STR(t), answer.code);

@@ -142,7 +142,8 @@ bool accept_loops(const struct reception *r, str header, const struct scan *scan
 /* What a client at `from` would be answered to RCPT of that recipient, and why: each thing asked is told to `step`, in order; then the answer. Looks
  * things up as a session would. */
 struct explain_to { void (*step)(void *ctx, const char *what, str text); void *ctx; };
-WAITS struct reply receive_explain(struct snapshot *snap, const struct addr *from, str sender, str rcpt, arena *a, const struct explain_to *to);
+struct explain_client { struct addr addr; bool local; uint32_t uid; };   /* local: a user of this host, by the listener "local" */
+WAITS struct reply receive_explain(struct snapshot *snap, const struct explain_client *from, str sender, str rcpt, arena *a, const struct explain_to *to);
 
 /* Would a stranger's mail to a stranger be taken? Asked of the very decisions of a session, before there is any: a second line behind the checks of
  * the configuration, for mistakes of our own. E_PERM: it would. */

@@ -125,6 +125,11 @@ def test_system_mail():
         s.mail("eve@elsewhere.example")
         code, text = s.rcpt("root@mx.example.net")
     check(code == 550 and text.startswith(b"5.7.1"), "a stranger may not", code, text)
+    got = r.ask("explain", "rcpt", "www-data@mx.example.net", "--client", f"uid:{ME}")
+    check(got.returncode == 0 and "system mail" in got.stdout and "web@example.com: " in got.stdout, "explained", got.stdout)
+    got = r.ask("explain", "rcpt", "root@mx.example.net")
+    check(got.returncode == 1 and "550 5.7.1" in got.stdout, "for a stranger too", got.stdout)
+    check(r.ask("explain", "rcpt", "root@mx.example.net", "--client", "uid:x").returncode == 2, "usage")
     # Named readers; a network's client may; a report to root goes to them too.
     r.write(local("system_mail admin@example.com second@elsewhere.example; " + f"users {ME}; relay_from mx.example.net", r.dir) + alias
             + "network here 127.0.0.0/8 { relay_from example.com }\nroute no { to refused@elsewhere.example; via none }\nbackend none { server 127.0.0.1:1 }\n")
