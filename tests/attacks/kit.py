@@ -47,7 +47,8 @@ class Hop:
         self.lines, self.bodies, self.sessions = [], [], 0
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.accepting = threading.Thread(target=self.accept, daemon=True)
+        self.accepting.start()
 
     def usual(self, stage):
         if stage == "ehlo":
@@ -108,6 +109,9 @@ class Hop:
         return [line for line in self.lines if line.upper().startswith(verb)]
 
     def close(self):
+        """Its thread has ended before the number of its descriptor is free: else it might accept for whoever gets that number next."""
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.accepting.join()
         self.socket.close()
 
 

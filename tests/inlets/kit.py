@@ -33,7 +33,14 @@ class Sink:
         self.mail = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.accepting = threading.Thread(target=self.accept, daemon=True)
+        self.accepting.start()
+
+    def close(self):
+        """Its thread has ended before the number of its descriptor is free: else it might accept for whoever gets that number next."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.accepting.join()
+        self.listener.close()
 
     def accept(self):
         while True:
@@ -133,7 +140,7 @@ class Relay:
     def end(self):
         if self.p and self.p.poll() is None:
             self.stop()
-        self.sink.listener.close()
+        self.sink.close()
         shutil.rmtree(self.dir)
 
     def ask(self, *args):

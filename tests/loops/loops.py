@@ -107,7 +107,7 @@ def test_each_others_backend():
         check(len(reports(sink)) == 1, "and nobody else hears of it", sender, len(reports(sink)))
     a.end()
     b.end()
-    sink.listener.close()
+    sink.close()
 
 
 def hidden(sender, rcpts, text):
@@ -128,8 +128,8 @@ def test_hop_count():
     check(other.got == 11, "at the limit", other.got)
     check(not reports(sink), "and reports it himself: we do not", len(reports(sink)))
     a.end()
-    sink.listener.close()
-    other.listener.close()
+    sink.close()
+    other.close()
 
 
 def test_in_and_out():
@@ -149,8 +149,8 @@ def test_in_and_out():
         check(len(m) == 1 and m[0][1] == ["friend@far.test"] and m[0][2].count(b"(waypost ") == times + 1, "once", to, m)
     check(quiet(a) and not inside.refused and not reports(sink), "and nobody complains", inside.refused)
     a.end()
-    sink.listener.close()
-    inside.listener.close()
+    sink.close()
+    inside.close()
 
 
 for name, test in sorted(globals().items()):
