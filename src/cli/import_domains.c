@@ -327,6 +327,8 @@ void recipients_read(struct relay *r)
     for (size_t i = 0; i < r->nrow; i++) {
         struct row *row = &r->row[i];
         unsigned k = row->class;
+        if (k == CLASS_LOCAL && row->hop.kind == HOP_NONE && !str_eq(pf_value(r->c, "local_recipient_maps"), pf_value(r->c, "alias_maps")))
+            decide(r, "%.*s: users of this machine had their mailboxes here; waypost has none: which server takes their mail?", STR(row->name));
         if (row->hop.kind == HOP_ERROR || row->hop.kind == HOP_NONE || !names[k]) {
             row->recipients = S("{ file nobody.txt }");
             r->nobody = S("# Nobody: addresses of these domains are taken when they stand for others, in aliases.txt.\n");
