@@ -102,6 +102,7 @@ str tell_count(arena *a, int64_t n);    /* "12 345" */
 int cli_serve(int argc, char **argv);
 int cli_check(int argc, char **argv);
 int cli_config(int argc, char **argv);
+int cli_completion(int argc, char **argv);
 int cli_sink(int argc, char **argv);
 int cli_blast(int argc, char **argv);
 

@@ -109,7 +109,7 @@ static bool which_into(struct which *w, json_t *r)
     if (!w->older)
         return true;
     if (!cli_span(w->older, &older))
-        return cli_usage("queue", "\"%s\" is no time: 30m, 4h", w->older), false;
+        return cli_usage("queue", "\"%s\" is no time: 30m, 4h, 2d", w->older), false;
     json_object_set_new(r, "older_s", json_integer((json_int_t)(older / SECOND)));
     return true;
 }
@@ -272,7 +272,7 @@ static int queue_change(int argc, char **argv)
     if (strcmp(argv[0], "reroute") == 0 && !via)
         return cli_usage("queue", "queue reroute: --via BACKEND says where to");
     if (length && !cli_span(length, &hold))
-        return cli_usage("queue", "\"%s\" is no time: 30m, 4h", length);
+        return cli_usage("queue", "\"%s\" is no time: 30m, 4h, 2d", length);
     json_t *r = json_pack("{s:s, s:s, s:b, s:b}", "do", "queue.change", "action", argv[0], "report", report, "dry_run", dry_run);
     set_text(r, "reason", reason);
     set_text(r, "via", via);
@@ -310,7 +310,7 @@ static int lane_change(int argc, char **argv)
     if (n != 0 || !lane)
         return cli_usage("queue", "queue %s --lane LANE, as `waypost stats` names it", argv[0]);
     if (length && !cli_span(length, &span))
-        return cli_usage("queue", "\"%s\" is no time: 30m, 4h", length);
+        return cli_usage("queue", "\"%s\" is no time: 30m, 4h, 2d", length);
     int code = caller_open(&at, &c);
     if (code != CLI_DONE)
         return code;
