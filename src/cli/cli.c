@@ -90,6 +90,7 @@ const struct cli_verb cli_verbs[] = {
       .run = cli_sink,
       .more = "  -l, --listen ADDR:PORT       127.0.0.1:2525 unless given; may be given again; ADDR:FIRST-LAST is a server a port\n"
               "  --threads N                  1 unless given\n"
+              "  --lmtp                       speak LMTP, not SMTP: each recipient is answered behind the final dot\n"
               "  --json                       figures as JSON; they are printed at the end, and on SIGUSR1\n"
               "  --count-file FILE            and written there\n"
               "  --unique                     count ids (X-Blast-Id) that came twice\n"
@@ -99,6 +100,7 @@ const struct cli_verb cli_verbs[] = {
               "  --delay STAGE:TIME           wait before it answers, such as dot:200ms\n"
               "  --reject STAGE:CODE[:TEXT][:PERCENT%]    such as rcpt:452:too many:30%\n"
               "  --fail-rcpt PATTERN:CODE[:TEXT][:PERCENT%]   such as '*@slow.example:451'\n"
+              "  --fail-dot PATTERN:CODE[:TEXT][:PERCENT%]    the same behind the final dot, with --lmtp\n"
               "  --close STAGE[:N]            end the connection there instead of answering, after N times\n"
               "  --max-size SIZE              refuse what is larger\n"
               "  --max-mails-per-session N    then 421\n"

@@ -64,7 +64,7 @@ static void lane_mx(struct lane *lane, const struct backend *b)
 struct lane *lane_for(struct queue *q, const struct backend *b, str domain)
 {
     static const char of_domain[] = "domain:";
-    char name[DNS_NAME_MAX + sizeof of_domain];
+    char name[DNS_NAME_MAX + sizeof of_domain + 1 + OUTLET_NAME];
     struct lane *lane;
 
     if (!b || !b->mx) {
@@ -73,13 +73,77 @@ struct lane *lane_for(struct queue *q, const struct backend *b, str domain)
             lane->backend = backend_named(q->setup.routes, b->name);
         return lane;
     }
-    size_t head = sizeof of_domain - 1, n = MIN(domain.n, sizeof name - head);
+    size_t head = sizeof of_domain - 1, n = MIN(domain.n, (size_t)DNS_NAME_MAX);
     memcpy(name, of_domain, head);
     for (size_t i = 0; i < n; i++)
         name[head + i] = ascii_lower(domain.p[i]);
-    lane = lane_named(q, LANE_DOMAIN, str_of(name, head + n));
+    n += head;
+    if (b->outlet) {
+        name[n++] = '@';
+        memcpy(name + n, b->outlet->name.p, b->outlet->name.n);
+        n += b->outlet->name.n;
+    }
+    lane = lane_named(q, LANE_DOMAIN, str_of(name, n));
     lane_mx(lane, b);
     return lane;
+}
+
+/* The backend by whose settings it goes. */
+static const struct backend *lane_by(const struct lane *lane) { return lane->kind == LANE_BACKEND ? lane->backend : lane->mx; }
+
+const struct outlet *lane_outlet(const struct lane *lane)
+{
+    const struct backend *b = lane_by(lane);
+    return b ? b->outlet : NULL;
+}
+
+str lane_backend_name(const struct lane *lane)
+{
+    const struct backend *b = lane_by(lane);
+    return b ? backend_base_name(b) : S("none");
+}
+
+static bool lane_fits(const struct lane *lane)
+{
+    return (lane->kind == LANE_DOMAIN && lane->site ? lane->site : lane)->state == LANE_OPEN;
+}
+
+/* The lane for `domain` by the source of `like`, when that is one of these and was not looked at before. */
+static struct lane *lane_like(struct queue *q, const struct outlets *o, str domain, const struct lane *like, uint64_t *looked)
+{
+    size_t i = outlets_find(o, lane_by(like));
+
+    if (i == OUTLETS_NONE || *looked >> i & 1)
+        return NULL;
+    *looked |= (uint64_t)1 << i;
+    return lane_for(q, o->by[i], domain);
+}
+
+struct lane *lane_leaving(struct queue *q, const struct backend *b, struct outlets *o, str domain, struct lane *was, struct ticket *first)
+{
+    struct lane *lane, *best;
+    uint64_t looked = 0;
+    size_t i;
+
+    if (!o)
+        return lane_for(q, b, domain);
+    best = was ? lane_like(q, o, domain, was, &looked) : NULL;
+    if (best && lane_fits(best))
+        return best;
+    for (struct ticket *t = first; t; t = t->sibling == first ? NULL : t->sibling) {
+        lane = lane_like(q, o, domain, t->lane, &looked);
+        if (lane && lane_fits(lane))
+            return lane;
+        best = best ? best : lane;
+    }
+    while ((i = outlets_pick(o, looked, clock_now())) != OUTLETS_NONE) {
+        looked |= (uint64_t)1 << i;
+        lane = lane_for(q, o->by[i], domain);
+        if (lane_fits(lane))
+            return lane;
+        best = best ? best : lane;
+    }
+    return best ? best : lane_for(q, o->by[0], domain); /* all are down */
 }
 
 static void lane_free(struct lane *lane)
@@ -280,6 +344,18 @@ struct ticket *lane_after(const struct ticket *t)
     return l ? line_first(l) : NULL;
 }
 
+/* No server of its own way is there, and for too long. */
+static void fall_back(struct ticket *t, struct backend *b, str reason)
+{
+    AUTO_ARENA a = arena_new();
+    str domain = str_dup(a, ticket_domain(t));
+    struct event e = { .kind = EVENT_HANDED_ON, .id = t->id, .at = wall_now(), .rcpt = str_printf(a, "@%.*s", STR(domain)), .reply = reason,
+                       .detail = str_printf(a, "to the fallback %.*s", STR(b->name)) };
+
+    event_emit(&e);
+    ticket_hand_on(t, b, domain);
+}
+
 void lane_down(struct lane *lane, str reason, when retry_at)
 {
     struct queue *q = lane->queue;
@@ -289,9 +365,9 @@ void lane_down(struct lane *lane, str reason, when retry_at)
     lane->state = LANE_DOWN;
     lane->retry_at = retry_at;
     lane_reason(lane, reason);
-    /* What waits for a dead server need not lie in memory, and what is too old has now had its last attempt. */
+    /* What waits for a dead server need not lie in memory, and what is too old has now had its last attempt, or goes another way. */
     when now = clock_now(), wall = wall_now();
-    if (lane->swept && now - lane->swept < MINUTE && q->body_bytes < q->setup.body_budget / 2)
+    if (lane->swept && now - lane->swept < (q->setup.routes->hands_on ? 5 * SECOND : MINUTE) && q->body_bytes < q->setup.body_budget / 2)
         return;
     lane->swept = now;
     for (struct lane_line *line = &lane->line; line; line = line->next)
@@ -299,8 +375,11 @@ void lane_down(struct lane *lane, str reason, when retry_at)
             struct ticket *t = AROUND(l, struct ticket, place);
             next = l->next;
             ticket_forget_mail(t);
+            const struct elsewhere *other = lane->suspended ? NULL : ticket_elsewhere(t, ticket_domain(t));
             if (t->accepted + (when)t->lifetime * SECOND < wall)
                 q->setup.expired(q->setup.ctx, lane_remove(t));
+            else if (other && other->fallback && t->accepted + other->after <= wall)
+                fall_back(lane_remove(t), other->fallback, reason);
         }
 }
 
@@ -308,7 +387,7 @@ void lane_open(struct lane *lane)
 {
     if (lane->state == LANE_OPEN || (lane->suspended && clock_now() < lane->retry_at))
         return;
-    lane->suspended = false;
+    lane->suspended = lane->unfit = false;
     lane->state = LANE_OPEN;
     lane->since = clock_now();
     if (lane->kind == LANE_DOMAIN) {
@@ -326,8 +405,8 @@ static void lane_suspend(struct lane *lane, const struct suspension *s)
 {
     struct queue *q = lane->queue;
 
-    lane_down(lane, s->reason, s->until);
     lane->suspended = true;
+    lane_down(lane, s->reason, s->until);
     if (q->setup.suspended)
         q->setup.suspended(q->setup.ctx, lane);
 }
@@ -404,8 +483,9 @@ static struct lane *site_of(struct lane *domain, const struct site *site)
         return to; /* its own, and it changed: it stays the same lane */
     if (to && to->backend && site_is(site, to->backend))
         return to;
-    to = lane_named(q, LANE_SITE, site_name(site, a));
-    return to;
+    str name = site_name(site, a);
+    const struct outlet *o = lane_outlet(domain);
+    return lane_named(q, LANE_SITE, o ? str_printf(a, "%.*s@%.*s", STR(name), STR(o->name)) : name);
 }
 
 void queue_site(struct lane *domain, const struct site *site)
@@ -468,7 +548,7 @@ void lanes_sweep(struct queue *q)
     q->swept = now;
     for (size_t i = 0; i < q->nlane;) {
         struct lane *l = q->lane[i];
-        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->wake.at && !l->asking && now - l->since > MINUTE;
+        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->wake.at && !l->pacing.running && !l->asking && now - l->since > MINUTE;
         if (l->kind == LANE_BACKEND || !idle || l->domains || (l->kind == LANE_DOMAIN && now < l->fresh_until)) {
             i++;
             continue;
@@ -507,8 +587,13 @@ struct lane *lane_again(struct ticket *t)
     struct queue *q = lane->queue;
     when expire;
 
-    if (!lane_leads(lane)) /* a new configuration took its backend away while it was in flight */
-        return lane_for(q, route_for(q->setup.routes, ticket_domain(t), &expire), ticket_domain(t));
+    if (!lane_leads(lane)) { /* a new configuration took its backend away while it was in flight */
+        struct backend *b = route_for(q->setup.routes, ticket_domain(t), &expire);
+        return lane_leaving(q, b, route_outlets(q->setup.routes, NULL, b, ticket_domain(t)), ticket_domain(t), NULL, NULL);
+    }
+    const struct backend *by = lane_by(lane);
+    if (by && by->among && lane->state == LANE_DOWN) /* another source may be better off */
+        return lane_leaving(q, by->base, by->among, ticket_domain(t), lane, NULL);
     if (lane->kind != LANE_SITE || !lane->mx)
         return lane;
     return lane_for(q, lane->mx, ticket_domain(t));

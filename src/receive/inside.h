@@ -22,6 +22,8 @@ struct client_info {
 /* Look up what follows from who it is. */
 void client_place(struct client_info *client, const struct snapshot *snap);
 /* May this client send from `sender`? code 0: yes. */
+/* One more message from its network, which may have a rate: that is taken from. */
+struct reply policy_network(const struct client_info *client, arena *a);
 struct reply policy_mail(const struct snapshot *snap, const struct client_info *client, const struct command *cmd);
 /* May this recipient be added? code 0: yes, and *to are the addresses that get its mail: its own, or what it stands for; in `a`, or borrowed. */
 WAITS struct reply policy_rcpt(const struct snapshot *snap, const struct client_info *client, const struct message *m,
@@ -74,6 +76,7 @@ struct session {
     bool helo_said;                     /* by XCLIENT: the next EHLO is its peer's, not the client's */
     struct buf forward;                 /* what XFORWARD said, until the transaction ends; heap: for the log and the trace field */
     bool admitted, counted;
+    struct limit_state *of_network;     /* it is one of this one's sessions; NULL: none are counted */
     bool esmtp, greeted, at_boundary, quit, said_bye;
     struct buf helo;                    /* what it called itself; heap, for most sessions have nothing else to keep */
     arena *scratch;                     /* one command's */
@@ -91,6 +94,7 @@ struct session {
     size_t scanned;                     /* octets of the slab that the scan has seen */
     bool bdat;                          /* BDAT has begun: only BDAT, RSET, NOOP, QUIT from here */
     bool bdat_failed;
+    struct vigil *vigil;                /* the answer to the message waits for what a backend says of it; NULL: it does not */
     struct reply bad;                   /* why the body will be refused at its end; code 0: it will not */
 };
 
@@ -100,6 +104,15 @@ void transaction_reset(struct session *s);
 /* The client is another: count it as one of that address's. False: that was said to be one too many. */
 WAITS bool session_readmit(struct session *s, const struct addr *client);
 WAITS void say_greeting(struct session *s);
+
+/* ---- cut.c: a backend's refusal becomes the client's answer ---- */
+
+/* How long the answer to this message may wait; 0: not at all. */
+when cut_length(const struct routes *r, const struct envelope *env);
+/* Join those whose answer waits: at most a quarter of all sessions there may be. NULL: too many do already. */
+struct vigil *cut_begin(const struct session *s, const struct limits *l);
+/* Wait for it. True: refused, as *ret says; text of one line, in s->scratch. */
+WAITS bool cut_end(struct session *s, struct vigil *w, when length, struct reply *ret);
 
 /* ---- inlet.c: who speaks for whom ---- */
 

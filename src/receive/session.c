@@ -141,6 +141,8 @@ static void do_mail(struct session *s, const struct command *c)
         return;
     }
     no = policy_mail(s->snap, &s->client, c);
+    if (!no.code)
+        no = policy_network(&s->client, s->scratch);
     if (no.code) {
         say_refusal(s, &no, S(""));
         return;
@@ -365,8 +367,13 @@ static void body_end(struct session *s)
     s->a = NULL;
     s->m = NULL;
     s->npiece = 0;
-    err stored = accept_mail(s->r, s->snap, a, m, slab, with);
+    when cut = cut_length(&s->snap->routes, &m->env);
+    struct vigil *w = cut ? cut_begin(s, l) : NULL;
+    struct reply no;
+    err stored = accept_vigil(s->r, s->snap, a, m, slab, with, w);
     transaction_reset(s);
+    if (w)
+        e.detail = str_printf(s->scratch, "%.*s%scut_through: its client waits for the next hop's answer", STR(e.detail), e.detail.n ? "; " : "");
     if (stored == OK) {
         e.took = clock_now() - start;
         histogram_add(&stats_mine()->accept, e.took);
@@ -374,6 +381,11 @@ static void body_end(struct session *s)
         stats_add(COUNT_accepted_bytes, e.size);
         stats_add(COUNT_accepted_rcpts, nrcpt);
         event_emit(&e);
+    }
+    bool refused = w && cut_end(s, w, cut, &no);
+    if (refused) {
+        server_reply(&s->v, no.code, no.enhanced, "%.*s [ref %.*s]", STR(no.text), STR(ulid_print(mid, id)));
+    } else if (stored == OK) {
         server_reply(&s->v, 250, ENH(2, 0, 0), "queued as %.*s", STR(ulid_print(mid, id)));
     } else if (stored == E_NOSPACE) {
         server_reply(&s->v, 452, ENH(4, 3, 1), "no room for this message just now");
@@ -536,6 +548,9 @@ static err session_do(struct session *s, const struct command *c)
     case VERB_XFORWARD:
         inlet_xforward(s, c);
         break;
+    case VERB_LHLO: /* RFC 2033 4.1: who takes it must answer as LMTP does */
+        say(s, 500, ENH(5, 5, 1), "this is SMTP, not LMTP: say EHLO");
+        break;
     case VERB_EXPN:
     case VERB_STARTTLS:
     case VERB_AUTH:
@@ -609,12 +624,43 @@ static err session_talk(struct session *s)
 }
 
 /* As one of how many: of all, and of this client's. What is said when it is too many stands here alone. */
+static void session_leave(struct session *s)
+{
+    admit_end(&s->client.addr, s->counted);
+    s->admitted = false;
+    if (s->of_network)
+        atomic_fetch_sub(&s->of_network->used, 1);
+    s->of_network = NULL;
+}
+
+/* As one of its network's. */
+static bool network_admit(struct session *s)
+{
+    const struct network *n = s->client.network;
+
+    if (!n || !n->limit.connections || !n->limit.state)
+        return true;
+    if (atomic_fetch_add(&n->limit.state->used, 1) < n->limit.connections) {
+        s->of_network = n->limit.state;
+        return true;
+    }
+    atomic_fetch_sub(&n->limit.state->used, 1);
+    atomic_fetch_add_explicit(&n->limit.state->full, 1, memory_order_relaxed);
+    server_reply(&s->v, 421, ENH(4, 7, 0), "too many sessions from network %.*s just now (its connections: %llu)", STR(n->name),
+                 (unsigned long long)n->limit.connections);
+    return false;
+}
+
 static bool session_admit(struct session *s)
 {
     s->counted = !s->client.network;
     switch (admit(&s->snap->receive.limits, &s->client.addr, s->counted)) {
     case ADMITTED:
-        return s->admitted = true;
+        s->admitted = true;
+        if (network_admit(s))
+            return true;
+        session_leave(s);
+        break;
     case TOO_MANY:
         say(s, 421, ENH(4, 3, 2), "too many sessions just now (limits: sessions)");
         break;
@@ -628,8 +674,7 @@ static bool session_admit(struct session *s)
 
 bool session_readmit(struct session *s, const struct addr *client)
 {
-    admit_end(&s->client.addr, s->counted);
-    s->admitted = false;
+    session_leave(s);
     s->client.addr = *client;
     s->client.local = false;
     client_place(&s->client, s->snap);
@@ -650,14 +695,15 @@ static void session_serve(struct session *s)
     note_gateway(s);
     if (session_admit(s))
         session_talk(s);
-    if (s->admitted)
-        admit_end(&s->client.addr, s->counted);
+    bool was_admitted = s->admitted;
+    if (was_admitted)
+        session_leave(s);
     s->s->write_wait = 5 * SECOND; /* last words do not wait for a reader that has gone */
     if (s->said_bye)
         stream_flush(s->s);
     else
         stream_end(s->s, clock_now() + 2 * SECOND);
-    stats_label(FAMILY_SESSIONS, s->listener, !s->admitted ? SESSION_REFUSED : s->said_bye ? SESSION_ENDED : SESSION_LOST);
+    stats_label(FAMILY_SESSIONS, s->listener, !was_admitted ? SESSION_REFUSED : s->said_bye ? SESSION_ENDED : SESSION_LOST);
 }
 
 err session_run(void *session_start)
@@ -712,6 +758,8 @@ void reception_drain(struct reception *r)
     r->draining = true;
     for (struct link *l = r->sessions.next; l != &r->sessions; l = l->next) {
         struct session *s = AROUND(l, struct session, place);
+        if (s->vigil)
+            vigil_leave(s->vigil);
         if (s->at_boundary && !s->a)
             machine->sock_shutdown(s->s->io.fd, SHUT_RD); /* wakes its wait; what it says next still goes out */
     }

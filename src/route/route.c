@@ -71,9 +71,48 @@ struct backend *route_find(const struct routes *r, const struct route_key *k, wh
     return d ? d->backend : r->fallback;
 }
 
+static bool is_narrow(const struct backend *b, unsigned threads)
+{
+    bool narrow = b->max_connections < threads;
+
+    for (unsigned i = 0; i < b->nlimit; i++)
+        narrow |= b->limit[i].connections && b->limit[i].connections < threads;
+    return narrow;
+}
+
+bool backend_is_narrow(const struct backend *b, const struct outlets *o, unsigned threads)
+{
+    if (!o)
+        return is_narrow(b, threads);
+    for (size_t i = 0; i < o->pool->n; i++)
+        if (is_narrow(o->by[i], threads))
+            return true;
+    return false;
+}
+
+struct outlets *route_outlets(const struct routes *r, const struct route_rule *rule, const struct backend *b, str domain)
+{
+    if (!r->noutlets || !b)
+        return NULL;
+    if (rule && rule->outlets)
+        return rule->outlets;
+    if (!rule && r->fallback_outlets && !route_domain(r, domain))
+        return r->fallback_outlets;
+    return b->outlets;
+}
+
 struct backend *route_for(const struct routes *r, str domain, when *expire)
 {
     return route_find(r, &(struct route_key){ .domain = domain }, expire, NULL);
+}
+
+const struct elsewhere *route_elsewhere(const struct routes *r, str domain)
+{
+    if (!r->hands_on)
+        return NULL;
+    const struct relay_domain *d = route_domain(r, domain);
+    const struct elsewhere *e = d ? &d->other : &r->other;
+    return e->unknown || e->fallback ? e : NULL;
 }
 
 const struct network *route_network(const struct routes *r, const struct addr *client)
@@ -110,7 +149,8 @@ bool network_may_send(const struct network *n, str sender_domain)
 
 enum found recipients_find(const struct recipients *r, const struct path *who)
 {
-    bool undecided = false, alone = r->ntable == 1;
+    bool undecided = false;
+    size_t dumb = 0;
 
     if (r->any)
         return FOUND;
@@ -120,11 +160,12 @@ enum found recipients_find(const struct recipients *r, const struct path *who)
         case FOUND:
             return FOUND;
         case UNDECIDED:
-            undecided |= !mute || alone; /* one that never can tell does not count, unless there is no other */
+            undecided |= !mute;
+            dumb += mute; /* one that never can tell does not count, unless there is no other */
             break;
         case ABSENT:
             break;
         }
     }
-    return undecided ? UNDECIDED : ABSENT;
+    return undecided || (dumb && dumb == r->ntable) ? UNDECIDED : ABSENT;
 }

@@ -8,7 +8,7 @@
 _Atomic bool events_stored;
 
 const char *const event_name[EVENT_KINDS] = {
-    "accepted", "refused", "delivered", "deferred", "failed", "expired", "deleted", "unknown", "report", "dropped",
+    "accepted", "refused", "delivered", "deferred", "failed", "expired", "deleted", "unknown", "report", "dropped", "handed_on",
 };
 
 #define PART_MOST 512 /* of one string; more is cut */
@@ -42,7 +42,7 @@ void event_keep(const struct event *e)
 {
     struct thread_cell *cell = cell_mine();
     struct ring *r = &cell->ring;
-    str part[PARTS] = { e->from, e->rcpt, e->remote, e->reply, e->detail, e->message_id };
+    str part[PARTS] = { e->from, e->rcpt, e->remote, e->reply, e->detail, e->message_id, e->source };
     struct stored s = { .kind = (uint8_t)e->kind, .attempt = e->attempt, .id = e->id, .at = e->at, .took = e->took, .bytes = e->size };
 
     for (size_t i = 0; i < COUNT(part); i++)
@@ -89,11 +89,12 @@ static const struct { enum log_level level; int counter; } about[EVENT_KINDS] = 
     [EVENT_FAILED] = { LOG_WARN, COUNT_failed },        [EVENT_EXPIRED] = { LOG_WARN, COUNT_expired },
     [EVENT_DELETED] = { LOG_WARN, COUNT_deleted },      [EVENT_UNKNOWN] = { LOG_WARN, COUNT_unknown },
     [EVENT_REPORT] = { LOG_INFO, COUNT_reports },       [EVENT_DROPPED] = { LOG_WARN, COUNT_reports_dropped },
+    [EVENT_HANDED_ON] = { LOG_INFO, COUNT_handed_on },
 };
 
 void event_emit(const struct event *e)
 {
-    struct log_field field[12];
+    struct log_field field[13];
     size_t n = 0;
 
     if (!ulid_zero(e->id))
@@ -106,6 +107,8 @@ void event_emit(const struct event *e)
         field[n++] = (struct log_field)LOG_INT("size", e->size);
     if (e->remote.n)
         field[n++] = (struct log_field)LOG_STR("remote", e->remote);
+    if (e->source.n)
+        field[n++] = (struct log_field)LOG_STR("source", e->source);
     if (e->attempt)
         field[n++] = (struct log_field)LOG_INT("attempt", e->attempt);
     if (e->reply.n)
@@ -124,7 +127,7 @@ struct event stored_event(const struct stored *s)
 {
     const char *at = (const char *)(s + 1);
     struct event e = { .kind = (enum event_kind)s->kind, .attempt = s->attempt, .id = s->id, .at = s->at, .took = s->took, .size = s->bytes };
-    str *part[PARTS] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail, &e.message_id };
+    str *part[PARTS] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail, &e.message_id, &e.source };
 
     for (size_t i = 0; i < PARTS; i++) {
         *part[i] = str_of(at, s->n[i]);
@@ -157,7 +160,7 @@ static bool search_wants(const struct search *q, const struct stored *s)
 static void search_take(struct search *q, const struct stored *s)
 {
     struct event e = stored_event(s);
-    str *part[PARTS] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail, &e.message_id };
+    str *part[PARTS] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail, &e.message_id, &e.source };
 
     for (size_t i = 0; i < PARTS; i++)
         *part[i] = str_dup(q->a, *part[i]);

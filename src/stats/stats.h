@@ -22,6 +22,7 @@
     X(attempts, "deliveries attempted") \
     X(delivered, "recipients delivered") \
     X(deferred, "recipients put off after an attempt") \
+    X(handed_on, "times that mail was handed on to another backend: unknown_to, fallback") \
     X(failed, "recipients failed for good") \
     X(expired, "recipients whose lifetime ended") \
     X(deleted, "recipients deleted by an operator") \
@@ -29,12 +30,16 @@
     X(repeated, "recipients delivered after an unknown outcome (perhaps a second copy)") \
     X(reports, "delivery reports made") \
     X(reports_dropped, "reports dropped because nobody could get them") \
+    X(cut_through_refused, "messages whose client was told a next hop's refusal (cut_through)") \
+    X(cut_through_late, "messages taken because their next hop did not answer in time (cut_through)") \
+    X(cut_through_full, "messages answered at once because too many waited (cut_through)") \
     X(loops, "messages refused or failed because they loop") \
     X(connections, "connections opened to next hops") \
     X(connections_failed, "connections to next hops that failed before a message") \
     X(reread, "bodies read back from the spool") \
     X(lookups, "look-ups that a source of recipients was asked for") \
     X(lookups_stale, "look-ups answered as before while the source could not say") \
+    X(rate_waits, "times a lane waited for its turn in a rate") \
     X(lookups_undecided, "look-ups that no source could answer")
 
 enum counter {
@@ -63,8 +68,8 @@ void stats_sum(struct stats *ret);              /* of all threads, ended ones to
 
 /* What is counted apart, by a short name of the configuration's (a listener's kind, a backend), and by how it ended: labels of metrics. A
  * thread keeps LABELS_MOST names of a family, the first it meets; all others are counted as LABEL_OTHER. */
-enum family { FAMILY_SESSIONS, FAMILY_RECEIVED, FAMILY_DELIVERIES, FAMILIES };
-enum { SESSION_ENDED, SESSION_LOST, SESSION_REFUSED };  /* of FAMILY_SESSIONS; of FAMILY_DELIVERIES it is the enum event_kind */
+enum family { FAMILY_SESSIONS, FAMILY_RECEIVED, FAMILY_DELIVERIES, FAMILY_SOURCES, FAMILIES };
+enum { SESSION_ENDED, SESSION_LOST, SESSION_REFUSED };  /* of FAMILY_SESSIONS; of FAMILY_DELIVERIES and FAMILY_SOURCES it is the enum event_kind */
 #define LABELS_MOST 64
 #define LABEL_WAYS 24
 #define LABEL_TEXT 64                           /* longer names are cut */
@@ -86,7 +91,7 @@ when histogram_end(size_t bucket);
 
 enum event_kind {
     EVENT_ACCEPTED, EVENT_REFUSED, EVENT_DELIVERED, EVENT_DEFERRED, EVENT_FAILED, EVENT_EXPIRED, EVENT_DELETED, EVENT_UNKNOWN,
-    EVENT_REPORT, EVENT_DROPPED, EVENT_KINDS
+    EVENT_REPORT, EVENT_DROPPED, EVENT_HANDED_ON, EVENT_KINDS
 };
 extern const char *const event_name[EVENT_KINDS];
 
@@ -96,6 +101,7 @@ struct event {
     when at;                        /* wall clock */
     str from, rcpt, remote, reply;  /* as far as they apply; borrowed */
     str detail;                     /* reason, "queued as", ... */
+    str source;                     /* by which it left, where one was configured */
     str message_id;                 /* the field of that name, at acceptance */
     uint64_t size;
     when took;                      /* accept: end of data to 250; delivery: since accepted; 0: not told */
