@@ -110,6 +110,53 @@ static str backend_name(struct relay *r, str service, const struct server *s, ui
     return name;
 }
 
+/* ---- sources ---- */
+
+static void add_source(struct relay *r, str name, const struct pf_service *s)
+{
+    static const char *const names[] = { "smtp_bind_address", "smtp_bind_address6" };
+    struct buf out = buf_in(r->a, 60);
+    str helo = pf_value_of(r->c, s, "smtp_helo_name");
+    struct addr a;
+
+    for (size_t i = 0; i < COUNT(names); i++) {
+        str value = pf_value_of(r->c, s, names[i]);
+        if (value.n == 0)
+            continue;
+        bool fine = addr_parse(i ? str_printf(r->a, "[%.*s]:25", STR(value)) : value, 25, &a) == OK && a.sa.sa_family == (i ? AF_INET6 : AF_INET);
+        if (fine)
+            buf_addf(&out, " %.*s", STR(value));
+        if (!s)
+            pf_find(r->c, names[i], fine ? TRANSLATED : NOT_TRANSLATED, "%s", fine ? "source postfix" : "this is no address");
+    }
+    GROW(r->a, r->source, r->nsource, r->source_cap);
+    r->source[r->nsource++] = (struct source_out){ name, buf_str(&out), out.n && domain_valid(helo) && !str_eq(helo, r->myhostname) ? helo : S("") };
+    if (!s && out.n && pf_is_set(r->c, S("smtp_helo_name")))
+        pf_find(r->c, "smtp_helo_name", TRANSLATED, "source postfix ... helo");
+}
+
+/* The first is what main.cf says for all, the others are services that say otherwise. */
+void sources_read(struct relay *r)
+{
+    add_source(r, S("postfix"), NULL);
+    for (size_t i = 0; i < r->c->nservice; i++) {
+        const struct pf_service *s = &r->c->service[i];
+        bool own = false;
+        for (size_t k = 0; k < s->noverride; k++)
+            own |= str_starts(s->override[k].name, S("smtp_bind_address")) || str_eq(s->override[k].name, S("smtp_helo_name"));
+        if (own && str_eq(s->command, S("smtp")) && !str_eq(s->type, S("inet")))
+            add_source(r, s->name, s);
+    }
+}
+
+static str source_of(const struct relay *r, str service)
+{
+    for (size_t i = 1; i < r->nsource; i++)
+        if (str_eq(r->source[i].name, service))
+            return r->source[i].addresses.n ? service : S("");
+    return r->nsource && r->source[0].addresses.n ? r->source[0].name : S("");
+}
+
 /* The limit of connections to one next hop: the transport's own, or everybody's. */
 static uint64_t connections(struct relay *r, str service)
 {
@@ -130,7 +177,7 @@ static struct hop backend_hop(struct relay *r, const char *name, str file, unsig
     unsigned priority = 10;
     struct buf servers = buf_in(r->a, 200);
     struct server s, first = { 0 };
-    bool same = str_eq(service, S("relay"));
+    bool same = str_eq(service, S("relay")) && str_eq(source_of(r, service), source_of(r, S("smtp")));
     str key = str_printf(r->a, "%.*s:%.*s", STR(same ? S("smtp") : service), STR(nexthop));
 
     for (size_t i = 0; i < r->nbackend; i++)
@@ -160,7 +207,7 @@ static struct hop backend_hop(struct relay *r, const char *name, str file, unsig
         return (struct hop){ .kind = HOP_NONE, .what = S("a next hop that cannot be read") };
     GROW(r->a, r->backend, r->nbackend, r->backend_cap);
     struct backend_out b = { .name = backend_name(r, service, &first, usual), .servers = buf_str(&servers), .key = key, .lmtp = lmtp,
-                             .connections = connections(r, service) };
+                             .connections = connections(r, service), .source = lmtp ? S("") : source_of(r, service) };
     r->backend[r->nbackend++] = b;
     return (struct hop){ .kind = HOP_BACKEND, .backend = b.name };
 }
@@ -184,8 +231,11 @@ struct hop hop_of(struct relay *r, const char *name, str file, unsigned line, st
         return (struct hop){ .kind = HOP_DISCARD };
     if (str_eq(kind, S("error")))
         return (struct hop){ .kind = HOP_ERROR, .what = nexthop };
-    if (str_eq(kind, S("smtp")) && nexthop.n == 0)
+    if (str_eq(kind, S("smtp")) && nexthop.n == 0) {
+        if (!str_eq(source_of(r, transport), source_of(r, S("smtp"))))
+            pf_find_at(r->c, file, line, str_z(name), PARTLY, "%.*s: by MX it leaves by the same addresses as all mail by MX; a \"route\" can name its source", STR(transport));
         return (struct hop){ .kind = HOP_MX };
+    }
     if (str_eq(kind, S("smtp")))
         return backend_hop(r, name, file, line, transport, false, nexthop);
     if (kind.n == 0)

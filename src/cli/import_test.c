@@ -135,6 +135,42 @@ TEST(postfix_domains_without_a_counterpart_take_nobody)
     pf_free(&c);
 }
 
+TEST(postfix_bind_addresses_are_sources)
+{
+    AUTO_ARENA a = arena_new();
+    struct made m;
+    struct postfix_conf c = conf_of(a, S("myhostname = a.example\nmydestination =\nsmtp_bind_address = 192.0.2.5\nsmtp_helo_name = out.example\n"
+                                         "transport_maps = inline:{b.example=bulk:[192.0.2.9], c.example=smtp:[192.0.2.8], d.example=bulk:}\nrelay_domains = b.example c.example\n"),
+                                    S("smtp unix - - y - - smtp\nrelay unix - - y - - smtp\nbulk unix - - y - - smtp -o smtp_bind_address=192.0.2.6\n"));
+
+    pf_translate(&c, &m);
+    CHECK(str_has(m.config, S("source postfix 192.0.2.5 helo out.example\nsource bulk 192.0.2.6 helo out.example\nbackend mx { source postfix }\n")), m.config);
+    CHECK(str_has(m.config, S("server 192.0.2.9:25\n    source bulk\n")), m.config);
+    CHECK(str_has(m.config, S("server 192.0.2.8:25\n    source postfix\n")), m.config);
+    CHECK(found(&c, 3, S("smtp_bind_address"), TRANSLATED) && found(&c, 5, S("transport_maps"), PARTLY));
+    pf_free(&c);
+}
+
+TEST(postfix_refusals_keep_their_words)
+{
+    AUTO_ARENA a = arena_new();
+    struct made m;
+    struct postfix_conf c = conf_of(a, S("myhostname = a.example\nmydestination =\nrelay_domains = b.example, old.example\nparent_domain_matches_subdomains =\n"
+                                         "transport_maps = inline:{{x@b.example=error:5.1.1 has left}, {old.example=error:5.1.2 \"re\\named\"}, {no.example=error:not there}}\n"
+                                         "relocated_maps = inline:{y@b.example=y@new.example}\n"
+                                         "smtpd_recipient_restrictions = check_recipient_access inline:{{z@b.example=550 5.7.1 closed}, {w@b.example=450 later}}\n"),
+                                    MASTER);
+
+    pf_translate(&c, &m);
+    str aliases = m.nfile ? m.file[0].text : S("");
+    CHECK_STR(aliases, S("x@b.example  bounce:5.1.1 has left\n@old.example  bounce:5.1.2 ?re?named?\ny@b.example  bounce:5.1.6 moved to y@new.example\n"
+                         "z@b.example  bounce:5.7.1 closed\n"));
+    CHECK(str_has(m.config, S("{ to no.example; via bounce \"not there\" }")), m.config);
+    CHECK(str_has(m.config, S("relay_domain old.example {\n    backend    mx\n    recipients { file nobody.txt }\n")), m.config);
+    CHECK(found(&c, 7, S("w@b.example"), NOT_TRANSLATED));
+    pf_free(&c);
+}
+
 /* Of each line something is said, and what is written is one of our configurations but for the lists, which are not there. */
 TEST(postfix_lines_are_all_told_of)
 {
