@@ -95,7 +95,7 @@ static str backend_name(struct relay *r, str service, const struct server *s, ui
 
     if (!str_eq(service, S("smtp")) && !str_eq(service, S("relay")))
         buf_addf(&out, "%.*s-", STR(service));
-    for (size_t i = 0; i < s->host.n; i++) {
+    for (size_t i = s->unix_path && s->host.p[0] == '/'; i < s->host.n; i++) {
         char c = ascii_lower(s->host.p[i]);
         buf_addc(&out, ascii_alpha(c) || ascii_digit(c) || c == '.' ? c : '-');
     }
@@ -192,12 +192,13 @@ static struct hop backend_hop(struct relay *r, const char *name, str file, unsig
             pf_find_at(r->c, file, line, str_z(name), PARTLY, "%.*s without brackets: Postfix looks for its MX records, waypost connects to the host itself", STR(s.host));
         if (s.unix_path && s.host.p[0] != '/')          /* lmtp(8): below the queue directory */
             s.host = str_printf(r->a, "%.*s/%.*s", STR(pf_value(r->c, "queue_directory")), STR(s.host));
+        buf_addf(&servers, "    server %s", lmtp ? "lmtp:" : "");
         if (s.unix_path)
-            buf_addf(&servers, "    server unix:%.*s", STR(s.host));
+            buf_addf(&servers, "unix:%.*s", STR(s.host));
         else if (str_findc(s.host, ':') != STR_NONE)
-            buf_addf(&servers, "    server [%.*s]:%u", STR(s.host), (unsigned)s.port);
+            buf_addf(&servers, "[%.*s]:%u", STR(s.host), (unsigned)s.port);
         else
-            buf_addf(&servers, "    server %.*s:%u", STR(s.host), (unsigned)s.port);
+            buf_addf(&servers, "%.*s:%u", STR(s.host), (unsigned)s.port);
         buf_addf(&servers, priority > 10 || str_has(str_trim(nexthop), S(",")) ? " priority %u\n" : "\n", priority);
         if (priority == 10)
             first = s;
@@ -236,8 +237,8 @@ struct hop hop_of(struct relay *r, const char *name, str file, unsigned line, st
             pf_find_at(r->c, file, line, str_z(name), PARTLY, "%.*s: by MX it leaves by the same addresses as all mail by MX; a \"route\" can name its source", STR(transport));
         return (struct hop){ .kind = HOP_MX };
     }
-    if (str_eq(kind, S("smtp")))
-        return backend_hop(r, name, file, line, transport, false, nexthop);
+    if (str_eq(kind, S("smtp")) || (str_eq(kind, S("lmtp")) && nexthop.n))
+        return backend_hop(r, name, file, line, transport, str_eq(kind, S("lmtp")), nexthop);
     if (kind.n == 0)
         return (struct hop){ .kind = HOP_NONE, .what = str_printf(r->a, "the transport \"%.*s\", which master.cf does not know", STR(transport)) };
     return (struct hop){ .kind = HOP_NONE, .what = str_printf(r->a, "the transport \"%.*s\" (%.*s), which waypost has not", STR(transport), STR(kind)) };
@@ -304,6 +305,13 @@ void hops_default(struct relay *r)
         r->fallback = hop_of(r, "transport_maps", any->file, any->line, S("smtp"), nexthop);
     else
         r->fallback = hop_by(r, "default_transport");
+    str last = pf_value(r->c, "smtp_fallback_relay");
+    if (last.n) {               /* "fallback_relay" is its old name */
+        const char *name = pf_is_set(r->c, S("smtp_fallback_relay")) ? "smtp_fallback_relay" : "fallback_relay";
+        struct hop h = hop_of(r, name, S("main.cf"), 0, S("smtp"), last);
+        r->last_resort = h.kind == HOP_BACKEND ? h.backend : S("");
+        pf_find(r->c, name, h.kind == HOP_BACKEND ? PARTLY : NOT_TRANSLATED, "fallback %.*s, of relay domains and the default route; not of transport_maps' other entries", STR(r->last_resort));
+    }
     if (r->fallback.kind == HOP_NONE)
         decide(r, "mail to other domains went by %.*s: there is no \"route default\" now", STR(r->fallback.what));
     if (pf_value(r->c, "relayhost").n)

@@ -47,6 +47,7 @@ struct relay {
     bool parents_relay, parents_transport;      /* parent_domain_matches_subdomains */
     str myhostname, mydomain, myorigin;
     struct hop fallback;        /* where mail for all others goes; HOP_ERROR: nowhere */
+    str last_resort;            /* smtp_fallback_relay's backend */
     bool callout;               /* reject_unverified_recipient */
     /* of clients.c */
     str listen, networks, relay_from, own;

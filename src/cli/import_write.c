@@ -139,6 +139,15 @@ static bool same_block(const struct row *a, const struct row *b)
     return str_eq(row_via(a), row_via(b)) && str_eq(a->recipients, b->recipients) && str_eq(a->copy, b->copy);
 }
 
+/* Postfix' smtp(8) knows a last resort, its lmtp(8) does not; and nothing falls back on itself. */
+static bool falls_back(const struct relay *r, const struct hop *h)
+{
+    for (size_t i = 0; h->kind == HOP_BACKEND && i < r->nbackend; i++)
+        if (str_eq(r->backend[i].name, h->backend))
+            return !r->backend[i].lmtp && !str_eq(h->backend, r->last_resort);
+    return h->kind == HOP_MX;
+}
+
 static void write_rows(struct relay *r, struct buf *out)
 {
     for (size_t i = 0; i < r->nrow; i++) {
@@ -154,6 +163,8 @@ static void write_rows(struct relay *r, struct buf *out)
                 n++;
             }
         buf_addf(out, " {\n    backend    %.*s\n    recipients %.*s\n", STR(row_via(row)), STR(row->recipients));
+        if (r->last_resort.n && falls_back(r, &row->hop))
+            buf_addf(out, "    fallback   %.*s after 0s\n", STR(r->last_resort));
         if (row->copy.n)
             buf_addf(out, "    copy_to    %.*s\n", STR(row->copy));
         buf_add(out, S("}\n"));
@@ -197,7 +208,8 @@ static void write_rules(struct relay *r, struct buf *out)
                  STR(word_of(r, u->pattern)), STR(via(r, &u->hop)));
     }
     if (r->fallback.kind == HOP_BACKEND || r->fallback.kind == HOP_MX || r->fallback.kind == HOP_DISCARD)
-        buf_addf(out, "route default { via %.*s }\n", STR(via(r, &r->fallback)));
+        buf_addf(out, r->last_resort.n && falls_back(r, &r->fallback) ? "route default { via %.*s; fallback %.*s after 0s }\n" : "route default { via %.*s }\n",
+                 STR(via(r, &r->fallback)), STR(r->last_resort));
 }
 
 /* Strangers cannot send here, and a relay_domain is for everybody: as ways only, its mail is for clients of a network. */

@@ -188,7 +188,8 @@ class Imported(servers.Server):
         if checked.returncode:
             raise RuntimeError(f"check: {checked.stdout} {checked.stderr}")
         config.write_text(self.config.replace("dir /var/lib/waypost/spool", f"dir {self.folder}/spool; min_free 16MiB")
-                          .replace("control /run/waypost/control.sock", f"control {self.folder}/control.sock\nthreads 1\nlog {{ level warn }}\ndns {{ server 127.0.0.1:1; hosts off }}"))
+                          .replace("control /run/waypost/control.sock", f"control {self.folder}/control.sock\nthreads 1\nlog {{ level warn }}\ndns {{ server 127.0.0.1:1; hosts off; timeout 1s }}")
+                          .replace("unix:/", f"unix:{postfix.folder}/"))
         self.spawn(WAYPOST, "serve", "-c", str(config))
 
     def asks(self, *args):
