@@ -12,6 +12,7 @@ struct dispatch {
     struct lane *to_ask, **to_ask_end; /* domains whose MX nobody has begun to look up */
     unsigned asking;            /* look-ups under way */
     struct waiters impatient; bool patient; /* pool.c: who looks for mail that waits for connections; it rests */
+    struct heap down; struct waiters down_wait; /* lanes that are down, by their retry_at: pool.c opens them */
     struct group *probers;      /* of the newest configuration; NULL: none run */
 };
 
@@ -77,7 +78,7 @@ bool callout_says_absent(const struct reply *r);
 
 /* ---- pool.c ---- */
 
-void lane_wake_later(struct lane *lane);        /* open it at its retry_at */
+void lane_wake_later(struct dispatch *d, struct lane *lane);    /* open it at its retry_at */
 
 /* ---- share.c: which server's turn it is ---- */
 

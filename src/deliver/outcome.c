@@ -403,6 +403,13 @@ static void settle_discarded(struct dispatch *d, struct flight *f)
     flight_settle(d, f, FLIGHT_ANSWERED, S(""), S("discard"));
 }
 
+/* No server refused them, we do. */
+static void settle_refused(struct dispatch *d, struct flight *f, struct enhanced e, str reason)
+{
+    f->status = str_cz(f->a, str_printf(f->a, "%u.%u.%u", e.class, e.subject, e.detail));
+    flight_settle(d, f, FLIGHT_FAILED, reason, S(""));
+}
+
 void dispatch_unroutable(void *ctx, struct ticket *t)
 {
     settle_later(ctx, t, FLIGHT_FAILED);
@@ -427,11 +434,11 @@ err settle_run(void *dispatch)
             flight_settle(d, &f, FLIGHT_EXPIRED, str_printf(f.a, "its lifetime is over; the last trouble was: %.*s", STR(t->lane->reason)), S(""));
         else if (t->lane->backend && t->lane->backend->discard)
             settle_discarded(d, &f);
-        else if (t->lane->refusal.class) {
-            struct enhanced e = t->lane->refusal;
-            f.status = str_cz(f.a, str_printf(f.a, "%u.%u.%u", e.class, e.subject, e.detail));
-            flight_settle(d, &f, FLIGHT_FAILED, str_dup(f.a, t->lane->reason), S(""));
-        } else {
+        else if (t->lane->backend && t->lane->backend->closed.is)
+            settle_refused(d, &f, t->lane->backend->closed.status, str_dup(f.a, t->lane->backend->closed.text));
+        else if (t->lane->refusal.class)
+            settle_refused(d, &f, t->lane->refusal, str_dup(f.a, t->lane->reason));
+        else {
             f.status = "5.4.4"; /* RFC 3463 3.5: unable to route */
             flight_settle(d, &f, FLIGHT_FAILED, S("there is no way to this domain from here"), S(""));
         }

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* ---- configuration ---- */
@@ -117,6 +118,19 @@ static void listeners_change(struct relay *r, const struct receive_settings *s, 
     }
 }
 
+/* Promise 3, looked at from outside. */
+static err open_relay_test(struct settings *s)
+{
+    unsigned asked;
+    err e = receive_open_relay_test(&s->snapshot, &asked);
+
+    if (e == OK)
+        log_info("open_relay_test", LOG_Z("result", "passed"), LOG_INT("asked", asked));
+    else
+        log_error("open_relay_test", LOG_Z("result", "failed"), LOG_STR("reason", err_text()));
+    return during(e, "this would be an open relay");
+}
+
 err relay_reload(struct relay *r, struct buf *text)
 {
     struct diags d = { .a = arena_new() };
@@ -134,6 +148,8 @@ err relay_reload(struct relay *r, struct buf *text)
     struct settings *s = settings_load(old->path, NULL, &d);
     diags_print(&d, text);
     err e = s ? bind_new(r, &s->snapshot.receive, &fresh, &nfresh) : fail(E_SYNTAX, "%zu errors", d.errors);
+    if (e == OK)
+        e = open_relay_test(s);
     if (e == OK)
         e = during(resolver_configure(r->resolver, &s->dns), "looking up names");
     if (e != OK) {
@@ -512,6 +528,7 @@ err relay_run(void *relay_setup)
     struct settings *s = r.newest = r.setup.settings;
 
     s->snapshot.epoch = 1;
+    TRY(open_relay_test(s));
     s->spool.moved = moved;
     s->spool.ctx = &r;
     r.nworker = s->threads ? (unsigned)s->threads : (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
@@ -528,6 +545,8 @@ err relay_run(void *relay_setup)
     }
     for (unsigned i = 0; i < r.nworker; i++)
         worker_call(&r.worker[i], has_begun, NULL);
+    if (machine == &machine_linux) /* mail goes before what people are told */
+        setpriority(PRIO_PROCESS, (id_t)gettid(), 10);
     /* SQLite knows nothing of the machine that a simulation is. */
     if (s->trace.retention && machine == &machine_linux && store_open(&s->trace, s->spool.min_free, &r.store) != OK)
         log_error("trace_store_failed", LOG_STR("why", err_text()));

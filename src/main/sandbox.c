@@ -20,7 +20,7 @@
 
 int initgroups(const char *user, gid_t group); /* <grp.h> has a struct group of its own */
 
-static err drop_user(const struct identity *who)
+err identity_become(const struct identity *who)
 {
     if (initgroups(who->name, who->gid) < 0 || setresgid(who->gid, who->gid, who->gid) < 0 || setresuid(who->uid, who->uid, who->uid) < 0)
         return fail_errno(errno, "becoming user %s", who->name);
@@ -172,7 +172,7 @@ static const char *const allowed[] = {
     /* memory, threads, time */
     "brk", "madvise", "mincore", "mlock", "munlock", "mremap", "munmap", "membarrier", "msync", "futex", "get_robust_list",
     "set_robust_list", "rseq", "sched_yield", "sched_getaffinity", "sched_setaffinity", "sched_getparam", "sched_getscheduler",
-    "getcpu", "gettid", "getpid", "getppid", "exit", "exit_group", "restart_syscall", "clock_gettime", "clock_getres",
+    "setpriority", "getcpu", "gettid", "getpid", "getppid", "exit", "exit_group", "restart_syscall", "clock_gettime", "clock_getres",
     "clock_nanosleep", "nanosleep", "gettimeofday", "time", "times", "getrusage", "getrlimit", "sysinfo", "uname", "getrandom",
     /* signals */
     "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigpending", "rt_sigtimedwait", "rt_sigsuspend", "sigaltstack",
@@ -288,7 +288,7 @@ err sandbox_enter(const struct settings *s)
 
     TRY(identity_find(s, &who));
     if (who.change)
-        TRY(drop_user(&who));
+        TRY(identity_become(&who));
     else if (who.uid != 0)
         TRY(drop_capabilities());
     else

@@ -2,6 +2,7 @@
 #include "main/inside.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,14 @@ static void raise_limits(void)
         l.rlim_cur = l.rlim_max;
         setrlimit(RLIMIT_NOFILE, &l);
     }
+}
+
+/* Tables that grow by doubling, such as a segment's, are mappings of their own and go back whole: by itself glibc would take ever larger ones from the heap
+ * and leave holes there that are as large as the backlog's tickets. Bodies and their slabs are smaller, and stay in the heap. */
+static void tame_malloc(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 512 * 1024);
+    mallopt(M_TRIM_THRESHOLD, 16 * 1024 * 1024);
 }
 
 /* ---- settings ---- */
@@ -243,6 +252,7 @@ int serve(const struct serve_options *o)
     signal(SIGPIPE, SIG_IGN);
     umask(027);
     raise_limits();
+    tame_malloc();
     notify_begin();
     sockets_inherit(&s.sockets);
     int code = run(&s);

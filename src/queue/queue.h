@@ -174,7 +174,7 @@ struct lane {
         when took;                      /* the last */
     } *server;
     size_t nserver;
-    bool waking;                        /* a timer for retry_at runs */
+    struct heap_entry wake;             /* for retry_at */
     bool suspended;                     /* down by an operator's word, until retry_at */
 };
 

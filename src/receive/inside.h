@@ -44,6 +44,12 @@ void admit_end(const struct addr *client, bool counted);
 bool probing_note(struct rate budget, const struct addr *client, when now, when *delay);
 void probing_forget(void);              /* for tests */
 
+/* ---- gateway.c ---- */
+
+/* A session of that client began, of which nobody said that it stands for others. From any thread. */
+void gateway_note(const struct addr *client, when now);
+void gateway_forget(void);              /* for tests */
+
 /* Why a body is refused, as far as its scan has seen; code 0: it is not. */
 struct reply body_bad(const struct limits *l, const struct message *m);
 

@@ -148,6 +148,8 @@ static void do_mail(struct session *s, const struct command *c)
     s->a = arena_new();
     s->m = NEW(s->a, struct message);
     s->expected = c->has_size ? c->size : 0;
+    if (s->snap->routes.closes) /* rules are asked before the message is here */
+        s->m->origin = (struct origin){ .listener = s->listener, .client = str_dup(s->a, str_z(s->client.ip)), .login = str_dup(s->a, buf_str(&s->login)) };
     s->m->id = ulid_new();
     s->m->env = (struct envelope){ .sender = str_dup(s->a, c->path.text), .envid = str_dup(s->a, c->envid), .ret = c->ret, .body = c->body,
                                    .smtputf8 = c->smtputf8 };
@@ -647,9 +649,18 @@ bool session_readmit(struct session *s, const struct addr *client)
     return session_admit(s);
 }
 
+/* Who connects, unless it is somebody known to stand for others, or named by itself as a network. */
+static void note_gateway(const struct session *s)
+{
+    if (s->through.n == 0 && s->peer.n && s->peer.sa.sa_family != AF_UNIX && !inlet_may(s, VERB_XCLIENT)
+        && !(s->client.network && network_names(s->client.network, &s->peer)))
+        gateway_note(&s->peer, clock_now());
+}
+
 static void session_serve(struct session *s)
 {
     stats_add(COUNT_sessions, 1);
+    note_gateway(s);
     if (session_admit(s))
         session_talk(s);
     if (s->admitted)

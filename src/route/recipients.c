@@ -272,7 +272,7 @@ const struct setting recipients_settings[] = {
       .help = "A directory: the first of these servers that answers is asked." },
     { .name = "http", .type = CONF_OWN, .take = take_http, .sub = http_settings, .repeats = true, .form = "\"URL\"",
       .help = "A web service: GET of a URL with {address}, {local} or {domain} in it (in quotes, because of the braces). 200 is found, 404 is not, {\"found\": true or false} in the body of "
-              "a 200 decides; all else is undecided. Redirects are not followed." },
+              "a 200 decides; other JSON, and all else, is undecided. Redirects are not followed." },
     { .name = "sqlite", .type = CONF_OWN, .take = take_sqlite, .sub = sqlite_settings, .repeats = true, .form = "PATH QUERY",
       .help = "A database: any row is \"found\". :address, :local and :domain are parameters of the query, in lower case." },
     { .name = "callout", .type = CONF_OWN, .take = take_callout, .sub = callout_settings, .form = "[BACKEND] [cache TIME [negative TIME]]",

@@ -101,6 +101,14 @@ const struct network *route_network(const struct routes *r, const struct addr *c
     return best;
 }
 
+bool network_names(const struct network *n, const struct addr *client)
+{
+    for (size_t i = 0; i < n->ncidr; i++)
+        if (n->cidr[i].bits == (n->cidr[i].base.sa.sa_family == AF_INET ? 32 : 128) && cidr_has(&n->cidr[i], client))
+            return true;
+    return false;
+}
+
 bool network_may_send(const struct network *n, str sender_domain)
 {
     for (size_t i = 0; i < n->relay_from.n; i++)

@@ -8,6 +8,7 @@
 #include "conf/conf.h"
 #include "dns/dns.h"
 #include "net/net.h"
+#include "smtp/smtp.h"
 #include "table/table.h"
 
 #include <stdatomic.h>
@@ -57,6 +58,7 @@ enum sticky_by { STICKY_DOMAIN, STICKY_SENDER, STICKY_TENANT };
 struct backend {
     str name;
     bool discard;                       /* it has none: what goes here is taken and thrown away */
+    struct closed { struct enhanced status; str text; bool is; } closed;  /* nor this one: mail is refused with that, or returned if it was taken */
     bool mx;                            /* it has no servers: each domain's mail goes where its MX records say */
     uint32_t holders;                   /* of one that was made for a site, all on one thread; 0: it is a configuration's */
     struct next_hop *server; size_t nserver;      /* sorted by priority */
@@ -210,6 +212,7 @@ struct routes {
     int fallback_bounce;                /* enum bounce, of mail for no relay domain */
     struct own own;
     struct aliases { struct table **table; str *path; size_t ntable; } aliases;
+    bool closes;                        /* some backend is closed: recipients are asked for their way before they are taken */
     struct map exact, below;            /* domain -> relay_domain; "*." cut off in `below` */
 };
 
@@ -221,6 +224,9 @@ extern WAITS enum said (*callout_probe)(const struct backend *b, str ehlo, const
 /* A table that asks the servers of `b`, of which it keeps a copy. What a backend says counts only as long as it refuses an address that nobody could
  * have guessed: one is tried once an hour and domain. */
 struct table *callout_table(const struct backend *b, str ehlo, const struct keeping *keep);
+
+/* "moved to ann@example.net", or with a status code before it: "5.1.6 moved ...". Without one it is 5.1.6, "no longer there" (RFC 3463 3.2). */
+struct closed closed_of(arena *a, str text);
 
 /* The settings of this folder: blocks backend, relay_domain, network, route; bound into a struct routes. */
 extern const struct setting route_settings[];
@@ -238,10 +244,12 @@ struct backend *route_for(const struct routes *r, str domain, when *expire);
 const struct elsewhere *route_elsewhere(const struct routes *r, str domain);
 /* What an address stands for in the end, in `a`; n 0: for itself, nothing is said of it. Each address once, at most 1,000, over at most ten steps.
  * E_AGAIN: cannot be told just now; E_LIMIT, E_SYNTAX: the lists are wrong. */
-WAITS err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret);
+/* *closed: what is to be said when its mail is refused ("bounce:TEXT"); then n is 0. NULL: it is not. */
+WAITS err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret, str *closed);
 extern const struct setting alias_settings[];   /* block alias; bound into a struct routes */
 void aliases_free(struct aliases *al);
 const struct network *route_network(const struct routes *r, const struct addr *client);
+bool network_names(const struct network *n, const struct addr *client);     /* this one address, and not only those around it too */
 bool network_may_send(const struct network *n, str sender_domain);
 /* Is it a recipient there? */
 WAITS enum found recipients_find(const struct recipients *r, const struct path *who);

@@ -373,6 +373,39 @@ static void take_via(struct binder *b, const struct node *node, void *into)
         *(const struct token **)into = &node->arg[0];
 }
 
+struct closed closed_of(arena *a, str text)
+{
+    struct closed c = { .status = ENH(5, 1, 6), .text = text, .is = true };
+    str rest = text, word, part;
+    uint64_t n[3];
+    size_t i = 0;
+
+    if (str_word(&rest, &word)) {
+        while (i < 3 && str_cut(&word, S("."), &part) && part.n && str_u64(part, 999, &n[i]))
+            i++;
+        if (i == 3 && !word.p && n[0] == 5) {
+            c.status = ENH(5, (uint16_t)n[1], (uint16_t)n[2]);
+            c.text = str_trim(rest);
+        }
+    }
+    c.text = c.text.n ? str_printable(a, str_head(c.text, 400)) : S("mail is no longer taken for this address");
+    return c;
+}
+
+/* via bounce [TEXT] */
+static bool take_bounce(struct binder *b, const struct node *node, struct backend **ret)
+{
+    str text;
+
+    if (node->narg == 0 || !str_eq(node->arg[0].text, S("bounce")))
+        return false;
+    if (conf_args(b, node, 1, 2) && (node->narg == 1 || conf_str(b, &node->arg[1], &text))) {
+        *ret = NEW(b->a, struct backend);
+        (*ret)->closed = closed_of(b->a, node->narg == 2 ? text : S(""));
+    }
+    return true;
+}
+
 static void take_default_via(struct binder *b, const struct node *node, void *into) { take_via(b, node, &((struct routes *)into)->fallback_name); }
 
 static const struct setting default_settings[] = {
@@ -385,13 +418,21 @@ static const struct setting default_settings[] = {
 };
 
 #define RULE(field) .offset = offsetof(struct route_rule, field)
-static void take_rule_via(struct binder *b, const struct node *node, void *into) { take_via(b, node, &((struct route_rule *)into)->backend_name); }
+static void take_rule_via(struct binder *b, const struct node *node, void *into)
+{
+    struct route_rule *u = into;
+
+    if (!take_bounce(b, node, &u->backend))
+        take_via(b, node, &u->backend_name);
+}
 
 static const struct setting rule_settings[] = {
     { .name = "to", .type = CONF_STRS, RULE(to), .form = "ADDRESS|DOMAIN ...", .help = "Recipients: user@example.com, example.com, or *.example.com for what is below." },
     RULE_ORIGIN_SETTINGS(0),
     { .name = "stream", .type = CONF_STRS, RULE(stream), .form = "NAME ...", .help = "Mail of these streams." },
-    { .name = "via", .type = CONF_OWN, .take = take_rule_via, .required = true, .form = "BACKEND", .help = "The backend that takes it; or \"mx\"; or \"discard\": it is taken and thrown away." },
+    { .name = "via", .type = CONF_OWN, .take = take_rule_via, .required = true, .form = "BACKEND | bounce TEXT",
+      .help = "The backend that takes it; or \"mx\"; or \"discard\": it is taken and thrown away; or \"bounce\": it is refused, with this text, which may begin "
+              "with a status code (5.1.6 unless given), and returned where it was taken before." },
     { .name = NULL },
 };
 
@@ -473,6 +514,17 @@ static struct backend *preset_backend(struct binder *b, struct routes *r, str na
     return be;
 }
 
+/* One of the rule's own, since its text is. */
+static void closed_backend(struct binder *b, struct routes *r, struct route_rule *u)
+{
+    struct closed closed = u->backend->closed;
+
+    u->backend = preset_backend(b, r, str_printf(b->a, "bounce:%.*s", STR(u->name)));
+    u->backend->discard = false;
+    u->backend->closed = closed;
+    r->closes = true;
+}
+
 /* Names may stand above the block that defines them, so they are looked up when all is bound. */
 struct backend *find_backend(struct binder *b, struct routes *r, const struct token *name)
 {
@@ -528,6 +580,8 @@ void routes_finish(struct binder *b, struct routes *r)
     for (size_t i = 0; i < r->nrule; i++) {
         if (r->rule[i]->backend_name)
             r->rule[i]->backend = find_backend(b, r, r->rule[i]->backend_name);
+        else if (r->rule[i]->backend)
+            closed_backend(b, r, r->rule[i]);
         rule_check(b, r->rule[i], "route", r);
     }
     for (size_t i = 0; i < r->ndomain; i++)
