@@ -61,7 +61,7 @@ class Listing:
 
     def run(self):
         while not self.stop.is_set():
-            p = self.lab.start(*self.relay.ask('queue', 'list', '--json')[1:], stdout=subprocess.PIPE)
+            p = self.lab.start(*self.relay.ask('queue', 'list', '--json', '--limit', '100000000')[1:], stdout=subprocess.PIPE)
             for _ in iter(lambda: p.stdout.read(1 << 20), b''):
                 self.lines += 1
                 if self.stop.is_set():
@@ -272,6 +272,35 @@ def tarpit(lab, report):
             all_[-1]['doubled'] = fast.end()['duplicates']
     report.figure("the healthy lane's rate, beside them / alone", ratio(median(runs['beside'], 'rate'), median(runs['alone'], 'rate')), ('>=', 0.9))
     report.safe(runs['alone'] + runs['beside'])
+
+
+# ---- lanes ----
+
+def lanes(lab, report):
+    """100,000 lanes with a million deliveries (--quick: 10,000 with 100,000): memory, the first line of a listing, and how fast tickets are matched"""
+    domains, each = (10000, 10) if lab.quick else (100000, 10)
+    relay = Waypost(lab, free_port(), 'dns { server 127.0.0.1:%d }\nnetwork here 127.0.0.0/8 { relay_from blast.example }\nroute default { via mx }\n' % free_port())
+    lab.blast(relay.port, mails=2000, size=1024)
+    for _ in range(each):
+        lab.blast(relay.port, mails=domains, per_session=1000, size=1024, to='user@d%d.lanes.example')
+    n = domains * each
+    report.figure('memory', relay.rss() / 1e6, ('<=', 300), form='%.0f', unit='MB')
+    report.note('%d lanes' % relay.stats()['lanes_all'])
+
+    began = time.monotonic()
+    p = lab.start(*relay.ask('queue', 'list', '--json', '--limit', '100000000')[1:], stdout=subprocess.PIPE)
+    p.stdout.readline()
+    report.figure('first line of queue list', (time.monotonic() - began) * 1000, ('<=', 50), form='%.0f', unit='ms')
+    p.kill()
+    p.communicate()
+    for key in 'domain=d77.lanes.example', 'sender=other.example', 'reason=nothing like it', 'lane=domain:d5.lanes.example', 'age=10d', 'recipient=user@d77.lanes.example':
+        took = []
+        for _ in range(3):
+            began = time.monotonic()
+            subprocess.run(relay.ask('queue', 'retry', '--match', key, '--dry-run'), stdout=lab.log, stderr=lab.log, check=False)
+            took.append(time.monotonic() - began)
+        report.figure('matched by %s' % key.split('=')[0], n / min(took), ('>=', 2e6), form='%.0f', unit='/s')
+    relay.remove()
 
 
 # ---- streams ----

@@ -3,6 +3,7 @@
 
 #include <jansson.h>
 #include <stdio.h>
+#include <sys/resource.h>
 
 #define LIST_MOST 100
 
@@ -108,7 +109,7 @@ static bool which_into(struct which *w, json_t *r)
     if (!w->older)
         return true;
     if (!cli_span(w->older, &older))
-        return cli_usage("queue", "\"%s\" is no time: 30m, 4h", w->older), false;
+        return cli_usage("queue", "\"%s\" is no time: 30m, 4h, 2d", w->older), false;
     json_object_set_new(r, "older_s", json_integer((json_int_t)(older / SECOND)));
     return true;
 }
@@ -124,6 +125,7 @@ static int queue_list(int argc, char **argv)
     const struct flag flags[] = { RELAY_AT_FLAGS(at), WHICH_FLAGS(w), { "limit", .number = &limit }, { "json", .on = &json }, { NULL } };
     struct print p = { .a = a, .now = wall_now(), .table = columns_of(a, "ID DOMAIN >RCPTS STATE >TRIES >AGE NEXT LANE REASON") };
 
+    setpriority(PRIO_PROCESS, 0, 10); /* a million lines are no reason for mail to wait */
     int n = cli_flags(argc, argv, flags);
     if (n != 0)
         return n < 0 ? CLI_USAGE : cli_usage("queue list", "what is \"%s\" for?", argv[1]);
@@ -270,7 +272,7 @@ static int queue_change(int argc, char **argv)
     if (strcmp(argv[0], "reroute") == 0 && !via)
         return cli_usage("queue", "queue reroute: --via BACKEND says where to");
     if (length && !cli_span(length, &hold))
-        return cli_usage("queue", "\"%s\" is no time: 30m, 4h", length);
+        return cli_usage("queue", "\"%s\" is no time: 30m, 4h, 2d", length);
     json_t *r = json_pack("{s:s, s:s, s:b, s:b}", "do", "queue.change", "action", argv[0], "report", report, "dry_run", dry_run);
     set_text(r, "reason", reason);
     set_text(r, "via", via);
@@ -308,7 +310,7 @@ static int lane_change(int argc, char **argv)
     if (n != 0 || !lane)
         return cli_usage("queue", "queue %s --lane LANE, as `waypost stats` names it", argv[0]);
     if (length && !cli_span(length, &span))
-        return cli_usage("queue", "\"%s\" is no time: 30m, 4h", length);
+        return cli_usage("queue", "\"%s\" is no time: 30m, 4h, 2d", length);
     int code = caller_open(&at, &c);
     if (code != CLI_DONE)
         return code;

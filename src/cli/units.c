@@ -24,6 +24,7 @@ bool cli_span(const char *text, when *ret)
 {
     static const struct unit units[] = {
         { S("us"), MICROSECOND }, { S("ms"), MILLISECOND }, { S("s"), SECOND }, { S("m"), MINUTE }, { S("h"), HOUR },
+        { S("d"), DAY },
     };
     uint64_t value;
 

@@ -12,6 +12,8 @@ struct dispatch {
     struct lane *to_ask, **to_ask_end; /* domains whose MX nobody has begun to look up */
     unsigned asking;            /* look-ups under way */
     struct waiters impatient; bool patient; /* pool.c: who looks for mail that waits for connections; it rests */
+    struct heap down; struct waiters down_wait; /* lanes that are down, by their retry_at: pool.c opens them */
+    struct heap paced; struct waiters paced_wait;   /* lanes that wait for their turn in a rate: limits.c */
     struct group *probers;      /* of the newest configuration; NULL: none run */
 };
 
@@ -79,6 +81,7 @@ static inline str hop_ehlo(const struct outlet *o, str hostname) { return o && o
 /* May a message of the lane go now? Its turn in each of the rates was taken then, and is the caller's to use up (lane->pacing.mine). False: it waits for one, and
  * dispatch_ready() will be called when that comes. Only where b->nlimit is not 0. */
 bool lane_may_send(struct dispatch *d, struct lane *lane, const struct backend *b);
+WAITS err pace_run(void *dispatch);     /* a task: lanes whose turn comes */
 /* Configurations changed: what lanes wait for may have. */
 void lanes_pace_anew(struct dispatch *d);
 /* Would one more connection be within all limits of the backend? */
@@ -95,7 +98,7 @@ bool callout_says_absent(const struct reply *r);
 
 /* ---- pool.c ---- */
 
-void lane_wake_later(struct lane *lane);        /* open it at its retry_at */
+void lane_wake_later(struct dispatch *d, struct lane *lane);    /* open it at its retry_at */
 
 /* ---- share.c: which server's turn it is ---- */
 

@@ -113,32 +113,42 @@ static void close_connection(struct connection *k, bool politely)
 
 /* ---- a lane that is down ---- */
 
-static err wake_lane(void *arg)
+void lane_wake_later(struct dispatch *d, struct lane *lane)
 {
-    struct lane *lane = arg;
+    bool sooner = !heap_least(&d->down) || lane->retry_at < heap_least(&d->down)->key;
 
-    while (lane->state == LANE_DOWN && task_sleep(lane->retry_at) == OK)
-        if (lane->state == LANE_DOWN && clock_now() >= lane->retry_at) {
-            lane->waking = false;
-            lane_open(lane);
-            return OK;
-        }
-    lane->waking = false;
-    return OK;
+    heap_put(&d->down, &lane->wake, lane->retry_at);
+    if (sooner)
+        waiters_wake_one(&d->down_wait);
 }
 
-void lane_wake_later(struct lane *lane)
+/* One task for all of them: there may be a hundred thousand. */
+static err wake_run(void *dispatch)
 {
-    if (lane->waking)
-        return;
-    lane->waking = true;
-    group_spawn(thread_group(), "lane-wake", wake_lane, lane);
+    struct dispatch *d = dispatch;
+
+    for (;;) {
+        struct heap_entry *next = heap_least(&d->down);
+        if (!next || next->key > clock_now()) {
+            err e = waiters_wait(&d->down_wait, next ? next->key : NEVER);
+            if (e != OK && e != E_TIMEOUT)
+                return e;
+            continue;
+        }
+        struct lane *lane = AROUND(next, struct lane, wake);
+        heap_del(&d->down, next);
+        if (lane->state != LANE_DOWN)
+            continue;
+        if (clock_now() >= lane->retry_at)
+            lane_open(lane);
+        else
+            lane_wake_later(d, lane);
+    }
 }
 
 void dispatch_suspended(void *ctx, struct lane *lane)
 {
-    (void)ctx;
-    lane_wake_later(lane);
+    lane_wake_later(ctx, lane);
 }
 
 static void lane_is_down(struct connection *k, str reason, when retry_at)
@@ -150,7 +160,7 @@ static void lane_is_down(struct connection *k, str reason, when retry_at)
         log_warn("lane_down", LOG_STR("lane", lane->name), LOG_STR("reason", reason), LOG_INT("waiting", lane->nready));
     lane_down(lane, reason, retry_at);
     lane->unfit = k->unfit;
-    lane_wake_later(lane);
+    lane_wake_later(k->d, lane);
     if (lane->backend->outlet && lane_leave(lane, !k->unfit))
         group_spawn(thread_group(), "leave", queue_leave, lane->queue);
 }
@@ -540,12 +550,16 @@ struct dispatch *dispatch_new(const struct dispatch_setup *setup)
     callout_begin(setup->resolver);
     group_spawn(thread_group(), "settle", settle_run, d);
     group_spawn(thread_group(), "impatience", impatience, d);
+    group_spawn(thread_group(), "lane-wake", wake_run, d);
+    group_spawn(thread_group(), "pace", pace_run, d);
     group_spawn(thread_group(), "warn", warn_run, d);
     return d;
 }
 
 void dispatch_free(struct dispatch *d)
 {
+    heap_free(&d->down);
+    heap_free(&d->paced);
     mem_free(d);
 }
 

@@ -29,7 +29,7 @@ static void resolve(struct dispatch *d, struct lane *lane)
             log_warn("mx_unknown", LOG_STR("domain", domain), LOG_STR("reason", reason));
         queue_site_later(lane, reason);
         if (lane->state == LANE_DOWN)
-            lane_wake_later(lane);
+            lane_wake_later(d, lane);
     }
     snapshot_drop(snap);
 }

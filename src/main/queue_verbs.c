@@ -147,67 +147,88 @@ static size_t walk_fitting(struct worker *w, const struct match *m, size_t *at, 
 
 /* ---- queue.list ---- */
 
-static void ticket_line(const struct ticket *t, struct buf *b)
+/* What is told of a ticket. It is written out on the relay's own thread: a worker has mail to do. */
+struct told { ulid id; str domain, sender_domain, lane, source, stream, reason; const char *state; uint32_t rcpts, attempts; when since, next, accepted; };
+
+static void tell(struct told *x, const struct ticket *t, arena *a)
 {
     static const char *const states[] = { "ready", "waiting", "flying" };
     struct why w = ticket_why(t);
 
-    buf_addc(b, '{');
-    add_id(b, "id", t->id);
-    add_str(b, "domain", ticket_domain(t));
-    add_str(b, "sender_domain", ticket_sender_domain(t));
-    add_int(b, "rcpts", ticket_count(t));
-    add_str(b, "state", t->held && t->state == TICKET_WAITING ? S("held") : str_z(states[t->state]));
-    add_str(b, "lane", t->lane->name);
+    *x = (struct told){ .id = t->id, .domain = str_dup(a, ticket_domain(t)), .sender_domain = str_dup(a, ticket_sender_domain(t)),
+                        .lane = str_dup(a, t->lane->name), .stream = stream_name(t->stream), .reason = str_dup(a, w.reason),
+                        .state = t->held && t->state == TICKET_WAITING ? "held" : states[t->state], .rcpts = ticket_count(t), .attempts = t->attempts,
+                        .since = w.since, .next = w.next, .accepted = t->accepted };
     if (lane_outlet(t->lane))
-        add_str(b, "source", lane_outlet(t->lane)->name);
-    add_str(b, "stream", stream_name(t->stream));
-    add_str(b, "reason", w.reason);
-    add_time(b, "since", w.since);
-    add_time(b, "next", w.next);
-    add_time(b, "accepted", t->accepted);
-    add_int(b, "attempts", t->attempts);
+        x->source = str_dup(a, lane_outlet(t->lane)->name);
+}
+
+static void told_line(const struct told *x, struct buf *b)
+{
+    buf_addc(b, '{');
+    add_id(b, "id", x->id);
+    add_str(b, "domain", x->domain);
+    add_str(b, "sender_domain", x->sender_domain);
+    add_int(b, "rcpts", x->rcpts);
+    add_str(b, "state", str_z(x->state));
+    add_str(b, "lane", x->lane);
+    if (x->source.n)
+        add_str(b, "source", x->source);
+    add_str(b, "stream", x->stream);
+    add_str(b, "reason", x->reason);
+    add_time(b, "since", x->since);
+    add_time(b, "next", x->next);
+    add_time(b, "accepted", x->accepted);
+    add_int(b, "attempts", x->attempts);
     buf_addc(b, '}');
 }
 
-struct walk { struct match match; size_t at; struct buf lines; size_t found; };
+struct walk { struct match match; size_t at; int64_t found; arena *a; struct told told[WALK]; size_t n; };
 
-/* One piece of a worker's walk, a line a ticket. */
+/* One piece of a worker's walk. */
 static err walk_some(struct worker *w, void *arg)
 {
     struct walk *k = arg;
     struct ticket *t[WALK];
     size_t n = walk_fitting(w, &k->match, &k->at, t);
 
-    for (size_t i = 0; i < n && (int64_t)k->found < k->match.limit; i++, k->found++) {
-        ticket_line(t[i], &k->lines);
-        buf_addc(&k->lines, '\n');
-    }
+    for (size_t i = 0; i < n && k->found < k->match.limit; i++, k->found++)
+        tell(&k->told[k->n++], t[i], k->a);
     return OK;
+}
+
+/* False: who asked is gone. */
+static bool tell_piece(struct control *c, const struct walk *k, struct buf *line)
+{
+    for (size_t i = 0; i < k->n; i++) {
+        buf_clear(line);
+        told_line(&k->told[i], line);
+        if (!control_line(c, buf_str(line)))
+            return false;
+    }
+    return true;
 }
 
 void queue_list(struct control *c, void *relay)
 {
     struct relay *r = relay;
-    struct walk k = { 0 };
+    AUTO_ARENA a = arena_new();
+    AUTO_ARENA piece = arena_new();
+    AUTO_BUF line = { 0 };
+    struct walk *k = NEW(a, struct walk);
 
-    if (!match_of(c, &k.match))
+    k->a = piece;
+    if (!match_of(c, &k->match))
         return;
-    for (unsigned i = 0; i < r->nworker; i++) {
-        k.at = 0;
-        while (k.at != SIZE_MAX && (int64_t)k.found < k.match.limit) {
-            buf_clear(&k.lines);
-            if (worker_call(&r->worker[i], walk_some, &k) != OK)
+    for (unsigned i = 0; i < r->nworker; i++)
+        for (k->at = 0; k->at != SIZE_MAX && k->found < k->match.limit;) {
+            arena_reset(piece);
+            k->n = 0;
+            if (worker_call(&r->worker[i], walk_some, k) != OK)
                 break;
-            str rest = buf_str(&k.lines), line;
-            while (str_cut(&rest, S("\n"), &line))
-                if (line.n && !control_line(c, line)) {
-                    buf_free(&k.lines);
-                    return;
-                }
+            if (!tell_piece(c, k, &line))
+                return;
         }
-    }
-    buf_free(&k.lines);
 }
 
 /* ---- queue.show ---- */

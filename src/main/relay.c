@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* ---- configuration ---- */
@@ -541,6 +542,8 @@ err relay_run(void *relay_setup)
     }
     for (unsigned i = 0; i < r.nworker; i++)
         worker_call(&r.worker[i], has_begun, NULL);
+    if (machine == &machine_linux) /* mail goes before what people are told */
+        setpriority(PRIO_PROCESS, (id_t)gettid(), 10);
     /* SQLite knows nothing of the machine that a simulation is. */
     if (s->trace.retention && machine == &machine_linux && store_open(&s->trace, s->spool.min_free, &r.store) != OK)
         log_error("trace_store_failed", LOG_STR("why", err_text()));

@@ -172,7 +172,7 @@ static const char *const allowed[] = {
     /* memory, threads, time */
     "brk", "madvise", "mincore", "mlock", "munlock", "mremap", "munmap", "membarrier", "msync", "futex", "get_robust_list",
     "set_robust_list", "rseq", "sched_yield", "sched_getaffinity", "sched_setaffinity", "sched_getparam", "sched_getscheduler",
-    "getcpu", "gettid", "getpid", "getppid", "exit", "exit_group", "restart_syscall", "clock_gettime", "clock_getres",
+    "setpriority", "getcpu", "gettid", "getpid", "getppid", "exit", "exit_group", "restart_syscall", "clock_gettime", "clock_getres",
     "clock_nanosleep", "nanosleep", "gettimeofday", "time", "times", "getrusage", "getrlimit", "sysinfo", "uname", "getrandom",
     /* signals */
     "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigpending", "rt_sigtimedwait", "rt_sigsuspend", "sigaltstack",

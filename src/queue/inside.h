@@ -38,6 +38,7 @@ struct queue {
     struct ticket **hash; size_t hash_size;
     struct intern words;
     struct calendar calendar;
+    size_t nasking;                     /* domains about which somebody is, or is to be, asked */
     struct lane **lane; size_t nlane, lane_cap;
     struct map lane_by_name;
     struct suspension { str lane, reason; when until; } *suspended; size_t nsuspended; /* heap */

@@ -255,15 +255,24 @@ when lane_oldest(const struct lane *lane)
 
 /* ---- */
 
+static void lane_ask(struct lane *lane)
+{
+    lane->asking = true;
+    lane->queue->nasking++;
+    lane->queue->setup.resolve(lane->queue->setup.ctx, lane);
+}
+
+static void asked(struct lane *lane)
+{
+    lane->queue->nasking -= lane->asking;
+    lane->asking = false;
+}
+
 /* A ticket comes into a domain's lane: on to its site. What is known stays good while it is asked for again. */
 static struct lane *lane_onwards(struct lane *lane, struct ticket *t)
 {
-    struct queue *q = lane->queue;
-
-    if (!lane->asking && lane->state == LANE_OPEN && clock_now() >= lane->fresh_until) {
-        lane->asking = true;
-        q->setup.resolve(q->setup.ctx, lane);
-    }
+    if (!lane->asking && lane->state == LANE_OPEN && clock_now() >= lane->fresh_until)
+        lane_ask(lane);
     if (!lane->site)
         return lane;
     t->lane = lane->site;
@@ -369,8 +378,7 @@ void lane_open(struct lane *lane)
     if (lane->kind == LANE_DOMAIN) {
         lane->fresh_until = 0;
         if (lane->nready && !lane->asking) {
-            lane->asking = true;
-            lane->queue->setup.resolve(lane->queue->setup.ctx, lane);
+            lane_ask(lane);
         }
     } else if (lane->nready)
         lane->queue->setup.ready(lane->queue->setup.ctx, lane);
@@ -470,7 +478,7 @@ void queue_site(struct lane *domain, const struct site *site)
     struct lane *to = site_of(domain, site);
 
     must(domain->kind == LANE_DOMAIN && site->kind == SITE_HOSTS);
-    domain->asking = false;
+    asked(domain);
     domain->unanswered = 0;
     domain->refusal = (struct enhanced){ 0 };
     domain->state = LANE_OPEN;
@@ -492,7 +500,7 @@ void queue_site(struct lane *domain, const struct site *site)
 
 void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint32_t ttl)
 {
-    domain->asking = false;
+    asked(domain);
     domain->unanswered = 0;
     domain->state = LANE_OPEN;
     domain->refusal = status;
@@ -506,7 +514,7 @@ void queue_site_later(struct lane *domain, str reason)
 {
     when again = clock_now() + MIN(MINUTE << MIN(domain->unanswered, 5u), 30 * MINUTE);
 
-    domain->asking = false;
+    asked(domain);
     domain->unanswered++;
     if (domain->site) { /* what was known goes on being true */
         domain->fresh_until = again;
@@ -525,7 +533,7 @@ void lanes_sweep(struct queue *q)
     q->swept = now;
     for (size_t i = 0; i < q->nlane;) {
         struct lane *l = q->lane[i];
-        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->waking && !l->pacing.running && !l->asking && now - l->since > MINUTE;
+        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->wake.at && !l->pacing.turn.at && !l->asking && now - l->since > MINUTE;
         if (l->kind == LANE_BACKEND || !idle || l->domains || (l->kind == LANE_DOMAIN && now < l->fresh_until)) {
             i++;
             continue;

@@ -231,6 +231,13 @@ static struct ticket *ticket_for(struct queue *q, const struct message *m, struc
     return t;
 }
 
+#define ASKING_MANY 256
+
+static bool goes_soon(const struct queue *q, const struct lane *lane)
+{
+    return lane->state == LANE_OPEN && (lane->kind != LANE_DOMAIN || lane->site || q->nasking < ASKING_MANY);
+}
+
 /* To its lane or into the calendar; with its message in memory only where that helps. */
 static void ticket_start(struct queue *q, struct ticket *t, struct mail *mail)
 {
@@ -244,7 +251,7 @@ static void ticket_start(struct queue *q, struct ticket *t, struct mail *mail)
         calendar_put(q, t);
         return;
     }
-    if (mail && t->lane->state == LANE_OPEN && q->body_bytes <= q->setup.body_budget) {
+    if (mail && goes_soon(q, t->lane) && q->body_bytes <= q->setup.body_budget) {
         t->mail = mail;
         mail->holders++;
     }

@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 
 #define BATCH_HEAD (FRAME_HEAD + BATCH_BODY)
+#define LARGE_BESIDE (256u << 10)       /* of large pieces in a batch while small mail comes */
 #define RETRY_FIRST SECOND
 #define RETRY_LAST (30 * SECOND)
 
@@ -290,6 +291,7 @@ static bool open_next(struct committer *c, enum entry_rank rank)
     pthread_mutex_unlock(&s->lock);
     c->open = g;
     c->at = PAGE;
+    store_release(&s->open_left, g->size - PAGE);
     keeper_poke(s);
     return true;
 }
@@ -318,6 +320,19 @@ static void batch_fill(struct committer *c, struct queue *q, uint32_t most)
         c->bytes += e->bytes;
         c->parts += e->nparts;
     }
+}
+
+/* How much of large pieces may go along. Small mail waits for what is written with it, so it is little beside that; and where no segment is ready the end of the open
+ * one is small mail's, which would otherwise wait for zeros to be written. */
+static uint32_t large_portion(struct committer *c)
+{
+    const struct spool *s = c->s;
+
+    if (!c->queue[LARGE_ONES].first)
+        return 0;
+    if (c->open && !load_acquire(&s->ready) && c->open->size - MIN(c->at, c->open->size) < small_end(s))
+        return 0;
+    return small_mail_comes(s) ? LARGE_BESIDE : BATCH_LARGE;
 }
 
 static void place_frames(struct committer *c, struct entry *e, uint32_t at)
@@ -473,6 +488,7 @@ static void batch_durable(struct committer *c)
 
     c->seq++;
     c->at += round_page(c->bytes);
+    store_release(&s->open_left, g->size - c->at);
     pthread_mutex_lock(&s->lock);
     for (size_t i = 0; i < c->nlost; i++) {
         /* Behind the ends of these lie frames that do not count: it is written here, so we must not go before them. */
@@ -583,8 +599,10 @@ static void step(struct committer *c)
     }
     batch_begin(c);
     batch_fill(c, &c->queue[FIRST], BATCH_MAX);
+    if (c->queue[SMALL].first)
+        store_release(&s->small, clock_now());
     batch_fill(c, &c->queue[SMALL], BATCH_MAX);
-    batch_fill(c, &c->queue[LARGE_ONES], BATCH_LARGE);
+    batch_fill(c, &c->queue[LARGE_ONES], large_portion(c));
     if (c->bytes > BATCH_HEAD) {
         if (batch_write_out(c) == OK)
             batch_durable(c);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #define ZEROS (1u << 20)
+#define ZEROS_BESIDE (256u << 10)   /* while small mail comes: its sync waits behind ours */
 #define PACE_MOST (50 * MILLISECOND)
 #define MAKE_AGAIN SECOND
 
@@ -18,12 +19,17 @@ err sync_dir(struct spool *s)
     return got < 0 ? fail_errno(-got, "syncing the spool's directory") : OK;
 }
 
+/* Is mail held up until this segment is made? Large mail, if nothing small comes; small mail only where the open segment is nearly full. */
+static bool pressing(const struct spool *s)
+{
+    return !load_acquire(&s->ready) && (!small_mail_comes(s) || load_acquire(&s->open_left) < small_end(s) / 2);
+}
+
 /* Commits share the disk with us: after each piece leave it to them, the longer the less this segment is needed now. */
 static void pace(struct spool *s, when took)
 {
-    unsigned ready = load_acquire(&s->ready);
-    if (ready && !load_acquire(&s->keeper_ends))
-        task_sleep(clock_now() + MIN(ready < s->setup.reserve ? took : 3 * took, PACE_MOST));
+    if (!pressing(s) && !load_acquire(&s->keeper_ends))
+        task_sleep(clock_now() + MIN(load_acquire(&s->ready) < s->setup.reserve ? took : 3 * took, PACE_MOST));
 }
 
 /* A file of zeros all the way: what is overwritten later needs no new blocks and no metadata. Synced piece by piece, for a commit's
@@ -35,11 +41,12 @@ static err write_zeros(struct spool *s, int fd, uint32_t size)
 
     for (uint32_t at = 0; at < size && e == OK;) {
         when before = clock_now();
-        ssize_t got = machine->file_write(fd, &(struct iovec){ zeros, MIN(ZEROS, size - at) }, 1, at);
+        uint32_t piece = small_mail_comes(s) ? ZEROS_BESIDE : ZEROS;
+        ssize_t got = machine->file_write(fd, &(struct iovec){ zeros, MIN(piece, size - at) }, 1, at);
         if (got < 0 && got != -EINTR)
             e = fail_errno((int)-got, "writing a new segment");
         at += got > 0 ? (uint32_t)got : 0;
-        if (got > 0 && at % ZEROS == 0 && at < size) {
+        if (got > 0 && at < size) {
             int synced = machine->file_sync(fd);
             if (synced < 0)
                 e = fail_errno(-synced, "syncing a new segment");

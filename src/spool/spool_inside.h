@@ -12,6 +12,7 @@
 
 #define BATCH_MAX (8u << 20)            /* of small entries in one batch */
 #define BATCH_LARGE (1u << 20)          /* of large ones */
+#define SMALL_END (8u << 20)            /* of the last segment there is, this end is kept from large ones */
 #define LARGE (128u << 10)              /* an entry from this size on is one */
 #define BATCH_PARTS 1000                /* of the system's 1024 for one pwritev */
 #define NOTES_LATE 256                  /* notes of a port that may be not durable yet: a crash brings back what they say */
@@ -296,6 +297,8 @@ struct spool {
     unsigned ready;                     /* atomic */
     bool full;                          /* atomic: no more can be made */
     bool refusing;                      /* atomic: mail was refused for want of room, and there is none yet */
+    when small;                         /* atomic: there was small mail last */
+    uint32_t open_left;                 /* atomic: octets free in the segment that is written to */
     bool roomy;                         /* atomic: there is room for all that are still to be made */
     bool broken;                        /* atomic: writing fails just now */
     bool loaded;                        /* atomic: all segments are known */
@@ -319,5 +322,8 @@ struct spool {
 #define add_stat(s, field, by) __atomic_fetch_add(&(s)->stats.field, (uint64_t)(by), __ATOMIC_RELAXED)
 #define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+
+static inline bool small_mail_comes(const struct spool *s) { return clock_now() - load_acquire(&s->small) < 100 * MILLISECOND; }
+static inline uint32_t small_end(const struct spool *s) { return MIN(SMALL_END, s->size / 8); }
 
 #endif
