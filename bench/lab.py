@@ -247,16 +247,18 @@ class Waypost:
     def log_end(self):
         return os.path.getsize(self.log)
 
-    def logged(self, event, behind):
-        """The first line about this event behind that place of the log, or None."""
+    def lines(self, event, behind):
+        """The lines about this event behind that place of the log."""
         with open(self.log, 'rb') as f:
             f.seek(behind)
             for line in f:
                 if event.encode() in line and line.endswith(b'\n'):
                     told = json.loads(line)
                     if told.get('event') == event:
-                        return told
-        return None
+                        yield told
+
+    def logged(self, event, behind):
+        return next(self.lines(event, behind), None)
 
     def end(self):
         self.p.terminate()
@@ -353,9 +355,9 @@ class Lab:
             raise Failed('blast: ' + said.decode())
         return json.loads(out)
 
-    def flow(self, make, sessions, mails, per_session, size):
-        """Through a relay into a sink: from the first connection until the sink has them all."""
-        sink = Sink(self)
+    def flow(self, make, sessions, mails, per_session, size, servers=1):
+        """Through a relay into a sink, which is as many servers on ports in a row: from the first connection until the sink has them all."""
+        sink = Sink(self, ports=servers)
         relay = make(self, sink.port)
         warm = max(mails // 2, 200)                     # connections, caches, processes, segments are there, as in a relay that has run for a while
         self.blast(relay.port, sessions=sessions, mails=warm, per_session=per_session, size=size)

@@ -274,6 +274,57 @@ def tarpit(lab, report):
     report.safe(runs['alone'] + runs['beside'])
 
 
+# ---- failover ----
+
+def failover(lab, report):
+    """three servers of a backend, 500 messages a second, one is killed: how long is the slowest message on its way"""
+    slowest = []
+    for _ in range(lab.rounds):
+        sinks = [Sink(lab) for _ in range(3)]
+        relay = Waypost(lab, sinks[0].port, backend=''.join('; server 127.0.0.1:%d' % s.port for s in sinks[1:]))
+        lab.blast(relay.port, mails=1000)
+        behind = relay.log_end()
+        p = lab.blast(relay.port, wait=False, rate=500, time='6s', sessions=20)
+        time.sleep(2)
+        sinks[1].p.kill()
+        sent = lab.blasted(p)
+        until('all is delivered', lambda: relay.stats()['queue']['messages'] == 0, 60, 0.1)
+        took = [line['took_us'] for line in relay.lines('delivered', behind)]
+        slowest.append({'us': max(took), 'messages': sent['messages'], 'failed': sent['failed'], 'delivered': len(took)})
+        report.note('%d taken, %d refused, %d delivered, the slowest after %.1f ms' % (sent['messages'], sent['failed'], len(took), max(took) / 1000))
+        relay.remove()
+        for s in sinks[0], sinks[2]:
+            s.end()
+        sinks[1].p.communicate()
+    report.keep(runs=slowest)
+    report.figure('the slowest message', max(s['us'] for s in slowest) / 1e6, ('<=', 2), form='%.3f', unit='s')
+    report.figure('clients that saw an error', sum(s['failed'] for s in slowest), ('=', 0), form='%d')
+
+
+# ---- tables ----
+
+def tables(lab, report):
+    """lists of 200,000 and of 10 million recipients (--quick: 1 million): how long they take to load, and how much memory"""
+    where = os.path.join(lab.dir, 'tables')
+    os.makedirs(where, exist_ok=True)
+    for n, seconds in (200000, 0.3), (1000000 if lab.quick else 10000000, 15):
+        with open(os.path.join(where, 'list'), 'w') as f:
+            f.writelines('user%d@example.com\n' % i for i in range(n))
+        with open(os.path.join(where, 'conf'), 'w') as f:
+            f.write('waypost 1\nhostname bench.example\npostmaster user1@example.com\nlisten smtp 127.0.0.1:%d\nspool { dir spool }\n'
+                    'backend b { server 127.0.0.1:9 }\nrelay_domain example.com { backend b; recipients { file list } }\n' % free_port())
+        took = []
+        for _ in range(lab.rounds):
+            began = time.monotonic()
+            p = lab.start('check', '-c', os.path.join(where, 'conf'), stdout=subprocess.PIPE)
+            p.stdout.read()
+            _, _, used = os.wait4(p.pid, 0)
+            took.append({'s': time.monotonic() - began, 'kib': used.ru_maxrss})
+        report.figure('%d recipients: loaded' % n, median(took, 's'), ('<=', seconds), form='%.2f', unit='s')
+        report.figure('%d recipients: memory' % n, median(took, 'kib') / 1024, ('<=', 1024), form='%.0f', unit='MiB')
+    shutil.rmtree(where)
+
+
 # ---- lanes ----
 
 def lanes(lab, report):

@@ -72,3 +72,15 @@ def threads(lab, report):
             report.row('%d thread%s' % (n, 's' * (n > 1)), runs[-1])
     report.figure('CPU a message, 2 threads / 1', ratio(median(two, 'cpu_us'), median(one, 'cpu_us')), ('<=', 1.3))
     report.safe(one + two)
+
+
+def balance(lab, report):
+    """CPU a message with three servers to choose from against one, 4 KiB mail"""
+    one, three = [], []
+    for _ in range(lab.rounds):
+        for n, runs in (1, one), (3, three):
+            more = lambda port: ''.join('; server 127.0.0.1:%d' % (port + i) for i in range(1, n))  # noqa: E731
+            runs.append(lab.flow(lambda lab, port: Waypost(lab, port, backend=more(port)), 50, 20000 if lab.quick else 60000, 20, 4096, servers=n))
+            report.row('%d server%s' % (n, 's' * (n > 1)), runs[-1])
+    report.figure('CPU a message, three servers / one', ratio(median(three, 'cpu_us'), median(one, 'cpu_us')), ('<=', 1.05))
+    report.safe(one + three)

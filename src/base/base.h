@@ -68,6 +68,7 @@ bool str_u64(str s, uint64_t max, uint64_t *ret);
 
 uint64_t str_hash(str s);               /* seeded at start-up (SipHash-1-3): safe against chosen keys */
 uint64_t str_ihash(str s);              /* the same, ASCII case ignored */
+uint64_t str_hash_keyed(uint64_t a, uint64_t b, str s); /* the same with a key of the caller's: in every process the same */
 void str_hash_seed(uint64_t a, uint64_t b); /* for simulations: maps in the same order in every run */
 int str_cmp(str a, str b);              /* memcmp order, then length */
 size_t str_distance(str a, str b);      /* edit distance, for "did you mean"; both cut at 63 bytes */

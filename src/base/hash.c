@@ -47,11 +47,9 @@ static inline uint64_t lower8(uint64_t x)
     return x | ((ge_a & ~gt_z & ~x & 0x80 * ones) >> 2);
 }
 
-static inline uint64_t siphash(str s, bool fold)
+static inline uint64_t siphash(uint64_t a, uint64_t b, str s, bool fold)
 {
-    pthread_once(&key_once, key_draw);
-    uint64_t v[4] = { key[0] ^ 0x736f6d6570736575u, key[1] ^ 0x646f72616e646f6du,
-                      key[0] ^ 0x6c7967656e657261u, key[1] ^ 0x7465646279746573u };
+    uint64_t v[4] = { a ^ 0x736f6d6570736575u, b ^ 0x646f72616e646f6du, a ^ 0x6c7967656e657261u, b ^ 0x7465646279746573u };
     const char *p = s.p;
     size_t left = s.n;
     uint64_t word;
@@ -80,5 +78,12 @@ static inline uint64_t siphash(str s, bool fold)
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
-uint64_t str_hash(str s) { return siphash(s, false); }
-uint64_t str_ihash(str s) { return siphash(s, true); }
+static inline uint64_t by_key(str s, bool fold)
+{
+    pthread_once(&key_once, key_draw);
+    return siphash(key[0], key[1], s, fold);
+}
+
+uint64_t str_hash(str s) { return by_key(s, false); }
+uint64_t str_ihash(str s) { return by_key(s, true); }
+uint64_t str_hash_keyed(uint64_t a, uint64_t b, str s) { return siphash(a, b, s, false); }

@@ -12,8 +12,12 @@ const struct cli_verb cli_verbs[] = {
               "  --as-is            one process: no parent that restarts it, no change of user, no sandbox\n\n"
               "SIGTERM and SIGINT end it after what is under way, SIGHUP reads the configuration anew, SIGUSR1 opens the log file\n"
               "anew." },
-    { "check", "read a configuration and tell what is wrong with it", "waypost check [-c FILE] [--json]", .run = cli_check,
-      .more = "Exits with 0 when the relay would run on it (there may be warnings), else with 2." },
+    { "check", "read a configuration and tell what is wrong with it", "waypost check [-c FILE] [--connect] [--dns] [--timeout TIME] [--json]", .run = cli_check,
+      .more = "  --connect          connect to every server of every backend, and ask every source of recipients one question\n"
+              "  --dns              look up the names that the configuration has, and where mail for the relay domains is sent\n"
+              "  --timeout TIME     for each of these; 10s unless given. They are made side by side\n\n"
+              "Exits with 0 when the relay would run on it (there may be warnings), else with 2; with 1 when only a server, a source or a\n"
+              "name failed. Asked by root it also tells which files the relay's user may not read." },
     { "reload", "put the configuration in force that its file now holds", "waypost reload", .run = cli_reload,
       .more = RELAY_AT_HELP "\nWith errors in it the old one stays in force, they are printed, and the exit code is 2." },
     { "drain", "take no more mail, finish what is under way, end", "waypost drain", .run = cli_drain, .more = RELAY_AT_HELP },
@@ -65,9 +69,15 @@ const struct cli_verb cli_verbs[] = {
       .more = RELAY_AT_HELP "  --once             print one picture and end, for scripts\n"
               "  --sort KEY         queued, rate, oldest or name; queued unless given\n\n"
               "Keys: s, r, o and n sort by what is queued, by rate, by age and by name, q ends. A new picture each second." },
-    { "config", "show the configuration, or the manual of all settings", "waypost config show [-c FILE]\nwaypost config manual",
+    { "config", "show the configuration, what a reload would change, or the manual of all settings",
+      "waypost config show [--effective] [-c FILE] [--json]\nwaypost config diff [--json]\nwaypost config diff FILE1 FILE2 [--json]\nwaypost config manual",
       .run = cli_config,
-      .more = "show prints every setting, those that were not given too, and where each comes from.\n"
+      .more = "show prints what the file says, and those it includes, as one that can be loaded again: each setting with the place it comes\n"
+              "from. Secrets in plain text are shown as fingerprints.\n"
+              "  --effective        settings that were not given, too\n"
+              "diff compares the running relay's configuration with the file, or two files: a line for each setting that differs, - as it\n"
+              "is, + as it would be. Exits with 0 when nothing differs, 1 when something does, 3 when the relay is not reachable.\n"
+              RELAY_AT_HELP
               "manual prints waypost.conf(5) as mdoc: waypost config manual | man -l -" },
     { "dns", "look a name up as the relay would", "waypost dns NAME [addresses|mx|txt|tlsa|srv] [-c FILE] [--server ADDR] [--json]\n"
       "waypost dns ADDRESS ptr [OPTIONS]", .run = cli_dns,
@@ -80,6 +90,7 @@ const struct cli_verb cli_verbs[] = {
       .run = cli_sink,
       .more = "  -l, --listen ADDR:PORT       127.0.0.1:2525 unless given; may be given again; ADDR:FIRST-LAST is a server a port\n"
               "  --threads N                  1 unless given\n"
+              "  --lmtp                       speak LMTP, not SMTP: each recipient is answered behind the final dot\n"
               "  --json                       figures as JSON; they are printed at the end, and on SIGUSR1\n"
               "  --count-file FILE            and written there\n"
               "  --unique                     count ids (X-Blast-Id) that came twice\n"
@@ -89,6 +100,7 @@ const struct cli_verb cli_verbs[] = {
               "  --delay STAGE:TIME           wait before it answers, such as dot:200ms\n"
               "  --reject STAGE:CODE[:TEXT][:PERCENT%]    such as rcpt:452:too many:30%\n"
               "  --fail-rcpt PATTERN:CODE[:TEXT][:PERCENT%]   such as '*@slow.example:451'\n"
+              "  --fail-dot PATTERN:CODE[:TEXT][:PERCENT%]    the same behind the final dot, with --lmtp\n"
               "  --close STAGE[:N]            end the connection there instead of answering, after N times\n"
               "  --max-size SIZE              refuse what is larger\n"
               "  --max-mails-per-session N    then 421\n"
@@ -122,17 +134,33 @@ const struct cli_verb cli_verbs[] = {
               "not taken, with 3 when no connection came about." },
     { "spool", "check, move or measure a spool that no relay is using",
       "waypost spool verify DIR\nwaypost spool export DIR > FILE\nwaypost spool import DIR < FILE\n"
+      "waypost spool import DIR [--from postfix] QUEUE_DIRECTORY [--json]\n"
       "waypost spool bench DIR [--size SIZE] [--tasks N] [--time TIME] [--keep N] [--json]", .run = cli_spool,
       .more = "verify reads every record and changes nothing; exits with 1 when something that was acknowledged is damaged.\n"
               "export writes all messages that wait, with what is known of their recipients; import takes them into another spool.\n"
+              "import takes the queue of a stopped Postfix too, such as /var/spool/postfix, and leaves that as it is: what waits there\n"
+              "with the recipients that are still to be served, and held what is held. Each file's fate is told in a line; those that\n"
+              "are torn or damaged are refused one by one, and the exit code is 1. To import again takes nothing twice that still waits.\n"
               "bench accepts and ends messages as fast as the disk takes them: in an empty directory, not in one with mail.\n\n"
               "  --size SIZE        of a message; 4k unless given\n"
               "  --tasks N          at a time; 50 unless given\n"
               "  --time TIME        for so long; 5s unless given\n"
               "  --keep N           leave the first N messages waiting\n"
               "  --json             figures as JSON" },
+    { "import", "make a configuration of one that Postfix runs on", "waypost import postfix DIR [-o FILE | --out DIR] [--root DIR] [--force] [--json]", .run = cli_import,
+      .more = "  -o, --output FILE  write it there, and the lists that it needs beside it\n"
+              "  --out DIR          write waypost.conf and the lists there\n"
+              "  --root DIR         absolute paths in main.cf are looked for below DIR: those of another machine, or of a chroot\n"
+              "  --force            write over what is there\n"
+              "  --json             the report as JSON, a line for each finding\n\n"
+              "Reads main.cf, master.cf and the text of the tables they name, and tells of each line what became of it: translated, partly,\n"
+              "not translated, needless, refused (an open relay), or decide: nobody but you can. Without -o or --out the configuration goes to\n"
+              "the standard output and the report to the standard error. Exits with 1 when `check` would not take what was written.\n"
+              "The mail that waits: waypost spool import SPOOL --from postfix /var/spool/postfix" },
     { "sendmail", "hand a message to the relay, as programs do; also by that name", "waypost sendmail [-t] [-i] [-f ADDRESS] [OPTIONS] [RECIPIENT ...]",
       .run = cli_sendmail, .more = "waypost-sendmail(1) tells all. Exit codes are those of sysexits.h." },
+    { "completion", "what a shell offers behind TAB, as a script for it", "waypost completion bash|zsh|fish", .run = cli_completion,
+      .more = "As in: waypost completion bash > /etc/bash_completion.d/waypost" },
     { "mailq", "what waits, as `queue list` tells it; also by that name", "waypost mailq", .run = cli_mailq },
     { "newaliases", "have lists read again, as `reload` does; also by that name", "waypost newaliases", .run = cli_newaliases },
     { .name = NULL },

@@ -102,6 +102,7 @@ str tell_count(arena *a, int64_t n);    /* "12 345" */
 int cli_serve(int argc, char **argv);
 int cli_check(int argc, char **argv);
 int cli_config(int argc, char **argv);
+int cli_completion(int argc, char **argv);
 int cli_sink(int argc, char **argv);
 int cli_blast(int argc, char **argv);
 
@@ -114,6 +115,7 @@ int cli_trace(int argc, char **argv);
 int cli_stats(int argc, char **argv);
 int cli_top(int argc, char **argv);
 int cli_spool(int argc, char **argv);
+int cli_import(int argc, char **argv);
 int cli_dns(int argc, char **argv);
 
 int cli_sendmail(int argc, char **argv);        /* these exit as sysexits.h says, for the programs that call them */

@@ -1,43 +1,14 @@
-/* config: what is in force and where it was said, and the manual of all that could be. */
+/* config: what is in force and where it was said, what would change, and the manual of all that could be. */
 #include "cli/cli.h"
 
+#include <jansson.h>
 #include <stdio.h>
 
 #define ORIGIN_COLUMN 48
 
 /* ---- show ---- */
 
-static bool bare(str s)
-{
-    for (size_t i = 0; i < s.n; i++)
-        if (s.p[i] <= ' ' || s.p[i] == 127 || strchr("\"{};[]#$", s.p[i]))
-            return false;
-    return s.n > 0;
-}
-
-static void add_token(struct buf *out, const struct token *t)
-{
-    buf_addc(out, ' ');
-    if (t->list) {
-        buf_addc(out, '[');
-        for (size_t i = 0; i < t->nitem; i++)
-            add_token(out, &t->item[i]);
-        buf_add(out, S(" ]"));
-        return;
-    }
-    /* An address in brackets is a word, not a list. */
-    if (bare(t->text) || (!t->quoted && t->text.n)) {
-        buf_add(out, t->text);
-        return;
-    }
-    buf_addc(out, '"');
-    for (size_t i = 0; i < t->text.n; i++) {
-        if (strchr("\"\\$", t->text.p[i]))
-            buf_addc(out, '\\');
-        buf_addc(out, t->text.p[i]);
-    }
-    buf_addc(out, '"');
-}
+struct printer { arena *a; bool json; struct buf out; };
 
 static void indent(struct buf *out, unsigned deep)
 {
@@ -45,114 +16,204 @@ static void indent(struct buf *out, unsigned deep)
         buf_addc(out, ' ');
 }
 
-/* "  # FILE:LINE" behind a line that began at `from`. */
-static void add_origin(struct buf *out, size_t from, const struct place *at)
+static void add_member(struct buf *out, const char *key, str value)
 {
-    do
-        buf_addc(out, ' ');
-    while (out->n - from < ORIGIN_COLUMN);
-    if (at)
-        buf_addf(out, "# %.*s:%u\n", STR(at->file), at->line);
-    else
-        buf_add(out, S("# default\n"));
+    buf_addf(out, "\"%s\":", key);
+    buf_add_json(out, value);
 }
 
-static void show_table(struct buf *out, const struct setting *table, const struct node *block, unsigned deep);
-
-/* What a file should not say in plain text, this does not say at all: `password WORD`, `bearer WORD`. */
-static bool is_secret(const struct node *n, size_t arg)
+static void add_origin(struct buf *out, const char *before, const struct conf_line *line)
 {
-    str before = arg ? n->arg[arg - 1].text : n->name.text;
-
-    return str_eq(before, S("password")) || str_eq(before, S("bearer"));
-}
-
-static void show_node(struct buf *out, const struct setting *s, const struct node *n, unsigned deep)
-{
-    size_t from = out->n;
-
-    indent(out, deep);
-    buf_add(out, n->name.text);
-    for (size_t i = 0; i < n->narg; i++)
-        if (is_secret(n, i) && !conf_secret_kept(n->arg[i].text))
-            buf_add(out, S(" (secret)"));
-        else
-            add_token(out, &n->arg[i]);
-    if (n->block)
-        buf_add(out, S(" {"));
-    add_origin(out, from, &n->name.at);
-    if (!n->block)
+    buf_addf(out, ",\"%sorigin\":\"%s\"", before, !line->line ? "default" : line->env ? "env" : "file");
+    if (!line->line)
         return;
-    if (s && s->sub)
-        show_table(out, s->sub, n, deep + 1);
-    else
-        for (size_t i = 0; i < n->nchild; i++)
-            show_node(out, NULL, &n->child[i], deep + 1);
-    indent(out, deep);
-    buf_add(out, S("}\n"));
+    buf_addf(out, ",\"%sfile\":", before);
+    buf_add_json(out, line->file);
+    buf_addf(out, ",\"%sline\":%u", before, line->line);
 }
 
-/* A block that was not given is shown when it is the one of its kind: what stands in it has values all the same. */
-static void show_preset(struct buf *out, const struct setting *s, unsigned deep)
+static bool print_line(void *printer, const struct conf_line *line)
 {
-    size_t from = out->n;
-    bool presets = false;
+    struct printer *p = printer;
+    size_t from = p->out.n;
 
-    indent(out, deep);
-    buf_addf(out, "%s", s->name);
-    if (s->preset) {
-        buf_addf(out, *s->preset ? " %s" : "%s", s->preset);
-        add_origin(out, from, NULL);
-        return;
+    if (p->json && line->end)
+        return true;
+    if (p->json) {
+        buf_addc(&p->out, '{');
+        add_member(&p->out, "where", line->where);
+        buf_addc(&p->out, ',');
+        add_member(&p->out, "setting", line->text);
+        add_origin(&p->out, "", line);
+        buf_add(&p->out, S("}\n"));
+        return true;
     }
-    for (const struct setting *sub = s->sub; sub && sub->name; sub++)
-        presets |= sub->preset != NULL;
-    if (s->type != CONF_BLOCK || s->repeats || !presets) {
-        out->n = from;
-        return;
+    indent(&p->out, line->deep);
+    buf_add(&p->out, line->text);
+    if (!line->end) {
+        do
+            buf_addc(&p->out, ' ');
+        while (p->out.n - from < ORIGIN_COLUMN);
+        buf_addf(&p->out, "# %.*s", STR(conf_origin(p->a, line)));
     }
-    buf_add(out, S(" {"));
-    add_origin(out, from, NULL);
-    show_table(out, s->sub, NULL, deep + 1);
-    indent(out, deep);
-    buf_add(out, S("}\n"));
+    buf_addc(&p->out, '\n');
+    return true;
 }
 
-/* In the order of the table, so that two relays can be compared. */
-static void show_table(struct buf *out, const struct setting *table, const struct node *block, unsigned deep)
+static struct settings *load(const char *path, struct diags *d)
 {
-    for (const struct setting *s = table; s->name; s++) {
-        bool given = false;
-        for (size_t i = 0; block && i < block->nchild; i++)
-            if (str_eq(block->child[i].name.text, str_z(s->name))) {
-                show_node(out, s, &block->child[i], deep);
-                given = true;
-            }
-        if (!given)
-            show_preset(out, s, deep);
-    }
-}
+    *d = (struct diags){ .a = arena_new() };
+    struct settings *s = settings_load(str_z(path), NULL, d);
 
-static int config_show(const char *path)
-{
-    struct diags d = { .a = arena_new() };
-    struct settings *s = settings_load(str_z(path), NULL, &d);
-    AUTO_BUF out = { 0 };
-
-    if (d.n) {
+    if (d->n) {
         AUTO_BUF text = { 0 };
-        diags_print(&d, &text);
+        diags_print(d, &text);
         fwrite(text.p, 1, text.n, stderr);
     }
-    if (!s) {
-        arena_free(d.a);
+    if (!s)
+        arena_free(d->a);
+    return s;
+}
+
+static int config_show_file(const char *path, bool effective, bool json)
+{
+    AUTO_ARENA a = arena_new();
+    struct printer p = { .a = a, .json = json };
+    struct diags d;
+    struct settings *s = load(path, &d);
+
+    if (!s)
         return CLI_USAGE;
-    }
-    buf_add(&out, S("waypost 1\n"));
-    show_table(&out, settings_table(), &s->tree, 0);
-    fwrite(out.p, 1, out.n, stdout);
+    if (!json)
+        buf_add(&p.out, S("waypost 1\n"));
+    conf_show(settings_table(), &s->tree, &(struct conf_view){ .presets = effective, .paths = &s->paths, .each = print_line, .ctx = &p });
+    fwrite(p.out.p, 1, p.out.n, stdout);
+    buf_free(&p.out);
     snapshot_drop(&s->snapshot);
     return CLI_DONE;
+}
+
+/* ---- diff ---- */
+
+static bool gather(void *gathered, const struct conf_line *line)
+{
+    conf_gather(gathered, line);
+    return true;
+}
+
+/* A file by itself: what it names need not be there. */
+static int gather_file(struct gathered *g, const char *path)
+{
+    struct diags d = { .a = g->a };
+    struct node tree;
+    AUTO_BUF text = { 0 };
+
+    if (conf_parse(g->a, str_z(path), NULL, &tree, &d) != OK) {
+        cli_say("%.*s", STR(err_text()));
+        return CLI_USAGE;
+    }
+    diags_print(&d, &text);
+    fwrite(text.p, 1, text.n, stderr);
+    if (d.errors)
+        return CLI_USAGE;
+    conf_show(settings_table(), &tree, &(struct conf_view){ .presets = true, .each = gather, .ctx = g });
+    return CLI_DONE;
+}
+
+/* The file as a reload would take it. */
+static int gather_loaded(struct gathered *g, const char *path)
+{
+    struct diags d;
+    struct settings *s = load(path, &d);
+
+    if (!s) {
+        cli_say("a reload would change nothing: the file has errors");
+        return CLI_USAGE;
+    }
+    conf_show(settings_table(), &s->tree, &(struct conf_view){ .presets = true, .paths = &s->paths, .each = gather, .ctx = g });
+    snapshot_drop(&s->snapshot);
+    return CLI_DONE;
+}
+
+static void gather_line(void *gathered, const json_t *line, str text)
+{
+    struct conf_line shown = { .text = json_text(line, "text"), .file = json_text(line, "file"), .line = (uint32_t)json_number(line, "line"),
+                           .env = json_number(line, "env") != 0 };
+
+    (void)text;
+    conf_gather(gathered, &shown);
+}
+
+static int gather_running(struct gathered *g, const struct relay_at *at)
+{
+    AUTO(caller) c = NULL;
+    int code = caller_open(at, &c);
+
+    return code == CLI_DONE ? caller_ask(c, json_pack("{s:s}", "do", "config.show"), gather_line, g) : code;
+}
+
+struct changes { arena *a; struct buf *out; };
+
+static void add_side(struct changes *x, const char *side, const struct node *n)
+{
+    struct conf_line at = { .file = n->name.at.file, .line = n->name.at.line, .env = n->name.env };
+    char before[16];
+
+    buf_addf(x->out, ",\"%s\":", side);
+    buf_add_json(x->out, conf_words(x->a, n));
+    snprintf(before, sizeof before, "%s_", side);
+    add_origin(x->out, before, &at);
+}
+
+static void change_json(void *changes, const struct conf_change *c)
+{
+    struct changes *x = changes;
+
+    buf_addc(x->out, '{');
+    add_member(x->out, "where", c->where);
+    if (c->order) {
+        buf_addc(x->out, ',');
+        add_member(x->out, "order", c->is->name.text);
+    } else {
+        if (c->was)
+            add_side(x, "was", c->was);
+        if (c->is)
+            add_side(x, "is", c->is);
+    }
+    buf_addf(x->out, ",\"at_start\":%s}\n", c->at_start ? "true" : "false");
+}
+
+static int differences(arena *a, struct gathered *was, struct gathered *is, bool json)
+{
+    struct node old, new;
+    struct buf out = buf_in(a, 1024);
+
+    if (conf_gathered(was, settings_table(), &old) != OK || conf_gathered(is, settings_table(), &new) != OK) {
+        cli_say("the configurations cannot be compared: %.*s", STR(err_text()));
+        return CLI_USAGE;
+    }
+    if (json)
+        conf_changes(a, settings_table(), &old, &new, change_json, &(struct changes){ a, &out });
+    else
+        conf_diff(a, settings_table(), &old, &new, &out);
+    fwrite(out.p, 1, out.n, stdout);
+    return out.n ? CLI_NO : CLI_DONE;
+}
+
+static int config_diff(const struct relay_at *at, char **file, bool json)
+{
+    AUTO_ARENA a = arena_new();
+    struct gathered was = { .a = a }, is = { .a = a };
+    int code;
+
+    if (file[0])
+        code = gather_file(&was, file[0]);
+    else
+        code = gather_running(&was, at);
+    if (code != CLI_DONE)
+        return code;
+    code = file[0] ? gather_file(&is, file[1]) : gather_loaded(&is, at->config ? at->config : CLI_CONFIG);
+    return code == CLI_DONE ? differences(a, &was, &is, json) : code;
 }
 
 /* ---- manual ---- */
@@ -243,16 +304,25 @@ static int config_manual(void)
 
 int cli_config(int argc, char **argv)
 {
-    const char *config = CLI_CONFIG;
-    const struct flag flags[] = { { "config", 'c', .text = &config }, { NULL } };
+    struct relay_at at = { 0 };
+    bool json = false, effective = false;
+    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "effective", .on = &effective }, { "json", .on = &json }, { NULL } };
 
     int n = cli_flags(argc, argv, flags);
     if (n < 0)
         return CLI_USAGE;
     str what = n ? str_z(argv[1]) : (str){ 0 };
-    if (n == 1 && str_eq(what, S("show")))
-        return config_show(config);
+    if (str_eq(what, S("show")) && n <= 2) {
+        if (at.dev || at.socket)
+            return cli_usage("config", "show reads a file; `config diff` asks the running relay");
+        return config_show_file(n == 2 ? argv[2] : at.config ? at.config : CLI_CONFIG, effective, json);
+    }
+    if (str_eq(what, S("diff")) && (n == 1 || n == 3)) {
+        if (n == 1 && at.dev)
+            return cli_usage("config", "the relay of `serve --dev` has no file to differ from");
+        return config_diff(&at, argv + 2, json);
+    }
     if (n == 1 && str_eq(what, S("manual")))
         return config_manual();
-    return cli_usage("config", "it is `config show` or `config manual`");
+    return cli_usage("config", "it is `config show`, `config diff` or `config manual`");
 }

@@ -1,15 +1,18 @@
 /* spool: what can be done with a spool directory while no relay runs on it. */
 #include "cli/cli.h"
+#include "cli/postfix_queue.h"
 #include "spool/spool.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 struct bench { str dir; uint64_t size, tasks, keep; when time, until; struct spool_port *port; when *took; size_t n, cap; err failed; bool json; };
-struct job { enum { VERIFY, EXPORT, IMPORT, BENCH } what; str dir; struct bench bench; struct buf out; uint64_t n; };
+struct job { enum { VERIFY, EXPORT, IMPORT, BENCH } what; str dir; struct postfix_queue_job postfix; struct bench bench; struct buf out; uint64_t n; };
 
 /* ---- streams of octets ---- */
 
@@ -124,18 +127,64 @@ static err job_run(void *arg)
     switch (j->what) {
     case VERIFY: return spool_verify(j->dir, &j->out);
     case EXPORT: return spool_export(j->dir, out_octets, NULL, &j->n);
-    case IMPORT: return spool_import(j->dir, in_octets, NULL, &j->n);
+    case IMPORT: return j->postfix.queue.n ? postfix_queue_import(&j->postfix) : spool_import(j->dir, in_octets, NULL, &j->n);
     default: return bench_run(&j->bench);
     }
 }
 
+/* Root wrote into the spool of another user, whose relay is to read it. By descriptor: that user may put links there meanwhile. */
+static err give_back(const char *path)
+{
+    struct stat of, st;
+    DIR *dir = geteuid() == 0 && stat(path, &of) == 0 && of.st_uid != 0 ? opendir(path) : NULL;
+    const struct dirent *e;
+    int number = 0;
+
+    while (dir && !number && (e = readdir(dir))) {
+        int fd = openat(dirfd(dir), e->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1 && st.st_uid == 0 && fchown(fd, of.st_uid, of.st_gid) < 0)
+            number = errno;
+        close(fd);
+    }
+    if (dir)
+        closedir(dir);
+    return number ? fail_errno(number, "giving the spool's files to the user whose directory it is") : OK;
+}
+
+/* Where the mail comes from: the standard input, or the queue that the third operand names. */
+static bool import_from(struct job *j, const char *from, const char *queue)
+{
+    if (from && strcmp(from, "postfix") != 0)
+        return cli_usage("spool", "--from %s: it is --from postfix QUEUE_DIRECTORY", from), false;
+    if (from && !queue)
+        return cli_usage("spool", "--from postfix is followed by Postfix' queue directory, such as /var/spool/postfix"), false;
+    if (queue && !from && !postfix_queue_is(str_z(queue)))
+        return cli_usage("spool", "%s is no queue of Postfix; what `spool export` wrote comes by the standard input", queue), false;
+    j->postfix = (struct postfix_queue_job){ .spool = str_z(j->dir.p), .queue = str_z(queue), .json = j->bench.json };
+    return true;
+}
+
+static void tell_postfix(const struct postfix_queue_job *p)
+{
+    if (p->json)
+        printf("{\"taken\":%llu,\"recipients\":%llu,\"held\":%llu,\"settled\":%llu,\"known\":%llu,\"refused\":%llu}\n", (unsigned long long)p->taken,
+               (unsigned long long)p->rcpts, (unsigned long long)p->held, (unsigned long long)p->settled, (unsigned long long)p->known,
+               (unsigned long long)p->refused);
+    else
+        printf("%llu messages taken with %llu recipients, %llu of them held; %llu were settled, %llu in the spool already, %llu refused\n",
+               (unsigned long long)p->taken, (unsigned long long)p->rcpts, (unsigned long long)p->held, (unsigned long long)p->settled,
+               (unsigned long long)p->known, (unsigned long long)p->refused);
+}
+
 int cli_spool(int argc, char **argv)
 {
-    const char *size = NULL, *span = NULL;
+    const char *size = NULL, *span = NULL, *from = NULL;
     struct job j = { .bench = { .size = 4096, .tasks = 50, .time = 5 * SECOND } };
     const struct flag flags[] = {
         { "size", .text = &size }, { "time", .text = &span }, { "tasks", .number = &j.bench.tasks },
-        { "keep", .number = &j.bench.keep }, { "json", .on = &j.bench.json }, { NULL },
+        { "keep", .number = &j.bench.keep }, { "json", .on = &j.bench.json }, { "from", .text = &from }, { NULL },
     };
     static const char *const names[] = { "verify", "export", "import", "bench" };
     int left = cli_flags(argc, argv, flags);
@@ -143,7 +192,8 @@ int cli_spool(int argc, char **argv)
 
     if (left < 0)
         return CLI_USAGE;
-    if (left != 2)
+    bool import = left >= 2 && strcmp(argv[1], "import") == 0;
+    if (left != 2 && !(left == 3 && import))
         return cli_usage("spool", "what is wanted is one of verify, bench, export, import, and a directory");
     for (j.what = VERIFY; strcmp(argv[1], names[j.what]) != 0; j.what++)
         if (j.what == BENCH)
@@ -161,12 +211,23 @@ int cli_spool(int argc, char **argv)
     if (j.what == EXPORT && isatty(1))
         return cli_usage("spool", "export writes octets that are not for a terminal: send them to a file");
     j.dir = j.bench.dir = str_z(argv[2]);
+    if ((from || left == 3) && (j.what != IMPORT || !import_from(&j, from, left == 3 ? argv[3] : NULL)))
+        return j.what == IMPORT ? CLI_USAGE : cli_usage("spool", "--from is for import");
     err e = task_main(job_run, &j);
-    fwrite(j.out.p, 1, j.out.n, stdout);
+    if (j.what == IMPORT) {     /* what came in before an error, too */
+        AUTO_ARENA a = arena_new();
+        str why = str_dup(a, err_text());
+        err given = give_back(argv[2]);
+        e = e == OK ? given : fail(e, "%.*s", STR(why));
+    }
+    if (j.out.n)
+        fwrite(j.out.p, 1, j.out.n, stdout);
     buf_free(&j.out);
-    if (j.what == EXPORT || j.what == IMPORT)
+    if (j.postfix.queue.n)
+        tell_postfix(&j.postfix);
+    else if (j.what == EXPORT || j.what == IMPORT)
         fprintf(stderr, "%llu messages\n", (unsigned long long)j.n);
     if (e != OK)
         cli_say("%.*s", STR(err_text()));
-    return e == OK ? CLI_DONE : CLI_NO;
+    return e == OK && !j.postfix.refused ? CLI_DONE : CLI_NO;
 }

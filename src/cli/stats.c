@@ -103,6 +103,9 @@ static void print_stats(struct watch *w, const json_t *now)
            STR(tell_us(w->a, json_number(sp, "sync_us_max"))));
     if (json_number(sp, "intake_stopped"))
         printf("  THE SPOOL IS FULL: new mail is put off with 452\n");
+    str gateway = json_text(now, "one_gateway");
+    if (gateway.n)
+        printf("  NEARLY ALL SESSIONS COME FROM %.*s: client addresses are lost on the way (see one_gateway in the log)\n", STR(tell_text(w->a, gateway)));
     print_streams(w, json_object_get(now, "streams"));
     print_servers(w, json_object_get(now, "lanes"));
 }

@@ -85,7 +85,8 @@ void diags_print_json(const struct diags *d, struct buf *out); /* one array of o
     N(LITERAL,     121, "a secret in plain text") \
     N(BAD_SOURCE,  122, "a source of recipients that cannot be asked so") \
     N(CLEAR,       123, "a secret or addresses that would cross the network in plain text") \
-    N(OUTLET,      124, "a source or pool that mail cannot leave by")
+    N(OUTLET,      124, "a source or pool that mail cannot leave by") \
+    N(NOT_READABLE, 130, "a file that the relay's own user may not read")
 enum {
 #define N(name, number, meaning) CONF_E_##name = number,
     CONF_NUMBERS(N)
@@ -102,7 +103,13 @@ const char *conf_number(uint16_t number); /* its meaning; NULL: there is no such
  * - ${NAME} and ${NAME:-default} stand in words and quotes; what comes out is never cut into words again. The default
  *   is used when NAME is not set or empty.
  * - `waypost 1` must begin the first file and may begin the others. */
-struct token { str text; struct place at; bool quoted; bool list; struct token *item; size_t nitem; /* of [ ... ] */ };
+struct token {
+    str text;
+    struct place at;
+    bool quoted, list;
+    bool env;                           /* some of it stood in the environment */
+    struct token *item; size_t nitem;   /* of [ ... ] */
+};
 struct node {
     struct token name;
     struct token *arg; size_t narg;
@@ -150,6 +157,7 @@ struct setting {
     const char *help;                   /* mdoc-free sentences */
     bool required;
     bool repeats;                       /* OWN, BLOCK, STRS; else twice is an error that cites both lines */
+    bool at_start;                      /* a reload does not change it */
     /* CONF_OWN: bind node->arg into the struct at `into`; with a preset, called for that first. A block is refused
      * unless there is `sub`; then `take` binds it (conf_bind) or walks node->child itself. */
     void (*take)(struct binder *b, const struct node *node, void *into);
@@ -159,10 +167,12 @@ struct setting {
     /* Called after the block was bound; cross checks go here. Not called when part of the block was not understood. */
     void (*done)(struct binder *b, const struct node *node, void *block);
 };
+struct path_of { const struct token *t; str path; };
 struct binder {
     arena *a;
     struct diags *diags;
     void *user;
+    struct map *paths;                  /* what relative paths became: token -> struct path_of *; NULL: not wanted */
     const struct setting *root, *now;   /* conf's own: the outermost table, the directive being bound */
 };
 
@@ -190,7 +200,8 @@ bool conf_path(struct binder *b, const struct token *t, str *ret);
 /* env:NAME, file:PATH, cred:NAME (a systemd credential), or the secret itself, which warns. At most 2 KiB; a line end behind it is none of it. */
 struct secret { str text, file; /* where it was read; "" nowhere */ };
 bool conf_secret(struct binder *b, const struct token *t, struct secret *ret);
-bool conf_secret_kept(str text);        /* written in one of those forms, so that it may be shown */
+/* An argument as it may be shown: a secret in plain text, or a password in a URL, is only its fingerprint. In `a`, or as it is. */
+str conf_public(arena *a, const struct node *n, size_t arg);
 /* Named arguments behind the first `from` ones: "priority 10 weight 2". Each keyword of `words` at most once; value
  * tokens go to value[i] (NULL when absent). An unknown keyword or a missing value is told. */
 bool conf_keywords(struct binder *b, const struct node *n, size_t from, const char *const *words,
@@ -209,7 +220,43 @@ str conf_print_bytes(arena *a, uint64_t n);
  * subsections. */
 void conf_manual(const struct setting *table, struct buf *out);
 void conf_manual_numbers(struct buf *out); /* and the diagnostics, a list item each */
-/* `old` and `now` as text trees: a line "name: was -> is  (file:line)" for each difference. */
-void conf_diff(arena *a, const struct node *old, const struct node *now, struct buf *out);
+
+/* A tree in the form's own words, a directive a line, in the order of the table: what conf_parse() reads as the same again. Secrets that stand
+ * there in plain text become fingerprints of themselves, relative paths what they were bound to. */
+struct conf_line {
+    str where;                          /* the blocks around it, "backend exchange: ", "" outermost */
+    str text;                           /* "max_connections 20 per server", "limits {", "}" */
+    unsigned deep;
+    bool end;                           /* the } of a block */
+    str file; uint32_t line;            /* where it stands; line 0: nowhere, it is a default */
+    bool env;                           /* some of it stood in the environment */
+};
+struct conf_view {
+    bool presets;                       /* with what is not given */
+    const struct map *paths;            /* of the binder, or NULL */
+    /* Called for each; `text` and `where` are good until it returns. False: no more. It may wait. */
+    bool (*each)(void *ctx, const struct conf_line *line);
+    void *ctx;
+};
+WAITS void conf_show(const struct setting *table, const struct node *tree, const struct conf_view *v);
+/* "file:3", "file:3 and the environment", "default" */
+str conf_origin(arena *a, const struct conf_line *line);
+/* The other way: lines that conf_show() told, gathered one by one, become a tree again, with the places they had. In the arena of `a`. */
+struct gathered { arena *a; struct buf text, lines; };
+void conf_gather(struct gathered *g, const struct conf_line *line);
+err conf_gathered(struct gathered *g, const struct setting *table, struct node *ret);
+
+/* What differs. Nodes without a line are defaults. */
+struct conf_change {
+    str where;                          /* as in struct conf_line */
+    const struct node *was, *is;        /* NULL: not there */
+    bool order;                         /* only the order among those of its name */
+    bool at_start;                      /* a reload does not change it */
+};
+void conf_changes(arena *a, const struct setting *table, const struct node *old, const struct node *now,
+                  void (*each)(void *ctx, const struct conf_change *c), void *ctx);
+str conf_words(arena *a, const struct node *n);  /* a directive as one line: "server a:25 priority 10", "limits { ... }" */
+/* Each as lines "- where: words  # origin" and "+ ...". */
+void conf_diff(arena *a, const struct setting *table, const struct node *old, const struct node *now, struct buf *out);
 
 #endif

@@ -78,6 +78,27 @@ static void check_safe(str s)
     }
 }
 
+static bool each(void *gathered, const struct conf_line *line)
+{
+    conf_gather(gathered, line);
+    return true;
+}
+
+/* What is shown reads as the same again, secrets and all: a fingerprint is its own. */
+static void check_shown(arena *a, const struct node *root)
+{
+    struct gathered first = { .a = a }, second = { .a = a };
+    struct buf out = buf_in(a, 64);
+    struct node once, twice;
+
+    conf_show(outer, root, &(struct conf_view){ .presets = true, .each = each, .ctx = &first });
+    must(conf_gathered(&first, outer, &once) == OK);
+    conf_show(outer, &once, &(struct conf_view){ .presets = true, .each = each, .ctx = &second });
+    must(conf_gathered(&second, outer, &twice) == OK);
+    conf_diff(a, outer, &once, &twice, &out);
+    must(out.n == 0);
+}
+
 FUZZ(data, size)
 {
     AUTO_ARENA a = arena_new();
@@ -97,6 +118,8 @@ FUZZ(data, size)
     }
     must(conf_parse(a, S("no-such-folder/fuzz.conf"), &text, &root, &d) == OK);
     must(check_nodes(&root, 0) <= size + 1);
+    if (d.errors == 0)
+        check_shown(a, &root);
     conf_bind(&b, outer, &root, &o);
     diags_print(&d, &out);
     diags_print_json(&d, &out);
@@ -104,6 +127,6 @@ FUZZ(data, size)
     must(d.n <= DIAGS_KEPT && (d.errors == 0 || d.n > 0));
     buf_clear(&out);
     must(conf_parse(a, S("fuzz.conf"), &text, &again, &d) == OK);
-    conf_diff(a, &root, &again, &out);
+    conf_diff(a, outer, &root, &again, &out);
     must(out.n == 0);
 }

@@ -1,27 +1,21 @@
 /* What changed between two texts, as their reader would say it. */
 #include "conf/conf.h"
+#include "conf/show.h"
 
 struct side { const struct node *n; bool used; size_t pair; /* of `now`: its place in `was` */ };
 
 struct diff {
     arena *a;
-    struct buf *out;
+    void (*each)(void *ctx, const struct conf_change *c);
+    void *ctx;
 };
 
-static void add_words(struct diff *d, struct buf *out, const struct token *t, size_t n)
+static void add_words(struct buf *out, const struct token *t, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         if (i)
             buf_addc(out, ' ');
-        if (t[i].list) {
-            buf_add(out, S("[ "));
-            add_words(d, out, t[i].item, t[i].nitem);
-            buf_add(out, S(" ]"));
-        } else if (t[i].quoted) {
-            buf_add_json(out, t[i].text);
-        } else {
-            buf_add(out, str_printable(d->a, t[i].text));
-        }
+        conf_add_word(out, &t[i]);
     }
 }
 
@@ -29,11 +23,21 @@ static void add_words(struct diff *d, struct buf *out, const struct token *t, si
 static str words_of(struct diff *d, const struct node *n)
 {
     struct buf b = buf_in(d->a, 64);
-    add_words(d, &b, n->arg, n->narg);
-    if (n->block && n->narg)
-        buf_addc(&b, ' ');
+    add_words(&b, n->arg, n->narg);
     if (n->block)
-        buf_add(&b, S("{ ... }"));
+        buf_addc(&b, '{');
+    return buf_str(&b);
+}
+
+str conf_words(arena *a, const struct node *n)
+{
+    struct buf b = buf_in(a, 64);
+    conf_add_word(&b, &n->name);
+    if (n->narg)
+        buf_addc(&b, ' ');
+    add_words(&b, n->arg, n->narg);
+    if (n->block)
+        buf_add(&b, S(" { ... }"));
     return buf_str(&b);
 }
 
@@ -43,18 +47,14 @@ static str key_of(struct diff *d, const struct node *n, bool whole)
     struct buf b = buf_in(d->a, 64);
     buf_add(&b, n->name.text);
     buf_addc(&b, n->block ? '{' : ' ');
-    add_words(d, &b, n->arg, whole ? n->narg : n->block ? MIN(n->narg, 1) : 0);
+    add_words(&b, n->arg, whole ? n->narg : n->block ? MIN(n->narg, 1) : 0);
     return buf_str(&b);
 }
 
-static void say(struct diff *d, str where, const struct node *n, str was, str is)
+static void tell(struct diff *d, str where, const struct node *was, const struct node *is, bool at_start)
 {
-    str name = str_printable(d->a, n->name.text);
-    buf_addf(d->out, "%.*s%.*s: %.*s -> %.*s  (%.*s:%u)\n", STR(where), STR(name), STR(was), STR(is),
-             STR(n->name.at.file), n->name.at.line);
+    d->each(d->ctx, &(struct conf_change){ .where = where, .was = was, .is = is, .at_start = at_start });
 }
-
-static str shown(struct diff *d, const struct node *n) { return n->narg || n->block ? words_of(d, n) : S("set"); }
 
 /* Pair the unused of both sides by key; of several with one key the first of `was` goes with the first of `now`. */
 static void pair(struct diff *d, struct side *was, size_t nwas, struct side *now, size_t nnow, bool whole)
@@ -108,8 +108,7 @@ static void diff_order(struct diff *d, str where, const struct side *now, size_t
         if (!now[i].used || map_get(&told, name))
             continue;
         if ((uintptr_t)map_get(&last, name) > now[i].pair) {
-            buf_addf(d->out, "%.*s%.*s: order changed  (%.*s:%u)\n", STR(where), STR(str_printable(d->a, name)),
-                     STR(now[i].n->name.at.file), now[i].n->name.at.line);
+            d->each(d->ctx, &(struct conf_change){ .where = where, .is = now[i].n, .order = true });
             map_put(&told, name, d);
         }
         map_put(&last, name, (void *)(uintptr_t)(now[i].pair + 1));
@@ -118,7 +117,37 @@ static void diff_order(struct diff *d, str where, const struct side *now, size_t
     map_free(&told);
 }
 
-static void diff_block(struct diff *d, str where, const struct node *old, const struct node *new)
+static str deeper(struct diff *d, str where, const struct node *n)
+{
+    struct buf b = buf_in(d->a, 64);
+
+    buf_addf(&b, "%.*s%.*s", STR(where), STR(str_printable(d->a, n->name.text)));
+    if (n->narg && !n->arg[0].list)
+        buf_addf(&b, " %.*s", STR(str_printable(d->a, n->arg[0].text)));
+    buf_add(&b, S(": "));
+    return buf_str(&b);
+}
+
+/* One that only one side has, and what stands in it; defaults go without saying. */
+static void tell_whole(struct diff *d, str where, const struct node *n, bool gone, bool at_start)
+{
+    if (!n->name.at.line)
+        return;
+    tell(d, where, gone ? n : NULL, gone ? NULL : n, at_start);
+    str inside = n->nchild ? deeper(d, where, n) : S("");
+    for (size_t i = 0; i < n->nchild; i++)
+        tell_whole(d, inside, &n->child[i], gone, at_start);
+}
+
+static const struct setting *find(const struct setting *table, str name)
+{
+    for (const struct setting *s = table; s && s->name; s++)
+        if (str_eq(name, str_z(s->name)))
+            return s;
+    return NULL;
+}
+
+static void diff_block(struct diff *d, const struct setting *table, str where, const struct node *old, const struct node *new, bool at_start)
 {
     struct side *was = side_of(d, old), *now = side_of(d, new);
 
@@ -126,31 +155,60 @@ static void diff_block(struct diff *d, str where, const struct node *old, const 
     pair(d, was, old->nchild, now, new->nchild, false);
     for (size_t i = 0; i < new->nchild; i++) {
         const struct node *n = now[i].n;
+        const struct setting *s = find(table, n->name.text);
+        bool later = at_start || (s && s->at_start);
         if (!now[i].used) {
-            say(d, where, n, S("(not set)"), shown(d, n));
+            tell_whole(d, where, n, false, later);
             continue;
         }
         const struct node *o = was[now[i].pair].n;
-        str before = shown(d, o), after = shown(d, n);
-        if (!str_eq(before, after))
-            say(d, where, n, before, after);
-        if (n->block) {
-            struct buf deeper = buf_in(d->a, 64);
-            buf_addf(&deeper, "%.*s%.*s", STR(where), STR(str_printable(d->a, n->name.text)));
-            if (n->narg && !n->arg[0].list)
-                buf_addf(&deeper, " %.*s", STR(str_printable(d->a, n->arg[0].text)));
-            buf_add(&deeper, S(": "));
-            diff_block(d, buf_str(&deeper), o, n);
-        }
+        if (!str_eq(words_of(d, o), words_of(d, n)))
+            tell(d, where, o, n, later);
+        if (n->block)
+            diff_block(d, s ? s->sub : NULL, deeper(d, where, n), o, n, later);
     }
     for (size_t i = 0; i < old->nchild; i++)
-        if (!was[i].used)
-            say(d, where, was[i].n, shown(d, was[i].n), S("(not set)"));
+        if (!was[i].used) {
+            const struct setting *s = find(table, was[i].n->name.text);
+            tell_whole(d, where, was[i].n, true, at_start || (s && s->at_start));
+        }
     diff_order(d, where, now, new->nchild);
 }
 
-void conf_diff(arena *a, const struct node *old, const struct node *now, struct buf *out)
+void conf_changes(arena *a, const struct setting *table, const struct node *old, const struct node *now,
+                  void (*each)(void *ctx, const struct conf_change *c), void *ctx)
 {
-    struct diff d = { a, out };
-    diff_block(&d, S(""), old, now);
+    struct diff d = { a, each, ctx };
+    diff_block(&d, table, S(""), old, now, false);
+}
+
+struct lines { arena *a; struct buf *out; };
+
+static void add_line(struct lines *l, char sign, const struct conf_change *c, const struct node *n)
+{
+    struct conf_line at = { .file = n->name.at.file, .line = n->name.at.line, .env = n->name.env };
+
+    buf_addf(l->out, "%c %.*s%.*s  # %.*s%s\n", sign, STR(c->where), STR(conf_words(l->a, n)), STR(conf_origin(l->a, &at)),
+             c->at_start ? "; at the next start" : "");
+}
+
+static void add_change(void *lines, const struct conf_change *c)
+{
+    struct lines *l = lines;
+
+    if (c->order) {
+        buf_addf(l->out, "~ %.*s%.*s: the order changed  # %.*s:%u\n", STR(c->where), STR(str_printable(l->a, c->is->name.text)),
+                 STR(c->is->name.at.file), c->is->name.at.line);
+        return;
+    }
+    if (c->was)
+        add_line(l, '-', c, c->was);
+    if (c->is)
+        add_line(l, '+', c, c->is);
+}
+
+void conf_diff(arena *a, const struct setting *table, const struct node *old, const struct node *now, struct buf *out)
+{
+    struct lines l = { a, out };
+    conf_changes(a, table, old, now, add_change, &l);
 }

@@ -30,6 +30,7 @@ struct run {
     uint32_t files;
     size_t bytes, words;
     bool full; /* a limit was told: read nothing more */
+    bool sealed; /* only this text: no files, no environment */
 };
 
 enum mark { M_WORD, M_OPEN, M_CLOSE, M_LIST, M_UNLIST, M_END /* newline or ; */, M_EOF };
@@ -123,6 +124,7 @@ static void read_variable(struct reader *r, struct buf *out)
     size_t n = 0;
     str rest = str_from(r->text, r->at + 2);
 
+    r->token.env = true;
     while (n < rest.n && (ascii_alpha(rest.p[n]) || rest.p[n] == '_' || (n && ascii_digit(rest.p[n]))))
         n++;
     str name = str_head(rest, n), preset = { 0 };
@@ -167,7 +169,7 @@ static void read_quoted(struct reader *r)
     while (!at_end(r) && peek(r) != '"' && peek(r) != '\n') {
         char next = peek_behind(r);
         size_t from = r->at;
-        if (peek(r) == '$' && next == '{') {
+        if (peek(r) == '$' && next == '{' && !r->run->sealed) {
             read_variable(r, &out);
             continue;
         }
@@ -232,7 +234,7 @@ static void read_word(struct reader *r)
         }
         brackets += c == '[';
         brackets -= c == ']';
-        if (c == '$' && peek_behind(r) == '{') {
+        if (c == '$' && peek_behind(r) == '{' && !r->run->sealed) {
             buf_add(&out, str_of(r->text.p + copied, r->at - copied));
             read_variable(r, &out);
             copied = r->at;
@@ -411,7 +413,7 @@ static void read_directive(struct reader *r, struct node *block, struct buf *chi
     }
     if (first && str_eq(n.name.text, S("waypost")))
         return;
-    if (!n.name.quoted && str_eq(n.name.text, S("include")))
+    if (!n.name.quoted && str_eq(n.name.text, S("include")) && !r->run->sealed)
         include(r, &n, block, children);
     else
         add_node(children, &n);
@@ -624,20 +626,29 @@ static void include(struct reader *r, const struct node *n, struct node *block, 
     }
 }
 
-err conf_parse(arena *a, str path, const str *text, struct node *ret, struct diags *d)
+static err parse(struct run *run, str path, const str *text, struct node *ret)
 {
-    struct run run = { .a = a, .diags = d };
     struct file in = { .path = path, .dir = dir_of(path) };
     struct node root = { .name.at = { .file = path }, .block = true };
-    struct buf children = { .a = a };
+    struct buf children = { .a = run->a };
     str read;
 
     if (!text)
-        TRY(file_read(&run, str_cz(a, path), true, &in, &read));
-    read_file(&run, &in, text ? *text : read, &root, &children);
+        TRY(file_read(run, str_cz(run->a, path), true, &in, &read));
+    read_file(run, &in, text ? *text : read, &root, &children);
     set_children(&root, &children);
     *ret = root;
     return OK;
+}
+
+err conf_parse(arena *a, str path, const str *text, struct node *ret, struct diags *d)
+{
+    return parse(&(struct run){ .a = a, .diags = d }, path, text, ret);
+}
+
+err conf_parse_sealed(arena *a, str name, str text, struct node *ret, struct diags *d)
+{
+    return parse(&(struct run){ .a = a, .diags = d, .sealed = true }, name, &text, ret);
 }
 
 void conf_parse_line(arena *a, str text, struct node *ret)

@@ -1,5 +1,6 @@
 /* Secrets: where they are kept, and what stands there. */
 #include "conf/conf.h"
+#include "conf/bind.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -115,18 +116,52 @@ static err find_secret(struct binder *b, const struct token *t, struct secret *r
     path.text = str_from(t->text, 5);
     if (!conf_path(b, &path, &ret->file))
         return fail(E_SYNTAX, "it names no file");
+    if (!str_eq(ret->file, path.text))
+        conf_path_note(b, t, str_printf(b->a, "file:%.*s", STR(ret->file)));
     return read_or_recall(b, t, ret->file, &ret->text);
 }
 
-bool conf_secret_kept(str text)
+static bool is_kept(str text)
 {
     return str_starts(text, S("env:")) || str_starts(text, S("cred:")) || str_starts(text, S("file:"));
+}
+
+/* The same secret has the same fingerprint everywhere; of 32 bits, many others have it too. A fingerprint's is itself. */
+static str fingerprint(arena *a, str secret)
+{
+    return str_starts(secret, S("fingerprint:")) ? secret : str_printf(a, "fingerprint:%08x", (unsigned)(str_hash_keyed(0x776179706f7374, 1, secret) & 0xffffffff));
+}
+
+/* Directives and keywords that a secret follows. */
+static bool is_secret(const struct node *n, size_t arg)
+{
+    str before = arg ? n->arg[arg - 1].text : n->name.text;
+
+    return str_eq(before, S("password")) || str_eq(before, S("bearer")) || str_eq(before, S("secret"));
+}
+
+str conf_public(arena *a, const struct node *n, size_t arg)
+{
+    str text = n->arg[arg].text;
+
+    if (n->arg[arg].list)
+        return text;
+    if (is_secret(n, arg))
+        return is_kept(text) ? text : fingerprint(a, text);
+    /* scheme://user:password@host/ */
+    size_t scheme = str_find(text, S("://"));
+    str authority = scheme == STR_NONE ? S("") : str_from(text, scheme + 3);
+    size_t slash = str_findc(authority, '/'), at = str_findc(str_head(authority, slash), '@'), colon = str_findc(str_head(authority, at), ':');
+    if (at == STR_NONE || colon == STR_NONE)
+        return text;
+    str password = str_head(str_from(authority, colon + 1), at - colon - 1);
+    return str_printf(a, "%.*s%.*s%.*s", STR(str_head(text, scheme + 3 + colon + 1)), STR(fingerprint(a, password)), STR(str_from(authority, at)));
 }
 
 bool conf_secret(struct binder *b, const struct token *t, struct secret *ret)
 {
     *ret = (struct secret){ 0 };
-    if (!conf_secret_kept(t->text)) {
+    if (!is_kept(t->text)) {
         conf_warn(b, &t->at, CONF_E_LITERAL, "a secret in plain text: write env:NAME, file:PATH or cred:NAME");
         return conf_str(b, t, &ret->text);
     }

@@ -253,6 +253,15 @@ bool conf_domain(struct binder *b, const struct token *t, str *ret)
     return true;
 }
 
+void conf_path_note(struct binder *b, const struct token *t, str path)
+{
+    if (!b->paths)
+        return;
+    struct path_of *p = NEW(b->a, struct path_of);
+    *p = (struct path_of){ t, path };
+    map_put(b->paths, str_of((const char *)&p->t, sizeof p->t), p);
+}
+
 bool conf_path(struct binder *b, const struct token *t, str *ret)
 {
     if (!is_word(b, t))
@@ -270,6 +279,7 @@ bool conf_path(struct binder *b, const struct token *t, str *ret)
     *ret = str_printf(b->a, "%s%s%.*s%.*s", cwd ? cwd : "", cwd && strcmp(cwd, "/") != 0 ? "/" : "", STR(dir),
                       STR(t->text));
     free(cwd);
+    conf_path_note(b, t, *ret);
     return true;
 }
 

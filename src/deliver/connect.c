@@ -72,13 +72,46 @@ err hop_reach(struct resolver *names, const struct next_hop *srv, const struct o
         TRY(connect_by(by, &srv->addr, clock_now() + timeout, &s));
     }
     /* client_open() owns the stream from here, whatever it returns. */
-    return client_open(take(s), ehlo_name, ret);
+    return srv->lmtp ? client_open_lmtp(take(s), ehlo_name, ret) : client_open(take(s), ehlo_name, ret);
 }
 
 err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct leaving *by, struct remote *remote, struct client **ret)
 {
     return hop_reach(d->setup.resolver, srv, own, ehlo_name, timeout, by, remote, ret);
 }
+
+static str offers_of(arena *a, unsigned caps)
+{
+    static const struct { unsigned cap; const char *name; } known[] = {
+        { CAP_PIPELINING, "PIPELINING" }, { CAP_SIZE, "SIZE" }, { CAP_8BITMIME, "8BITMIME" }, { CAP_SMTPUTF8, "SMTPUTF8" }, { CAP_CHUNKING, "CHUNKING" },
+        { CAP_DSN, "DSN" }, { CAP_STARTTLS, "STARTTLS" },
+    };
+    struct buf b = buf_in(a, 80);
+
+    for (size_t i = 0; i < COUNT(known); i++)
+        if (caps & known[i].cap)
+            buf_addf(&b, "%s%s", b.n ? " " : "", known[i].name);
+    return b.n ? buf_str(&b) : S("nothing");
+}
+
+err deliver_probe(struct resolver *names, arena *a, const struct next_hop *srv, const struct outlet *by, str ehlo_name, when timeout, str *who, str *offers)
+{
+    struct leaving leaving = { .outlet = by };
+    struct remote remote;
+    struct client *c = NULL;
+    err e = hop_reach(names, srv, NULL, hop_ehlo(by, ehlo_name), timeout, &leaving, &remote, &c);
+
+    *who = str_dup(a, str_z(remote.z));
+    if (e != OK) {
+        client_free(c);
+        return e;
+    }
+    *offers = offers_of(a, c->caps);
+    client_quit(c);
+    return OK;
+}
+
+void deliver_callouts(struct resolver *names) { callout_begin(names); }
 
 struct remote remote_of(const struct next_hop *srv)
 {

@@ -29,6 +29,7 @@ struct flight {
     bool offered;               /* MAIL was said */
     size_t server_at;           /* place of the server in its backend */
     const char *status;         /* RFC 3463, of a failure without an answer; NULL: none in particular */
+    bool cut_through;           /* all were refused, and the client is told: nobody else is */
     bool peer_dsn;              /* the peer offered DSN: it takes over the duty to report */
     when began;
     /* the body on its way out */

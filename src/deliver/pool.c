@@ -477,7 +477,7 @@ void dispatch_ready(void *ctx, struct lane *lane)
 
     if (!b || d->draining)
         return;
-    if (b->discard) {
+    if (b->discard || b->closed.is) {
         dispatch_discard(d, lane);
         return;
     }

@@ -55,9 +55,12 @@ static enum bounce bounce_of(const struct flight *f, str rcpt)
 /* Where a report can go: to the sender, or when no way leads there to our postmaster, who can at least read it. */
 static str report_to(const struct flight *f)
 {
+    str reader = system_reader(f->snap, f->env.sender); /* what cron sent as root, say */
     struct path p;
     when expire;
 
+    if (reader.n)
+        return reader;
     if (address_parse(f->env.sender, &p) == OK && route_for(&f->snap->routes, p.domain, &expire))
         return f->env.sender;
     return f->snap->receive.postmaster;
@@ -131,7 +134,7 @@ static str received_from(const struct flight *f)
 {
     const struct origin *o = &f->mail->m->origin;
 
-    if (!o->ehlo.n || !o->client.n)
+    if (!o->ehlo.n || !o->client.n || str_starts(o->client, S("uid:"))) /* a user of this host has no address */
         return o->ehlo;
     return str_printf(f->a, "%.*s ([%.*s])", STR(o->ehlo), STR(o->client));
 }
@@ -245,7 +248,9 @@ bool report_send(struct dispatch *d, const struct flight *f, const struct report
         dropped(f, told, n, flood);
         return true;
     }
-    if (!str_eq(l.to, f->env.sender))
+    if (system_reader(f->snap, f->env.sender).n)
+        l.preface = str_printf(f->a, "The sender of this message, <%.*s>, is a user of this host, whose mail you read.", STR(f->env.sender));
+    else if (!str_eq(l.to, f->env.sender))
         l.preface = str_printf(f->a, "No way leads from here to the sender of this message, <%.*s>, so you get the report, as the postmaster.", STR(f->env.sender));
     return send_letter(d, f, &l, told, n);
 }

@@ -387,6 +387,8 @@ static void stats(struct control *c, void *relay)
     add_threads(&b, &w, r->nworker);
     add_spool(&b, r);
     add_lanes(&b, &w, s, (size_t)MAX(control_int(c, "limit", INT64_MAX), 0));
+    struct gateway_seen gateway;
+    add_str(&b, "one_gateway", gateway_found(&gateway) ? str_z(gateway.ip) : S(""));
     add_int(&b, "uptime_s", (clock_now() - r->started) / SECOND);
     add_int(&b, "epoch", (int64_t)s->snapshot.epoch);
     buf_addc(&b, '}');
@@ -429,6 +431,7 @@ const struct control_verb control_verbs[] = {
     { "backend.list", backend_list, false },
     { "backend.drain", backend_drain, true },
     { "backend.undrain", backend_undrain, true },
+    { "config.show", config_show, false },
     { "explain.rcpt", explain_rcpt, false },
     { "queue.list", queue_list, false },
     { "queue.show", queue_show, false },

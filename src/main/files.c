@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define DEFAULT_USER "waypost"
@@ -233,4 +234,92 @@ void log_worker(void)
     log_stop();
     log_how.fd = log_fd;
     log_start(&log_how);
+}
+
+/* ---- what the worker may read ---- */
+
+struct readable { arena *a; struct strs all; };
+
+static void add_file(struct readable *r, str path)
+{
+    if (!path.n)
+        return;
+    for (size_t i = 0; i < r->all.n; i++)
+        if (str_eq(r->all.p[i], path))
+            return;
+    if ((r->all.n & (r->all.n - 1)) == 0) { /* a power of two is full */
+        str *more = NEW_ARRAY(r->a, str, MAX(2 * r->all.n, 1));
+        if (r->all.n)
+            memcpy(more, r->all.p, r->all.n * sizeof *more);
+        r->all.p = more;
+    }
+    r->all.p[r->all.n++] = path;
+}
+
+static void add_included(struct readable *r, const struct node *node, str last)
+{
+    for (size_t i = 0; i < node->nchild; i++) {
+        str file = node->child[i].name.at.file;
+        if (!str_eq(file, last))
+            add_file(r, last = file);
+        add_included(r, &node->child[i], file);
+    }
+}
+
+static void add_all(struct readable *r, const struct settings *s)
+{
+    const struct routes *routes = &s->snapshot.routes;
+
+    add_file(r, s->path);
+    add_included(r, &s->tree, s->path);
+    for (size_t i = 0; i < routes->ndomain; i++) {
+        const struct recipients *who = &routes->domain[i]->recipients;
+        for (size_t t = 0; t < who->ntable; t++)
+            add_file(r, who->path[t]);
+        for (size_t t = 0; t < who->file.n; t++)
+            add_file(r, who->file.p[t]);
+    }
+    for (size_t i = 0; i < routes->aliases.ntable; i++)
+        add_file(r, routes->aliases.path[i]);
+    add_file(r, s->dns.anchor);
+}
+
+/* In a child that became that user: errno of each, as it opens them. */
+static _Noreturn void try_files(const struct readable *r, const struct identity *who, int fd)
+{
+    err e = identity_become(who);
+
+    for (size_t i = 0; i < r->all.n; i++) {
+        int number = 0, file = e == OK ? open(str_cz(r->a, r->all.p[i]), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY) : -1;
+        if (file < 0)
+            number = e == OK ? errno : EPERM;
+        else
+            close(file);
+        if (write(fd, &number, sizeof number) != sizeof number)
+            break;
+    }
+    _exit(0);
+}
+
+void files_unreadable(const struct settings *s, struct diags *d)
+{
+    AUTO_ARENA a = arena_new();
+    struct readable r = { .a = a };
+    struct identity who;
+    int ends[2], number;
+
+    if (identity_find(s, &who) != OK || !who.change || pipe2(ends, O_CLOEXEC) < 0)
+        return;
+    add_all(&r, s);
+    pid_t child = fork();
+    if (child == 0)
+        try_files(&r, &who, ends[1]);
+    close(ends[1]);
+    for (size_t i = 0; child > 0 && i < r.all.n && read(ends[0], &number, sizeof number) == sizeof number; i++)
+        if (number && access(str_cz(a, r.all.p[i]), R_OK) == 0)
+            diag_add(d, CONF_WARNING, CONF_E_NOT_READABLE, &(struct place){ .file = str_dup(d->a, r.all.p[i]) }, S(""),
+                     "user %s may not read it (%s): a reload would not see that it changed", who.name, strerrordesc_np(number));
+    close(ends[0]);
+    if (child > 0)
+        waitpid(child, NULL, 0);
 }

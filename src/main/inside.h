@@ -62,6 +62,9 @@ struct identity { bool change; uid_t uid; gid_t gid; char name[64]; };
  * it is. E_NOTFOUND: no user of that name. */
 err identity_find(const struct settings *s, struct identity *ret);
 
+/* Without a way back. */
+err identity_become(const struct identity *who);
+
 /* ---- files.c: directories and the log ---- */
 
 /* Make the directories of spool and control socket; the spool is given to whom the worker becomes. */

@@ -11,6 +11,7 @@ struct settings {
     struct snapshot snapshot;           /* what sessions hold; first, so that the one is the other */
     arena *a;                           /* all of it lives here */
     struct node tree;                   /* as parsed, for the diff */
+    struct map paths;                   /* what relative paths in it became: struct binder */
     str path;
     str user;                           /* to become when started as root; "" stay */
     uint64_t threads;                   /* workers; 0: one a core */
@@ -25,6 +26,10 @@ extern const char settings_dev[];                       /* what `serve --dev` ru
 /* Read, bind and cross-check. NULL when there were errors: they are in `d`, whose arena stays the caller's. Else the result lives in that
  * arena and owns it from here on (warnings in `d` are good until it ends); it has one holder. */
 struct settings *settings_load(str path, const str *text, struct diags *d);
+
+/* Files that the settings name and the relay's user may not read, though we may: a warning each, for a reload would not see their changes. Only
+ * root can tell. */
+void files_unreadable(const struct settings *s, struct diags *d);
 
 /* ---- the relay: the worker process's whole life ---------------------------------------------------------------------------------------- */
 

@@ -96,6 +96,7 @@ static void add_labelled(struct metrics *m)
     static const struct { const char *name; enum event_kind kind; } outcomes[] = {
         { "delivered", EVENT_DELIVERED }, { "deferred", EVENT_DEFERRED }, { "failed", EVENT_FAILED },
         { "expired", EVENT_EXPIRED }, { "deleted", EVENT_DELETED }, { "unknown", EVENT_UNKNOWN },
+        { "handed_on", EVENT_HANDED_ON },
     };
     struct label_count *l = mem_new((LABELS_MOST + 1) * sizeof *l);
 
@@ -417,6 +418,8 @@ static void add_configuration(struct metrics *m, struct relay *r, const struct s
     family_one(m, METRIC_GAUGE, "waypost_config_epoch", (double)s->snapshot.epoch, "Number of the configuration in force; 1 more each reload.");
     family_one(m, METRIC_GAUGE, "waypost_config_reload_failed", __atomic_load_n(&r->reload_failed, __ATOMIC_RELAXED), "Did the last reload fail (1)?");
     family_one(m, METRIC_COUNTER, "waypost_config_reloads_failed_total", __atomic_load_n(&r->reloads_failed, __ATOMIC_RELAXED), "Reloads that failed.");
+    struct gateway_seen gateway;
+    family_one(m, METRIC_GAUGE, "waypost_one_gateway", gateway_found(&gateway), "Do nearly all sessions come from one private address (1)? Client addresses are lost then.");
     family_one(m, METRIC_GAUGE, "waypost_draining", r->draining, "Is the relay going down (1)?");
 }
 

@@ -156,7 +156,8 @@ static void tell(struct told *x, const struct ticket *t, arena *a)
     struct why w = ticket_why(t);
 
     *x = (struct told){ .id = t->id, .domain = str_dup(a, ticket_domain(t)), .sender_domain = str_dup(a, ticket_sender_domain(t)),
-                        .lane = str_dup(a, t->lane->name), .stream = stream_name(t->stream), .reason = str_dup(a, w.reason),
+                        .lane = str_dup(a, t->lane->name), .source = lane_outlet(t->lane) ? str_dup(a, lane_outlet(t->lane)->name) : S(""),
+                        .stream = stream_name(t->stream), .reason = str_dup(a, w.reason),
                         .state = t->held && t->state == TICKET_WAITING ? "held" : states[t->state], .rcpts = ticket_count(t), .attempts = t->attempts,
                         .since = w.since, .next = w.next, .accepted = t->accepted };
     if (lane_outlet(t->lane))

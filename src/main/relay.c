@@ -118,6 +118,19 @@ static void listeners_change(struct relay *r, const struct receive_settings *s, 
     }
 }
 
+/* Promise 3, looked at from outside. */
+static err open_relay_test(struct settings *s)
+{
+    unsigned asked;
+    err e = receive_open_relay_test(&s->snapshot, &asked);
+
+    if (e == OK)
+        log_info("open_relay_test", LOG_Z("result", "passed"), LOG_INT("asked", asked));
+    else
+        log_error("open_relay_test", LOG_Z("result", "failed"), LOG_STR("reason", err_text()));
+    return during(e, "this would be an open relay");
+}
+
 err relay_reload(struct relay *r, struct buf *text)
 {
     struct diags d = { .a = arena_new() };
@@ -135,6 +148,8 @@ err relay_reload(struct relay *r, struct buf *text)
     struct settings *s = settings_load(old->path, NULL, &d);
     diags_print(&d, text);
     err e = s ? bind_new(r, &s->snapshot.receive, &fresh, &nfresh) : fail(E_SYNTAX, "%zu errors", d.errors);
+    if (e == OK)
+        e = open_relay_test(s);
     if (e == OK)
         e = during(resolver_configure(r->resolver, &s->dns), "looking up names");
     if (e != OK) {
@@ -231,24 +246,11 @@ static err batch_send(struct loader *l, unsigned worker)
     return OK;
 }
 
-static bool goes_narrow(struct loader *l, const struct message *m)
-{
-    struct way w;
-
-    way_begin(&w, &l->settings->snapshot.routes, m);
-    for (size_t i = 0; i < m->env.nrcpt; i++) {
-        const struct backend *b = way_of(&w, i);
-        if (b && backend_is_narrow(b, w.outlets, l->relay->nworker))
-            return true;
-    }
-    return false;
-}
-
 /* Copy what a queue needs of it: the rest is read when it is due. */
 static err load_one(void *ctx, const struct message *m, const struct rcpt_state *state)
 {
     struct loader *l = ctx;
-    unsigned worker = goes_narrow(l, m) ? 0 : (unsigned)(ulid_hash(m->id) % l->relay->nworker);
+    unsigned worker = way_is_narrow(&l->settings->snapshot.routes, m, l->relay->nworker) ? 0 : (unsigned)(ulid_hash(m->id) % l->relay->nworker);
     struct batch *b = l->open[worker];
 
     if (!b) {
@@ -526,6 +528,7 @@ err relay_run(void *relay_setup)
     struct settings *s = r.newest = r.setup.settings;
 
     s->snapshot.epoch = 1;
+    TRY(open_relay_test(s));
     s->spool.moved = moved;
     s->spool.ctx = &r;
     r.nworker = s->threads ? (unsigned)s->threads : (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);

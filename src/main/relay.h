@@ -101,6 +101,7 @@ void queue_resume_lane(struct control *c, void *relay);
 bool queue_show_message(struct control *c, struct relay *r, ulid id);    /* as a line; false: none of that id waits */
 
 void explain_rcpt(struct control *c, void *relay);      /* explain.c */
+void config_show(struct control *c, void *relay);       /* config.c */
 
 /* servers.c: the same */
 void backend_list(struct control *c, void *relay);

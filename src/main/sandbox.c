@@ -20,7 +20,7 @@
 
 int initgroups(const char *user, gid_t group); /* <grp.h> has a struct group of its own */
 
-static err drop_user(const struct identity *who)
+err identity_become(const struct identity *who)
 {
     if (initgroups(who->name, who->gid) < 0 || setresgid(who->gid, who->gid, who->gid) < 0 || setresuid(who->uid, who->uid, who->uid) < 0)
         return fail_errno(errno, "becoming user %s", who->name);
@@ -288,7 +288,7 @@ err sandbox_enter(const struct settings *s)
 
     TRY(identity_find(s, &who));
     if (who.change)
-        TRY(drop_user(&who));
+        TRY(identity_become(&who));
     else if (who.uid != 0)
         TRY(drop_capabilities());
     else

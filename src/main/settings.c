@@ -51,13 +51,13 @@ static const struct setting own_settings[] = {
     { .name = "trace", .type = CONF_BLOCK, .sub = trace_settings, .form = "",
       .help = "A store on disk for what waypost trace tells: each step of each message, with the replies of next hops. It never holds mail up: when it "
               "cannot keep pace, or its disk is full, steps are left out and counted." },
-    { .name = "spool", .type = CONF_BLOCK, .sub = spool_settings, .required = true, .form = "", .help = "Where accepted mail lies safely." },
+    { .name = "spool", .at_start = true, .type = CONF_BLOCK, .sub = spool_settings, .required = true, .form = "", .help = "Where accepted mail lies safely." },
     { .name = "log", .type = CONF_BLOCK, .sub = log_settings, .form = "", .help = "What happened, an event a line." },
-    { .name = "control", .type = CONF_PATH, .offset = offsetof(struct settings, control), .form = "PATH",
+    { .name = "control", .at_start = true, .type = CONF_PATH, .offset = offsetof(struct settings, control), .form = "PATH",
       .help = "Unix socket for waypost(8)'s other verbs. Default: the spool's directory with .sock behind it." },
-    { .name = "user", .type = CONF_STR, .offset = offsetof(struct settings, user), .form = "NAME",
+    { .name = "user", .at_start = true, .type = CONF_STR, .offset = offsetof(struct settings, user), .form = "NAME",
       .help = "Whom the worker becomes when started as root. Default: waypost, when there is such a user." },
-    { .name = "threads", .type = CONF_INT, .offset = offsetof(struct settings, threads), .preset = "0", .most = 256,
+    { .name = "threads", .at_start = true, .type = CONF_INT, .offset = offsetof(struct settings, threads), .preset = "0", .most = 256,
       .help = "Worker threads; 0: one a processor." },
     { .name = NULL },
 };
@@ -114,6 +114,7 @@ static void settings_end(struct snapshot *snap)
     struct settings *s = (struct settings *)(void *)snap;
 
     routes_free(&s->snapshot.routes);
+    map_free(&s->paths);
     arena_free(s->a);
 }
 
@@ -149,7 +150,7 @@ struct settings *settings_load(str path, const str *text, struct diags *d)
 {
     arena *a = d->a;
     struct settings *s = NEW(a, struct settings);
-    struct binder b = { .a = a, .diags = d };
+    struct binder b = { .a = a, .diags = d, .paths = &s->paths };
     size_t errors = d->errors;
 
     s->a = a;
@@ -171,6 +172,7 @@ struct settings *settings_load(str path, const str *text, struct diags *d)
             receive_settings_finish(&b, &s->snapshot.receive, &s->snapshot.routes);
     }
     if (d->errors != errors) {
+        map_free(&s->paths);
         routes_free(&s->snapshot.routes); /* the rest is the diagnostics' arena, which the caller still reads */
         return NULL;
     }

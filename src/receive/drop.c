@@ -257,7 +257,8 @@ static err report(struct taking *t, const struct message *m, str octets)
     own->report = true;
     own->env.rcpt = NEW(a, struct rcpt);
     own->env.nrcpt = 1;
-    own->env.rcpt->to = own->env.rcpt->given = str_dup(a, back ? m->env.sender : t->snap->receive.postmaster);
+    str reader = system_reader(t->snap, m->env.sender);
+    own->env.rcpt->to = own->env.rcpt->given = str_dup(a, reader.n ? reader : back ? m->env.sender : t->snap->receive.postmaster);
     own->env.rcpt->notify = NOTIFY_NEVER;
     own->env.smtputf8 = m->env.smtputf8;
     own->origin = (struct origin){ .listener = S("report"), .accepted = wall_now() };

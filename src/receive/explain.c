@@ -43,9 +43,15 @@ static void tell_recipient(const struct teller *t, const struct snapshot *snap, 
 {
     const struct relay_domain *d = rcpt->literal || !rcpt->domain.n ? NULL : route_domain(&snap->routes, rcpt->domain);
     struct strs all;
+    str closed;
 
     if (!rcpt->domain.n) {
         tell(t, "recipient", "<postmaster> without a domain is %.*s", STR(snap->receive.postmaster));
+        return;
+    }
+    if (!d && system_reader(snap, rcpt->text).n) {
+        tell(t, "domain", "%.*s is this host: from its users, and from networks, that is system mail, which %.*s reads unless an alias says otherwise",
+             STR(rcpt->domain), STR(system_reader(snap, rcpt->text)));
         return;
     }
     if (!d) {
@@ -54,8 +60,10 @@ static void tell_recipient(const struct teller *t, const struct snapshot *snap, 
     }
     tell(t, "domain", "%.*s is a relay domain: %.*s (%.*s:%u)", STR(rcpt->domain), STR(joined(t->a, &d->name)), STR(d->at.file), d->at.line);
     if (snap->routes.aliases.ntable) {
-        if (alias_expand(&snap->routes.aliases, t->a, rcpt, &all) != OK)
+        if (alias_expand(&snap->routes.aliases, t->a, rcpt, &all, &closed) != OK)
             tell(t, "alias", "%.*s", STR(err_text()));
+        else if (closed.p)
+            tell(t, "alias", "%.*s is closed: bounce:%.*s", STR(rcpt->text), STR(closed));
         else if (all.n)
             tell(t, "alias", "%.*s stands for %.*s", STR(rcpt->text), STR(joined(t->a, &all)));
         else
@@ -95,9 +103,14 @@ static void tell_source(const struct teller *t, const struct snapshot *snap, con
 
 static void tell_servers(const struct teller *t, const struct backend *b)
 {
-    for (size_t i = 0; i < b->nserver; i++)
-        tell(t, "server", "%.*s:%u, priority %u, weight %u: %s", STR(b->server[i].host), b->server[i].port, b->server[i].priority, b->server[i].weight,
-             server_in(&b->server[i]) ? "takes mail" : !b->server[i].weight || atomic_load(&b->server[i].state->drained) ? "drained" : "out");
+    for (size_t i = 0; i < b->nserver; i++) {
+        const struct next_hop *s = &b->server[i];
+        char port[8] = "";
+        if (s->port)
+            snprintf(port, sizeof port, ":%u", s->port);
+        tell(t, "server", "%.*s%s by %s, priority %u, weight %u: %s", STR(s->host), port, s->lmtp ? "LMTP" : "SMTP", s->priority, s->weight,
+             server_in(s) ? "takes mail" : !s->weight || atomic_load(&s->state->drained) ? "drained" : "out");
+    }
     tell_limits(t, b);
 }
 
@@ -149,6 +162,13 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
     else if (snap->streams.n)
         tell(t, "stream", "none, unless a field of its header says so");
     const struct retry *retry = stream_retry(&snap->streams, stream ? stream->number : 0, &snap->retry);
+    if (w.other && w.other->unknown)
+        tell(t, "unknown_to", "whom %.*s does not know goes to %.*s", STR(b->name), STR(w.other->unknown->name));
+    if (w.other && w.other->fallback)
+        tell(t, "fallback", "what is not delivered %.*s after it came goes to %.*s", STR(time_span(span, w.other->after)), STR(w.other->fallback->name));
+    const struct relay_domain *d = route_domain(&snap->routes, w.key.domain);
+    if (d && d->cut_through)
+        tell(t, "cut_through", "the client's answer waits up to %.*s for the next hop's", STR(time_span(span, d->cut_through)));
     tell(t, "lifetime", "tried for %.*s, at most %llu connections a server", STR(time_span(span, w.expire ? w.expire : retry->lifetime)),
          (unsigned long long)b->max_connections);
 }
@@ -181,4 +201,55 @@ struct reply receive_explain(struct snapshot *snap, const struct addr *from, str
     for (size_t i = 0; i < targets.n; i++)
         tell_way(&t, snap, m, targets.p[i]);
     return (struct reply){ .code = 250, .enhanced = ENH(2, 1, 5), .text = S("recipient ok") };
+}
+
+/* ---- a stranger writes to a stranger ---- */
+
+static void hear_nothing(void *ctx, const char *what, str text) { (void)ctx, (void)what, (void)text; }
+
+/* Clients that nobody is likely to name. Those of a network of this configuration may relay, as it says. */
+static size_t strangers(const struct snapshot *snap, struct addr *ret, size_t most)
+{
+    static const char *const all[] = { "192.0.2.77", "198.51.100.77", "203.0.113.77", "[2001:db8:77::77]", "100.200.100.200", "[2400:77::77]" };
+    size_t n = 0;
+
+    for (size_t i = 0; i < COUNT(all) && n < most; i++)
+        if (addr_parse(str_z(all[i]), 25, &ret[n]) == OK && !route_network(&snap->routes, &ret[n]))
+            n++;
+    return n;
+}
+
+err receive_open_relay_test(struct snapshot *snap, unsigned *asked)
+{
+    static const char *const there[] = { "open-relay-test.invalid", "open-relay.test", "somewhere.example" };
+    AUTO_ARENA a = arena_new();
+    const struct routes *r = &snap->routes;
+    struct explain_to to = { hear_nothing, NULL };
+    struct addr client[2];
+    size_t nclient = strangers(snap, client, COUNT(client)), known = 0;
+    str domain, ours = snap->receive.hostname;
+
+    *asked = 0;
+    if (nclient == 0)
+        return fail(E_PERM, "every address that was tried is in a \"network\"");
+    while (known < COUNT(there) && route_domain(r, str_z(there[known])))
+        known++;
+    if (known == COUNT(there))
+        return OK; /* all domains are ours */
+    domain = str_z(there[known]);
+    for (size_t i = 0; i < r->ndomain; i++)
+        if (r->domain[i]->name.n && !str_starts(r->domain[i]->name.p[0], S("*.")))
+            ours = r->domain[i]->name.p[0];
+    const str sender[] = { S(""), str_printf(a, "a@%.*s", STR(domain)), snap->receive.postmaster, str_printf(a, "a@%.*s", STR(ours)) };
+    const str rcpt[] = { str_printf(a, "b@%.*s", STR(domain)), str_printf(a, "@%.*s:b@%.*s", STR(ours), STR(domain)), S("b@[192.0.2.77]") };
+    for (size_t i = 0; i < nclient * COUNT(sender) * COUNT(rcpt); i++) {
+        const struct addr *from = &client[i % nclient];
+        str s = sender[i / nclient % COUNT(sender)], t = rcpt[i / nclient / COUNT(sender)];
+        char ip[ADDR_TEXT];
+        struct reply answer = receive_explain(snap, from, s, t, a, &to);
+        ++*asked;
+        if (answer.code < 400)
+            return fail(E_PERM, "a stranger at %.*s could write from <%.*s> to <%.*s>: %u", STR(addr_print_ip(from, ip)), STR(s), STR(t), answer.code);
+    }
+    return OK;
 }

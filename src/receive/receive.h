@@ -21,6 +21,7 @@ static inline bool listener_takes_mail(str kind) { return !str_eq(kind, S("http"
 /* Programs of this machine: by a socket, where the kernel says whose they are, and by files in a directory, which have an owner. */
 struct local_settings {
     str socket, drop;                   /* "": none */
+    struct strs system_mail;            /* who reads mail to users of this host; empty: the postmaster */
     uint32_t *uid; size_t nuid;         /* users who may send anywhere, as somebody of net.relay_from; the others reach relay domains */
     struct network net;
     struct place at;
@@ -87,6 +88,9 @@ static inline void snapshot_drop(struct snapshot *s)
         s->end(s);
 }
 
+/* Who reads mail to that address when it is one of this host's users (root@hostname, and the hostname is no relay domain); "" when it is not. */
+str system_reader(const struct snapshot *snap, str address);
+
 /* ---- reception: one a thread ------------------------------------------------------------------------------------------------------- */
 
 struct reception;
@@ -117,11 +121,17 @@ WAITS err session_run(void *session_start);     /* takes over and frees the heap
 void reception_drain(struct reception *r);
 size_t reception_sessions(const struct reception *r);
 
+/* Nearly all sessions of late came from one private address: the clients' own are lost on the way. False: they do not. From any thread. */
+struct gateway_seen { char ip[ADDR_TEXT]; uint64_t its, all; };
+bool gateway_found(struct gateway_seen *ret);
+
 /* ---- accept ------------------------------------------------------------------------------------------------------------------------- */
 
 /* Make a message ours: adds Received (unless a report), commits, queues. Takes over `a` (holding m) and `slab` in every case. On OK the
  * mail is queued and its id in m->id was answered for. E_NOSPACE: 452 4.3.1; else 451 4.3.0. `with`: "ESMTP", "SMTP", "UTF8SMTP", "LOCAL". */
 WAITS err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with);
+/* The same, while the caller waits for what becomes of it: vigil_wait() is due whatever is returned. */
+WAITS err accept_vigil(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with, struct vigil *w);
 /* Before that: which stream it is of, by where it comes from and its header. Its number; 0: none. */
 unsigned accept_stream(const struct snapshot *snap, arena *a, struct message *m, str header);
 /* Does the header block hold our own instance id in a Received field, or more of them than `hops`? */
@@ -133,6 +143,10 @@ bool accept_loops(const struct reception *r, str header, const struct scan *scan
  * things up as a session would. */
 struct explain_to { void (*step)(void *ctx, const char *what, str text); void *ctx; };
 WAITS struct reply receive_explain(struct snapshot *snap, const struct addr *from, str sender, str rcpt, arena *a, const struct explain_to *to);
+
+/* Would a stranger's mail to a stranger be taken? Asked of the very decisions of a session, before there is any: a second line behind the checks of
+ * the configuration, for mistakes of our own. E_PERM: it would. */
+WAITS err receive_open_relay_test(struct snapshot *snap, unsigned *asked);
 
 /* ---- drop: what sendmail left in local_settings.drop while it could not reach us; doc/inlets.md ----------------------------------------- */
 

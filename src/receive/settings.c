@@ -141,6 +141,9 @@ static const struct setting local_settings[] = {
       .help = "Users who may send to anybody, as somebody of relay_from. All others reach the relay domains only." },
     { .name = "relay_from", .type = CONF_STRS, .offset = offsetof(struct local_settings, net.relay_from), .form = "DOMAIN ...",
       .help = "Sender domains that these users may use to any recipient; *.example.com is everything below." },
+    { .name = "system_mail", .type = CONF_STRS, .offset = offsetof(struct local_settings, system_mail), .form = "ADDRESS ...",
+      .help = "Who gets mail to users of this host: what cron, or a script, sends to root, www-data or root@hostname. Default: the postmaster. An alias for such a "
+              "name goes first." },
     { .name = "null_rate", .type = CONF_RATE, .offset = offsetof(struct local_settings, net.null_rate), .preset = "60/min",
       .help = "How many messages with the null sender these users may send to foreign recipients, together." },
     { .name = NULL },
@@ -159,7 +162,7 @@ static void *make_local(struct binder *b, const struct node *node, void *into)
 }
 
 /* Its socket is a listener like any other. */
-static void finish_local(struct binder *b, struct receive_settings *s)
+static void finish_local(struct binder *b, struct receive_settings *s, const struct routes *routes)
 {
     struct local_settings *l = s->local;
     struct listener_setting at = { .kind = S(LISTENER_LOCAL), .naddr = 1 };
@@ -172,6 +175,15 @@ static void finish_local(struct binder *b, struct receive_settings *s)
         str d = l->net.relay_from.p[i];
         if (!domain_valid(str_starts(d, S("*.")) ? str_from(d, 2) : d))
             conf_error(b, &l->at, CONF_E_OPEN_RELAY, "\"local\": relay_from \"%.*s\" is no domain or *.domain", STR(d));
+    }
+    for (size_t i = 0; i < l->system_mail.n; i++) {
+        struct path p;
+        when expire;
+        if (address_parse(l->system_mail.p[i], &p) != OK || p.domain.n == 0)
+            conf_error(b, &l->at, CONF_E_BAD_ADDRESS, "\"local\": system_mail \"%.*s\" is no address", STR(l->system_mail.p[i]));
+        else if ((str_ieq(p.domain, s->hostname) && !route_domain(routes, p.domain)) || !route_for(routes, p.domain, &expire))
+            conf_error(b, &l->at, CONF_E_NO_ROUTE, "\"local\": mail to system_mail %.*s has no way to go: make its domain a relay_domain or add \"route default\"",
+                       STR(l->system_mail.p[i]));
     }
     if (!l->socket.n)
         return;
@@ -254,7 +266,7 @@ void receive_settings_finish(struct binder *b, struct receive_settings *s, const
     when expire;
     struct place none = { .file = S("configuration") };
 
-    finish_local(b, s);
+    finish_local(b, s, routes);
     if (s->hostname.n && !domain_valid(s->hostname))
         conf_error(b, &none, CONF_E_HOSTNAME, "hostname \"%.*s\" is no domain name", STR(s->hostname));
     bool mail = false;

@@ -2,6 +2,7 @@
 #include "route/route.h"
 
 #define DEEP_MOST 10            /* one leads to another, and that to another, ... */
+#define BOUNCE "bounce:"        /* before what is said to who writes there; no local part has a colon */
 #define TARGETS_MOST 1000       /* that one address may stand for in the end */
 
 /* ---- settings ---- */
@@ -34,7 +35,8 @@ const struct setting alias_settings[] = {
     { .name = "file", .type = CONF_OWN, .take = take_file, .repeats = true, .form = "PATH",
       .help = "A list of addresses and what each stands for: \"sales@example.com ann@example.com, bob@example.net\". On the left an address, @domain (all of "
               "it), a pattern with * or a bare local part (at any relay domain); on the right addresses with commas or blanks between, @domain for the "
-              "same local part there, or a bare local part of the same domain. What stands on the right is looked up in turn, except where it stands for itself." },
+              "same local part there, or a bare local part of the same domain. What stands on the right is looked up in turn, except where it stands for itself. "
+              "\"old@example.com bounce:TEXT\" refuses mail for it with that text, which may begin with a status code: bounce:5.1.6 moved to ann@example.net." },
     { .name = NULL },
 };
 
@@ -126,11 +128,12 @@ static err add_value(struct expansion *x, str value, const struct path *from, un
     return OK;
 }
 
-err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret)
+err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret, str *closed)
 {
     struct expansion x = { .al = al, .a = a };
 
     *ret = (struct strs){ 0 };
+    *closed = (str){ 0 };
     if (al->ntable == 0)
         return OK;
     TRY(add_target(&x, who->text, 0));
@@ -148,6 +151,11 @@ err alias_expand(const struct aliases *al, arena *a, const struct path *who, str
             x.todo[i].final = true;
             continue;
         }
+        if (str_istarts(value, S(BOUNCE))) {
+            if (!closed->p)
+                *closed = str_trim(str_from(value, sizeof BOUNCE - 1));
+            continue;
+        }
         TRY(add_value(&x, value, &p, t.deep + 1));
         bool itself = false;
         str rest = value, part;
@@ -159,5 +167,7 @@ err alias_expand(const struct aliases *al, arena *a, const struct path *who, str
     for (size_t i = 0; i < x.n; i++)
         if (x.todo[i].final)
             ret->p[ret->n++] = x.todo[i].address;
-    return ret->n ? OK : fail(E_LIMIT, "aliases lead round and round");
+    if (ret->n)
+        *closed = (str){ 0 }; /* the others get it */
+    return ret->n || closed->p ? OK : fail(E_LIMIT, "aliases lead round and round");
 }

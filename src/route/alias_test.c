@@ -24,9 +24,12 @@ static str expand(const struct aliases *al, arena *a, str who)
     struct buf all = buf_in(a, 100);
 
     must(address_parse(who, &p) == OK);
-    err e = alias_expand(al, a, &p, &to);
+    str closed;
+    err e = alias_expand(al, a, &p, &to, &closed);
     if (e != OK)
         return str_z(err_name(e));
+    if (closed.p)
+        buf_addf(&all, "[%.*s]", STR(closed));
     for (size_t i = 0; i < to.n; i++)
         buf_addf(&all, "%s%.*s", i ? " " : "", STR(to.p[i]));
     return buf_str(&all);
@@ -50,19 +53,43 @@ TASK_TEST(alias_expand_ends_and_names_each_once)
         { S("root@x.example"), S("admin@x.example") },
         { S("broken@a.example"), S("syntax") },
         { S("deep@a.example"), S("limit") },
+        { S("moved@a.example"), S("[5.1.6 moved to new@b.example, ask there]") },
+        { S("closed@a.example"), S("[]") },
+        { S("movers@a.example"), S("ann@a.example") },      /* who is left gets it */
+        { S("ghosts@a.example"), S("[5.1.6 moved to new@b.example, ask there]") },
     };
     AUTO_ARENA a = arena_new();
     struct table *t = list_of(
         "one@a.example ann@a.example\nmany@a.example ann@a.example, bob@b.example , carl\nchain@a.example many@a.example\n"
         "twice@a.example one@a.example,ann@a.example\nloop@a.example pool@a.example\npool@a.example loop@a.example\n"
         "self@a.example self@a.example, ann@a.example\n@old.example @a.example\n@caught.example ann@a.example\nroot admin\nbroken@a.example a@@b\n"
-        "deep@a.example d1\nd1 d2\nd2 d3\nd3 d4\nd4 d5\nd5 d6\nd6 d7\nd7 d8\nd8 d9\nd9 d10\nd10 d11\nd11 ann\n");
+        "deep@a.example d1\nd1 d2\nd2 d3\nd3 d4\nd4 d5\nd5 d6\nd6 d7\nd7 d8\nd8 d9\nd9 d10\nd10 d11\nd11 ann\n"
+        "moved@a.example bounce:5.1.6 moved to new@b.example, ask there\nclosed@a.example Bounce:\nmovers@a.example moved, ann\n"
+        "ghosts@a.example moved, closed\n");
     struct aliases al = { .table = &t, .ntable = 1 };
 
     EACH(cases, c)
         CHECK_STR(expand(&al, a, c->who), c->want, c->who);
     CHECK_STR(expand(&(struct aliases){ 0 }, a, S("one@a.example")), S(""));
     table_free(t);
+}
+
+/* What other mail systems would run, include or write to is no address, and nothing else either. */
+TASK_TEST(attack_22_aliases_run_nothing)
+{
+    static const str odd[] = { S("|touch@a.example"), S("\"|/bin/sh\""), S(":include:/etc/passwd"), S("/etc/passwd"), S("$(id)"), S("`id`"), S("a;id@a.example") };
+    AUTO_ARENA a = arena_new();
+
+    EACH(odd, o) {
+        AUTO_BUF text = { 0 };
+        buf_addf(&text, "x@a.example %.*s\n", STR(*o));
+        buf_addc(&text, 0);
+        struct table *t = list_of(text.p);
+        str got = expand(&(struct aliases){ .table = &t, .ntable = 1 }, a, S("x@a.example"));
+        struct path p;
+        CHECK(str_eq(got, S("syntax")) || (address_parse(got, &p) == OK && str_ends(got, S("@a.example"))), *o);
+        table_free(t);
+    }
 }
 
 TASK_TEST(alias_expand_has_a_limit)

@@ -8,6 +8,7 @@
 #include "conf/conf.h"
 #include "dns/dns.h"
 #include "net/net.h"
+#include "smtp/smtp.h"
 #include "table/table.h"
 
 #include <stdatomic.h>
@@ -38,6 +39,7 @@ void server_state_drop(struct server_state *s);
 struct next_hop {
     str host;                           /* name or address as configured */
     uint16_t port;
+    bool lmtp;                          /* it speaks LMTP (RFC 2033), not SMTP */
     struct addr addr;                   /* when host is an address or a Unix socket; n 0: look it up */
     unsigned priority;                  /* lower first */
     unsigned weight;                    /* among those of its priority; 0: takes no mail */
@@ -124,6 +126,7 @@ size_t outlets_find(const struct outlets *o, const struct backend *b);  /* place
 struct backend {
     str name;
     bool discard;                       /* it has none: what goes here is taken and thrown away */
+    struct closed { struct enhanced status; str text; bool is; } closed;  /* nor this one: mail is refused with that, or returned if it was taken */
     bool mx;                            /* it has no servers: each domain's mail goes where its MX records say */
     uint32_t holders;                   /* of one that was made for a site, all on one thread; 0: it is a configuration's */
     struct next_hop *server; size_t nserver;      /* sorted by priority */
@@ -225,13 +228,22 @@ struct recipients {
     const struct token *callout_backend;
     struct keeping callout_keep;
 };
+/* Who gets mail that the way of its domain does not take. A rule's way has nobody of the kind. */
+struct elsewhere {
+    const struct token *unknown_name, *fallback_name;
+    struct backend *unknown;            /* gets recipients whom the domain's backend does not know; NULL: nobody */
+    struct backend *fallback;           /* gets what could not be delivered `after` it was accepted; NULL: nobody */
+    when after;
+};
 enum bounce { BOUNCE_ALL, BOUNCE_OWN /* our own senders only */, BOUNCE_NONE };   /* who is told what became of mail */
 struct relay_domain {
     struct strs name;                   /* "example.com", "*.example.com" */
     const struct token *backend_name;
     struct backend *backend;
     struct recipients recipients;
+    struct elsewhere other;
     when expire;                        /* lifetime of its mail; 0: the schedule's */
+    when cut_through;                   /* how long a client's answer may wait for the backend's; 0: not at all */
     struct strs copy_to;                /* addresses that get a copy of each message */
     int bounce;                         /* enum bounce */
     struct place at;
@@ -283,6 +295,8 @@ struct routes {
     struct route_rule **rule; size_t nrule;   /* the first that fits decides */
     const struct token *fallback_name;
     struct backend *fallback;           /* `route default { via BACKEND }`; NULL: nowhere else */
+    struct elsewhere other;             /* than that */
+    bool hands_on;                      /* some domain, or the default route, has another way for what its own does not take */
     int fallback_bounce;                /* enum bounce, of mail for no relay domain */
     struct leave fallback_leave;
     struct outlets *fallback_outlets;
@@ -291,6 +305,7 @@ struct routes {
     struct outlets **outlets; size_t noutlets;
     struct own own;
     struct aliases { struct table **table; str *path; size_t ntable; } aliases;
+    bool closes;                        /* some backend is closed: recipients are asked for their way before they are taken */
     struct map exact, below;            /* domain -> relay_domain; "*." cut off in `below` */
 };
 
@@ -302,6 +317,9 @@ extern WAITS enum said (*callout_probe)(const struct backend *b, str ehlo, const
 /* A table that asks the servers of `b`, of which it keeps a copy. What a backend says counts only as long as it refuses an address that nobody could
  * have guessed: one is tried once an hour and domain. */
 struct table *callout_table(const struct backend *b, str ehlo, const struct keeping *keep);
+
+/* "moved to ann@example.net", or with a status code before it: "5.1.6 moved ...". Without one it is 5.1.6, "no longer there" (RFC 3463 3.2). */
+struct closed closed_of(arena *a, str text);
 
 /* The settings of this folder: blocks backend, relay_domain, network, route; bound into a struct routes. */
 extern const struct setting route_settings[];
@@ -317,12 +335,16 @@ struct backend *route_find(const struct routes *r, const struct route_key *k, wh
 struct outlets *route_outlets(const struct routes *r, const struct route_rule *rule, const struct backend *b, str domain);
 /* The same for a domain of which nothing else is known. */
 struct backend *route_for(const struct routes *r, str domain, when *expire);
+/* Who gets mail of that domain which its own way does not take; NULL: nobody. Only where no rule decided. */
+const struct elsewhere *route_elsewhere(const struct routes *r, str domain);
 /* What an address stands for in the end, in `a`; n 0: for itself, nothing is said of it. Each address once, at most 1,000, over at most ten steps.
  * E_AGAIN: cannot be told just now; E_LIMIT, E_SYNTAX: the lists are wrong. */
-WAITS err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret);
+/* *closed: what is to be said when its mail is refused ("bounce:TEXT"); then n is 0. NULL: it is not. */
+WAITS err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret, str *closed);
 extern const struct setting alias_settings[];   /* block alias; bound into a struct routes */
 void aliases_free(struct aliases *al);
 const struct network *route_network(const struct routes *r, const struct addr *client);
+bool network_names(const struct network *n, const struct addr *client);     /* this one address, and not only those around it too */
 bool network_may_send(const struct network *n, str sender_domain);
 /* Is it a recipient there? */
 WAITS enum found recipients_find(const struct recipients *r, const struct path *who);

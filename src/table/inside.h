@@ -12,6 +12,7 @@ struct remote;
 struct remote *remote_hold(struct source *s);   /* takes `s` over; the one of the same key, if there is one */
 void remote_drop(struct remote *r);
 WAITS enum found remote_find(struct remote *r, const struct path *who, bool *mute);
+WAITS err remote_probe(struct remote *r, const struct inquiry *q, when deadline, str *name);
 struct table_counts remote_counts(struct remote *r);
 
 /* ---- bench.c: pools whose threads may block ---- */

@@ -454,6 +454,23 @@ void remote_drop(struct remote *r)
     mem_free(r);
 }
 
+err remote_probe(struct remote *r, const struct inquiry *q, when deadline, str *name)
+{
+    struct asking a = { .r = r, .q = q, .deadline = deadline };
+
+    *name = r->s->name;
+    ask_within(&a);
+    switch (a.said) {
+    case SAID_FOUND: case SAID_ABSENT:
+        return OK;
+    case SAID_MUTE:
+        return fail(E_AGAIN, "it takes any address: its answers mean nothing");
+    case SAID_NOTHING: case SAID_UNSURE: case SAID_DOWN:
+        break;
+    }
+    return fail(E_AGAIN, "%.*s", (int)a.why.n, a.why.text);
+}
+
 struct table_counts remote_counts(struct remote *r)
 {
     pthread_mutex_lock(&r->lock);

@@ -155,6 +155,17 @@ enum found table_find(struct table *t, const struct path *who, str *value)
 size_t table_count(const struct table *t) { return t->list ? roster_count(t->list->roster) : remote_counts(t->remote).entries; }
 bool table_stale(const struct table *t) { return t->list && roster_stale(t->list->roster); }
 
+err table_probe(struct table *t, str address, when deadline, str *name)
+{
+    size_t at = str_findc(address, '@');
+
+    *name = S("");
+    if (!t->remote)
+        return OK;
+    must(at != STR_NONE);
+    return remote_probe(t->remote, &(struct inquiry){ address, str_head(address, at), str_from(address, at + 1) }, deadline, name);
+}
+
 struct table_counts table_counts(struct table *t)
 {
     return t->remote ? remote_counts(t->remote) : (struct table_counts){ .entries = roster_count(t->list->roster) };

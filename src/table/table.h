@@ -78,6 +78,10 @@ struct source {
 /* A table of such a source, which it takes over. Where one of the same key is open they become one: what it knows outlives a reload. */
 struct table *table_of_source(struct source *s);
 
+/* Ask it about that address now, whatever is kept: does it answer? For `waypost check`. *name: what it is called, borrowed. E_AGAIN: it does not, or
+ * says nothing; err_text() says why. OK at once for a list, with an empty name. */
+WAITS err table_probe(struct table *t, str address, when deadline, str *name);
+
 struct table_counts { uint64_t asked, kept, joined, stale, undecided; size_t entries, waiting, under_way; bool down; };
 struct table_counts table_counts(struct table *t);
 
@@ -87,8 +91,8 @@ struct table_counts table_counts(struct table *t);
 struct sqlite_setup { str path, query; struct keeping keep; };
 err table_sqlite_open(const struct sqlite_setup *s, struct table **ret);
 
-/* HTTP: GET of a URL with {address}, {local}, {domain} in it, percent-encoded. 200 is found, unless its body is JSON with "found": false; 404 is
- * absent; anything else, a redirect too, undecided. Addresses inside (attack class 58) are not connected to unless `allow_private`. */
+/* HTTP: GET of a URL with {address}, {local}, {domain} in it, percent-encoded. 200 is found, unless its body is JSON with "found": false, or JSON that
+ * does not say; 404 is absent; anything else, a redirect too, undecided. Addresses inside (attack class 58) are not connected to unless `allow_private`. */
 struct http_table { str url, ca, bearer; bool allow_private; struct keeping keep; };
 err table_http_open(const struct http_table *s, struct table **ret);
 

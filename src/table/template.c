@@ -149,7 +149,7 @@ bool url_add(struct buf *out, str url, const struct inquiry *q)
 
 static enum said json_answer(str body)
 {
-    json_t *root = json_loadb(body.p, body.n, 0, NULL);
+    json_t *root = json_loadb(body.p, body.n, JSON_REJECT_DUPLICATES, NULL);
     const json_t *found = json_object_get(root, "found");
     enum said said = SAID_UNSURE;
 
@@ -161,6 +161,14 @@ static enum said json_answer(str body)
     return said;
 }
 
+/* What is meant as JSON, or may be in another encoding than ours, is none of those bodies that say nothing: a "no" in it must not pass for a "yes"
+ * (attack class 37). */
+static bool is_like_json(str text)
+{
+    return text.n && (text.p[0] == '{' || text.p[0] == '[' || (unsigned char)text.p[0] < ' ' || (unsigned char)text.p[0] >= 127
+                      || str_ieq(text, S("false")) || str_ieq(text, S("null")));
+}
+
 enum said http_answer(long code, str body)
 {
     if (code == 404)
@@ -170,5 +178,5 @@ enum said http_answer(long code, str body)
         return SAID_UNSURE;
     }
     str text = str_trim(body);
-    return text.n && text.p[0] == '{' ? json_answer(text) : SAID_FOUND;
+    return is_like_json(text) ? json_answer(text) : SAID_FOUND;
 }

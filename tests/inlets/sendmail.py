@@ -60,7 +60,7 @@ def test_up():
     m = arrived(r, b"Subject: three", 1)
     until(lambda: sum(len(x[1]) for x in r.sink.find(b"Subject: three")) >= 4)
     m = r.sink.find(b"Subject: three")
-    check(sorted(a for x in m for a in x[1]) == ["bob@example.com", "cron@mx.example.net", "friend@elsewhere.example", "secret@elsewhere.example"], "to all of them", m)
+    check(sorted(a for x in m for a in x[1]) == ["bob@example.com", "friend@elsewhere.example", "postmaster@example.com", "secret@elsewhere.example"], "to all of them; cron is a user of this host", m)
     check(not any(b"secret" in x[2] for x in m), "and nobody is told of Bcc")
     got = r.sendmail("-fbob@example.com", "bob@example.com", text=b"Subject: four\n\nbefore\n.\nbehind\n")
     m = arrived(r, b"Subject: four")
@@ -97,6 +97,55 @@ def test_up():
         check(got.returncode == EX_OK, "as", name, args, got)
     check(until(lambda: r.logged("reloaded")), "newaliases has lists read again")
     check(r.logged("accepted", remote=f"uid:{ME}"), "the log names the user")
+    r.end()
+
+
+def test_system_mail():
+    """Mail to names of this host: to its readers, or where an alias says; from its users and networks, not from strangers; and so do reports to them."""
+    r = Relay()
+    with open(f"{r.dir}/aliases", "w") as f:
+        f.write("www-data web@example.com\nbackup root\ngone bounce:5.1.6 this service was closed\nops@example.com daemon@mx.example.net\n")
+    alias = f"\nalias {{ file {r.dir}/aliases }}\n"
+
+    def to(subject, *names, user=None):
+        got = r.sendmail(*names, text=f"To: {', '.join(names)}\nSubject: {subject}\n\nx\n".encode(), user=user)
+        m = arrived(r, f"Subject: {subject}".encode()) if got.returncode == EX_OK else []
+        return got, sorted(a for x in m for a in x[1])
+    r.write(local("", r.dir) + alias)
+    r.start()
+    for subject, names, want in (("s-one", ["root"], ["postmaster@example.com"]), ("s-two", ["ROOT@mx.example.net"], ["postmaster@example.com"]),
+                                 ("s-three", ["www-data"], ["web@example.com"]), ("s-four", ["backup"], ["postmaster@example.com"]),
+                                 ("s-five", ["root", "nobody", "daemon"], ["postmaster@example.com"]), ("s-six", ["ops@example.com"], ["postmaster@example.com"])):
+        got, readers = to(subject, *names)
+        check(got.returncode == EX_OK and readers == want, "system mail to", names, readers, got)
+    got, _ = to("s-seven", "gone")
+    check(got.returncode == EX_NOUSER and b"550 5.1.6 <gone@mx.example.net>: this service was closed" in got.stderr, "a closed one", got)
+    with smtplib.SMTP("127.0.0.1", r.port, timeout=PATIENCE) as s:
+        s.ehlo()
+        s.mail("eve@elsewhere.example")
+        code, text = s.rcpt("root@mx.example.net")
+    check(code == 550 and text.startswith(b"5.7.1"), "a stranger may not", code, text)
+    # Named readers; a network's client may; a report to root goes to them too.
+    r.write(local("system_mail admin@example.com second@elsewhere.example; " + f"users {ME}; relay_from mx.example.net", r.dir) + alias
+            + "network here 127.0.0.0/8 { relay_from example.com }\nroute no { to refused@elsewhere.example; via none }\nbackend none { server 127.0.0.1:1 }\n")
+    check(r.ask("reload").returncode == 0, "reload", r.log()[-3:])
+    got, readers = to("s-eight", "root")
+    until(lambda: len(r.sink.find(b"Subject: s-eight")) == 2)
+    got, readers = got, sorted(a for x in r.sink.find(b"Subject: s-eight") for a in x[1])
+    check(readers == ["admin@example.com", "second@elsewhere.example"], "named readers", readers, got)
+    with smtplib.SMTP("127.0.0.1", r.port, timeout=PATIENCE) as s:
+        s.sendmail("ann@example.com", ["root@mx.example.net"], "Subject: s-nine\r\n\r\nx\r\n")
+    check(len(arrived(r, b"Subject: s-nine")) >= 1, "from a network")
+    got = r.sendmail("-f", "root", "refused@elsewhere.example", text=b"Subject: s-ten\n\nx\n")
+    check(got.returncode == EX_OK and until(lambda: r.ask("queue", "bounce", "--all", "--reason", "no use").returncode == 0 and r.sink.find(b"s-ten")), "it fails later", got)
+    m = r.sink.find(b"s-ten")
+    check(m and m[0][0] == "" and m[0][1] == ["admin@example.com"] and b"user of this host" in b" ".join(m[0][2].split()), "its report", m)
+    r.end()
+    r = Relay()
+    for text, want in (("system_mail nobody", "is no address"), ("system_mail x@mx.example.net", "no way to go")):
+        r.write(local(text, r.dir))
+        got = r.ask("check")
+        check(got.returncode == 2 and want in " ".join(got.stdout.split()), text, got.stdout)
     r.end()
 
 

@@ -159,17 +159,55 @@ def test_usage():
     check(r.returncode == 1, "what could not be written was not done")
 
 
+def test_completion():
+    """What a shell offers: each option there is one that its verb knows."""
+    bash = "source /dev/stdin; COMP_WORDS=(waypost {words}); COMP_CWORD={at}; _waypost; echo ${{COMPREPLY[@]}}"
+    script = run("completion", "bash").stdout
+
+    def offered(*words):
+        r = subprocess.run(["bash", "-c", bash.format(words=" ".join(f"'{w}'" for w in words), at=len(words))], input=script, capture_output=True, text=True)
+        check(r.returncode == 0, "bash reads it", r.stderr)
+        return r.stdout.split()
+    check("queue" in offered("") and offered("confi") == ["config"], "verbs", offered(""))
+    check(set(offered("queue", "re")) == {"retry", "release", "reroute", "resume"}, "verbs of verbs", offered("queue", "re"))
+    check(set(offered("config", "")) == {"show", "diff", "manual"}, "of config", offered("config", ""))
+    check(offered("queue", "list", "--dom") == ["--domain"], "options", offered("queue", "list", "--dom"))
+    for verb in offered(""):
+        for option in [] if verb in ("help", "version", "sendmail", "completion") else set(offered(verb, "--")) - {"--help"}:
+            r = run(verb, option + "=1", "--no-such-option") # whichever is told first
+            check("there is no option " + option + ";" not in r.stderr and f"there is no option {option} " not in r.stderr, verb, option, r.stderr)
+    check(run("completion", "fish").stdout.count("complete -c waypost") > 50, "for fish")
+    check(run("completion", "zsh").stdout.startswith("#compdef waypost\n"), "for zsh")
+    check(run("completion", "tcsh").returncode == 2, "no others")
+
+
 def test_configuration():
     r = run("check", "-c", "examples/relay.conf")
     check(r.returncode == 0, "the example is good", r.stdout)
     with tempfile.TemporaryDirectory() as d:
-        shown = run("config", "show", "-c", "examples/relay.conf").stdout
-        shutil.copy("examples/recipients.txt", d)
-        with open(f"{d}/again.conf", "w") as f:
-            f.write(shown)
-        again = run("config", "show", "-c", f"{d}/again.conf").stdout
         strip = lambda text: [line.split(" #")[0].rstrip() for line in text.splitlines()]
-        check(len(shown) > 1000 and strip(shown) == strip(again), "what `config show` prints is a configuration that says the same")
+        for how in ([], ["--effective"]):
+            shown = run("config", "show", *how, "-c", "examples/relay.conf").stdout
+            with open(f"{d}/again.conf", "w") as f:
+                f.write(shown)
+            r = run("check", "-c", f"{d}/again.conf")
+            check(r.returncode == 0, "what `config show` prints can be loaded", *how, r.stdout)
+            again = run("config", "show", *how, f"{d}/again.conf").stdout
+            check(len(shown) > 1000 and strip(shown) == strip(again), "and says the same", *how)
+            check(("# default" in shown) == bool(how), "defaults are shown when they are asked for", *how)
+        told = [json.loads(line) for line in run("config", "show", "--effective", "--json", "examples/relay.conf").stdout.splitlines()]
+        check({"where": "limits: ", "setting": "hops 50", "origin": "default"} in told, "as JSON", told[:5])
+        check(run("config", "diff", "examples/relay.conf", "examples/relay.conf").returncode == 0, "a file is like itself")
+        with open("examples/relay.conf") as f, open(f"{d}/other.conf", "w") as g:
+            g.write(f.read().replace("threads 0", "threads 3").replace("message_size        50MiB", "message_size 51200KiB").replace("20 per server", "30 per server"))
+        r = run("config", "diff", "examples/relay.conf", f"{d}/other.conf")
+        check(r.returncode == 1 and r.stdout == "- backend exchange: max_connections 20 per server  # examples/relay.conf:49\n"
+              f"+ backend exchange: max_connections 30 per server  # {d}/other.conf:49\n- threads 0  # examples/relay.conf:19; at the next start\n"
+              f"+ threads 3  # {d}/other.conf:19; at the next start\n", "two files", r.stdout, r.stderr)
+        r = run("config", "diff", "--json", "examples/relay.conf", f"{d}/other.conf")
+        check([json.loads(line)["is_line"] for line in r.stdout.splitlines()] == [49, 19], "as JSON", r.stdout)
+        check(run("config", "diff", "--socket", f"{d}/none.sock", "-c", "examples/relay.conf").returncode == 3, "no relay to ask")
+        check(run("config", "diff", "examples/relay.conf").returncode == 2, "one file is none")
         with open(f"{d}/bad.conf", "w") as f:
             f.write("waypost 1\nhostnmae x.example\nrelay_domain example.com { backend b }\n")
         r = run("check", "-c", f"{d}/bad.conf")
@@ -211,13 +249,31 @@ def test_life():
         check(told["epoch"] == 1, "stats --json")
         check(told["threads"] and all(t["posts"] > 0 and 0 < t["tasks"] <= t["tasks_peak"] <= t["switches"] for t in told["threads"]), "of each thread", told)
         check(run("stats", "-c", relay.conf).returncode == 0, "asked by its configuration")
+        check("open_relay_test result=passed" in relay.said(), "a stranger's mail to a stranger was refused, before anybody came", relay.said())
         check(relay.ask("queue", "list").stdout == "nothing waits\n", "queue list")
         check(relay.ask("queue", "show", "01ARZ3NDEKTSV4RRFFQ69G5FAV").returncode == 1, "queue show of nothing")
         check(relay.ask("queue", "retry", "x").returncode == 2, "queue retry of nonsense")
         check(relay.ask("trace", "nobody@nowhere.example").returncode == 1, "trace of nothing")
         check(run("serve", "-c", relay.conf).returncode == 1, "a second one does not start")
 
-        # A reload brings an address and takes one away.
+        # A reload brings an address and takes one away. What it will do is told before.
+        diff = lambda *how: relay.ask("config", "diff", "-c", relay.conf, *how)
+        check(diff().returncode == 0 and diff().stdout == "", "the file is what is in force", diff().stdout, diff().stderr)
+        relay.write(listen=[a, b], extra="backend more { server 127.0.0.1:2 }\n")
+        with open(relay.conf) as f:
+            text = f.read()
+        with open(relay.conf, "w") as f:
+            f.write(text.replace("threads 2", "threads 3; limits { hops ${WAYPOST_TEST_HOPS:-40} }"))
+        r = diff()
+        check(r.returncode == 1 and r.stdout.splitlines() == [
+            f"- listen smtp 127.0.0.1:{a}  # {relay.conf}:4", f"+ listen smtp 127.0.0.1:{a} 127.0.0.1:{b}  # {relay.conf}:4",
+            "- limits: hops 50  # default", f"+ limits: hops 40  # {relay.conf}:8 and the environment",
+            f"+ backend more {{ ... }}  # {relay.conf}:12", f"+ backend more: server 127.0.0.1:2  # {relay.conf}:12",
+            f"- threads 2  # {relay.conf}:8; at the next start", f"+ threads 3  # {relay.conf}:8; at the next start"], "config diff", r.stdout, r.stderr)
+        with open(relay.conf, "a") as f:
+            f.write("nonsense\n")
+        r = diff()
+        check(r.returncode == 2 and "a reload would change nothing" in r.stderr, "with errors nothing would change", r.stdout, r.stderr)
         relay.write(listen=[a, b])
         r = relay.ask("reload")
         check(r.returncode == 0 and "epoch 2" in r.stdout, "reload", r.stdout, r.stderr)
@@ -413,7 +469,8 @@ def test_aliases():
                 "alias { file aliases }\nroute noise { to noise@in.example; via discard }\nroute default { via out }\n")
     for name, text in [("in", "ann@in.example\nbob@in.example\nnoise@in.example\n"), ("vault", "archive@vault.example\n"),
                        ("aliases", "team@in.example ann@in.example, bob@in.example, friend@far.example\n@old.example @in.example\n"
-                                   "ghost@in.example nobody@in.example\nboth@in.example team@in.example, ann@in.example\nround@in.example round2@in.example\nround2@in.example round@in.example\n")]:
+                                   "ghost@in.example nobody@in.example\nboth@in.example team@in.example, ann@in.example\nround@in.example round2@in.example\nround2@in.example round@in.example\n"
+                                   "closed@in.example bounce:gone for good\nleft@in.example closed@in.example ann@in.example\nfriends@in.example friend@far.example\n")]:
         with open(f"{relay.dir}/etc/{name}", "w") as f:
             f.write(text)
     sinks = {name: subprocess.Popen([WAYPOST, "sink", "-l", f"127.0.0.1:{p}", "--hash", f"{relay.dir}/{name}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -449,6 +506,20 @@ def test_aliases():
         check(send(["noise@in.example"]) == {}, "what is thrown away is taken")
         check(until(lambda: "remote=discard" in relay.said()), "and told")
         check("noise@in.example" not in took("in"), "and nobody has it")
+        check(send(["closed@in.example", "left@in.example"]) == {"closed@in.example": 550}, "one that is closed, and one that leads there too")
+        check(until(lambda: took("in").count("ann@in.example") == 3), "whose other half gets it", took("in"))
+        # What was taken before is returned when its way is closed.
+        sinks["out"].kill()
+        sinks["out"].wait()
+        check(send(["friends@in.example"]) == {}, "a mail that waits")
+        check(until(lambda: json.loads(relay.ask("stats", "--json").stdout)["queue"]["messages"] == 1), "it does")
+        with open(relay.conf, "a") as f:
+            f.write('route shut { to friend@far.example; via bounce "5.7.1 we part" }\nroute back { to someone@else.example; via in }\n')
+        check(relay.ask("reload").returncode == 0, "reload", relay.said())
+        check(until(lambda: took("in").count("someone@else.example") == 1), "its sender hears of it", relay.said())
+        check(until(lambda: "we part" in relay.said()), "and so does the log", relay.said())
+        code, said = (lambda p: (p.returncode, p.stdout))(relay.ask("explain", "rcpt", "friends@in.example"))
+        check(code == 1 and "550 5.7.1" in said and "we part" in said, "explained", said)
         check(relay.end() == 0, "it ends")
     finally:
         for sink in sinks.values():

@@ -1,11 +1,11 @@
 /* Plays the transcripts of tests/dialogue/ against the real session: our clock, our network, our disk.
  *
- *   dialogue [--trace] [--seed N] FILE ...
+ *   dialogue [--trace] [--seed N] [--heard FILE] FILE ...      heard: all that was heard is added there
  *
  * A line begins with its directive. What comes in is played three times: octet by octet, whole, and in random pieces.
  *
- *   config KEY VALUE, ...       hostname, postmaster, relay-domains, recipients, network NAME CIDR DOMAIN ..., no-route; indented lines
- *                               below are configuration as waypost.conf(5) has it. A later one is a reload.
+ *   config KEY VALUE, ...       hostname, postmaster, relay-domains, recipients, aliases WHO=TO ..., network NAME CIDR DOMAIN ..., no-route;
+ *                               indented lines below are configuration as waypost.conf(5) has it. A later one is a reload.
  *   client IP [NAME]            connect; what follows is said and heard here
  *   use NAME                    back to another client
  *   C: LINE                     say it, with CRLF. Lines that follow one another leave in one packet.
@@ -25,6 +25,7 @@
  *     body OCTETS               exactly this came after the header's empty line
  *     has TEXT, lacks TEXT      anywhere
  *     envelope TEXT             ret, envid, body, notify, orcpt as this runner prints them
+ *   repeat N ... end            the lines between them N times; @@ is the number, from 1
  *   drain                       the relay is going down
  *   disk full, broken, ok       also size OCTETS in all; slow TIME: a sync takes so long
  *   sessions N                  of the relay, now
@@ -32,9 +33,11 @@
  *
  * In C:, c:, body, has and lacks, \r \n \t \0 \\ \xNN are octets, and \{A*600} is 600 times A. */
 #include "main/main.h"
+#include "sim/script.h"
 #include "sim/sim.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,8 +45,6 @@
 #include <unistd.h>
 
 #define PATIENCE (20 * SECOND)  /* of our clock, for an answer */
-
-struct line { unsigned number; str text; };
 
 struct talker { str name; struct stream *s; struct addr addr; struct buf say; unsigned code; /* of the reply we are in */ struct talker *next; };
 
@@ -187,10 +188,29 @@ static str list_file(str addresses)
     return str_dup(play->a, str_z(name));
 }
 
+/* "who@example.com=to@example.com" */
+static str alias_file(str words)
+{
+    char *p = str_cz(play->a, words);
+
+    for (size_t i = 0; i < words.n; i++)
+        if (p[i] == '=')
+            p[i] = '\t';
+    char name[128];
+    str rest = str_of(p, words.n), line;
+    snprintf(name, sizeof name, "%s/list%u", play->dir, play->lists++);
+    FILE *f = fopen(name, "w");
+    must(f);
+    while (str_cut(&rest, S(" "), &line))
+        fprintf(f, "%.*s\n", STR(line));
+    fclose(f);
+    return str_dup(play->a, str_z(name));
+}
+
 /* The short form, and what it leaves out. */
 static err config_text(str rest, str raw, struct buf *out)
 {
-    str hostname = S("mx.example.net"), postmaster = { 0 }, domains = { 0 }, recipients = { 0 }, one, key;
+    str hostname = S("mx.example.net"), postmaster = { 0 }, domains = { 0 }, recipients = { 0 }, aliases = { 0 }, one, key;
     bool route = true;
     struct buf networks = buf_in(play->a, 256);
 
@@ -207,6 +227,8 @@ static err config_text(str rest, str raw, struct buf *out)
             domains = one;
         else if (str_eq(key, S("recipients")))
             recipients = one;
+        else if (str_eq(key, S("aliases")))
+            aliases = alias_file(one);
         else if (str_eq(key, S("no-route")))
             route = false;
         else if (str_eq(key, S("network"))) {
@@ -236,6 +258,8 @@ static err config_text(str rest, str raw, struct buf *out)
             buf_add(out, S("any }\n"));
     }
     buf_add(out, buf_str(&networks));
+    if (aliases.n)
+        buf_addf(out, "alias { file %.*s }\n", STR(aliases));
     if (route && !str_has(raw, S("route default")))
         buf_add(out, S("route default { via inside }\n"));
     buf_add(out, raw);
@@ -390,6 +414,8 @@ static void say_now(struct talker *c)
     buf_clear(&c->say);
 }
 
+static int heard = -1; /* where every line goes that was heard */
+
 static err hear_line(struct talker *c, str *ret)
 {
     when until = clock_now() + PATIENCE;
@@ -425,6 +451,8 @@ static err hear_line(struct talker *c, str *ret)
     if (c->code && c->code != code)
         return wrong("the code changed within a reply: %.*s", STR(line));
     c->code = line.p[3] == '-' ? (unsigned)code : 0;
+    if (heard >= 0)
+        must(dprintf(heard, "%.*s\n", STR(line)) > 0);
     return OK;
 }
 
@@ -835,36 +863,6 @@ static void heard_log(void *ctx, enum log_level level, str line)
     sim_tell("log: %.*s", STR(str_trim(line)));
 }
 
-static bool read_script(const char *path)
-{
-    FILE *f = fopen(path, "r");
-    char *text = NULL;
-    size_t cap = 0;
-    ssize_t n;
-
-    if (!f) {
-        printf("FAIL %s: cannot be read\n", path);
-        return false;
-    }
-    for (unsigned number = 1; (n = getline(&text, &cap, f)) >= 0; number++) {
-        str line = str_of(text, (size_t)n);
-        if (str_ends(line, S("\n")))
-            line.n--;
-        if (!str_trim(line).n || line.p[0] == '#')
-            continue;
-        if ((play->n & (play->n - 1)) == 0) {
-            struct line *more = NEW_ARRAY(play->a, struct line, MAX(play->n * 2, 1));
-            if (play->n)
-                memcpy(more, play->line, play->n * sizeof *more);
-            play->line = more;
-        }
-        play->line[play->n++] = (struct line){ number, str_dup(play->a, line) };
-    }
-    free(text);
-    fclose(f);
-    return true;
-}
-
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
 {
     (void)st, (void)type, (void)at;
@@ -878,7 +876,7 @@ static bool play_one(const char *path, uint64_t seed, bool trace)
     play = mem_new(sizeof *play);
     play->path = path;
     play->a = arena_new();
-    if (!read_script(path))
+    if (!script_read(play->a, path, &play->line, &play->n))
         return false;
     snprintf(play->dir, sizeof play->dir, "/tmp/waypost-dialogue-XXXXXX");
     must(mkdtemp(play->dir));
@@ -939,6 +937,8 @@ int main(int argc, char **argv)
             trace = true;
         else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
             seed = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--heard") == 0 && i + 1 < argc)
+            must((heard = open(argv[++i], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) >= 0);
     for (; i < argc; i++) {
         bool ok = true;
         for (uint64_t k = 1; k <= COUNT(round) && ok; k++) {

@@ -4,7 +4,7 @@ set -eu
 cd -- "$(dirname -- "$0")/../.."
 
 passed=0 failed=0
-for script in proxy sendmail activation; do
+for script in proxy sendmail activation gateway; do
     if said=$(timeout 300 python3 -B "tests/inlets/$script.py" 2>&1); then
         counts=$(printf '%s\n' "$said" | tail -n 1)
         passed=$((passed + ${counts%% *}))

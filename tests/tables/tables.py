@@ -380,7 +380,7 @@ def test_settings(dir):
         check(want in r.stdout and r.returncode == (2 if want[0] == "E" else 0), f"{source}: {want}", r.stdout)
         if "sesame" in source:
             r = run("config show", dir + "/x.conf")
-            check("sesame" not in r.stdout and "password (secret)" in r.stdout, "a secret is not shown", r.stdout)
+            check("sesame" not in r.stdout and "password fingerprint:" in r.stdout, "a secret is not shown", r.stdout)
 
 
 names = sys.argv[1:] or ["settings", "ldap", "tls", "web", "sqlite", "callout", "file", "crowd"]
