@@ -188,6 +188,12 @@ static bool network_of(struct relay *r, str key, struct cidr *ret, str *text)
     return !str_eq(*text, S("unix")) && cidr_parse(*text, ret) == OK;
 }
 
+/* 10.0.0.0/8 and fc00::/7 are the widest that belong to one owner; two halves of the world are the world. */
+static bool too_wide(const struct cidr *c)
+{
+    return c->bits < (c->base.sa.sa_family == AF_INET ? 8 : 7);
+}
+
 static void networks(struct relay *r)
 {
     struct pf_table t;
@@ -225,8 +231,8 @@ static void networks(struct relay *r)
         bool holds = false;
         for (size_t k = 0; k < nbut; k++)       /* what follows an exclusion and holds it would take it in again */
             holds |= cidr_has(&c, &but[k].base) || cidr_has(&but[k], &c.base);
-        if (c.bits == 0) {
-            pf_find_at(r->c, e->file, e->line, S("mynetworks"), REFUSED, "%.*s trusts every address, which is an open relay: not translated", STR(e->key));
+        if (too_wide(&c)) {
+            pf_find_at(r->c, e->file, e->line, S("mynetworks"), REFUSED, "%.*s trusts more than anybody's own network, which is an open relay: not translated", STR(e->key));
             decide(r, "mynetworks had %.*s, an open relay: not written", STR(e->key));
         } else if (holds)
             pf_find_at(r->c, e->file, e->line, S("mynetworks"), DECIDE, "%.*s is not written, for the part that is left out of it", STR(e->key));

@@ -170,6 +170,32 @@ static uint64_t connections(struct relay *r, str service)
     return MIN(MAX(n, 1), 10000);
 }
 
+/* A delay after each delivery is a rate; what is not per destination is told so. */
+static uint64_t per_hour(struct relay *r, str service)
+{
+    str own = str_printf(r->a, "%.*s_destination_rate_delay", STR(service));
+    const char *name = pf_is_set(r->c, own) ? str_cz(r->a, own) : "default_destination_rate_delay";
+    when delay;
+
+    if (!pf_is_set(r->c, str_z(name)) || !pf_time(pf_value(r->c, name), 's', &delay) || delay == 0)
+        return 0;
+    uint64_t n = (uint64_t)(MAX(HOUR / delay, 1));
+    pf_find(r->c, name, PARTLY, "rate %u/h, of all mail for the backend", (unsigned)n);
+    return n;
+}
+
+static when connect_time(struct relay *r, bool lmtp)
+{
+    const char *name = lmtp ? "lmtp_connect_timeout" : "smtp_connect_timeout";
+    when t;
+
+    if (!pf_is_set(r->c, str_z(name)) || !pf_time(pf_value(r->c, name), 's', &t) || t == 0)
+        return 0;
+    t = MIN(MAX(t, SECOND), 5 * MINUTE);
+    pf_find(r->c, name, TRANSLATED, "connect_timeout %u s", (unsigned)(t / SECOND));
+    return t;
+}
+
 static struct hop backend_hop(struct relay *r, const char *name, str file, unsigned line, str service, bool lmtp, str nexthop)
 {
     str rest = nexthop, word;
@@ -208,7 +234,7 @@ static struct hop backend_hop(struct relay *r, const char *name, str file, unsig
         return (struct hop){ .kind = HOP_NONE, .what = S("a next hop that cannot be read") };
     GROW(r->a, r->backend, r->nbackend, r->backend_cap);
     struct backend_out b = { .name = backend_name(r, service, &first, usual), .servers = buf_str(&servers), .key = key, .lmtp = lmtp,
-                             .connections = connections(r, service), .source = lmtp ? S("") : source_of(r, service) };
+                             .connections = connections(r, service), .per_hour = per_hour(r, service), .connect = connect_time(r, lmtp), .source = lmtp ? S("") : source_of(r, service) };
     r->backend[r->nbackend++] = b;
     return (struct hop){ .kind = HOP_BACKEND, .backend = b.name };
 }

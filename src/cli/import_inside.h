@@ -16,7 +16,7 @@ enum hop_kind {
 };
 struct hop { enum hop_kind kind; str backend; /* its name */ str what; /* for findings */ };
 
-struct backend_out { str name, servers /* lines */, key; bool lmtp; uint64_t connections; str source; };
+struct backend_out { str name, servers /* lines */, key; bool lmtp; uint64_t connections, per_hour; when connect; str source; };
 /* Addresses that mail leaves by: smtp_bind_address of all, or of a transport's service. */
 struct source_out { str name, addresses, helo; };
 struct row {            /* a domain that is taken */

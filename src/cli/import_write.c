@@ -120,6 +120,10 @@ static void write_backends(struct relay *r, struct buf *out)
         buf_addf(out, "backend %.*s {\n%.*s", STR(b->name), STR(b->servers));
         if (b->connections)
             buf_addf(out, "    max_connections %llu per server\n", (unsigned long long)b->connections);
+        if (b->per_hour)
+            buf_addf(out, "    rate %llu/h\n", (unsigned long long)b->per_hour);
+        if (b->connect)
+            buf_addf(out, "    connect_timeout %llus\n", (unsigned long long)(b->connect / SECOND));
         if (b->source.n)
             buf_addf(out, "    source %.*s\n", STR(b->source));
         buf_add(out, S("}\n"));
