@@ -570,6 +570,10 @@ TEST(mail_by_mx_has_lanes_a_source_too)
     ticket_return(t);
     CHECK_STR(t->lane->name, S("domain:a.example"));
     scene_close(&f.s);
+}
+
+/* ---- handed on ---- */
+
 TEST(what_a_way_does_not_take_in_time_goes_to_its_fallback_once)
 {
     struct scene s;
