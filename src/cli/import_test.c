@@ -136,6 +136,22 @@ TEST(postfix_domains_without_a_counterpart_take_nobody)
     pf_free(&c);
 }
 
+/* A relay_domain would take mail from everybody. */
+TEST(postfix_that_takes_nothing_from_strangers_stays_so)
+{
+    AUTO_ARENA a = arena_new();
+    struct postfix_conf c;
+    struct made m;
+    str config = translated(a, "myhostname = a.example\nmydestination =\nrelay_domains = b.example\nmynetworks = 10.0.0.0/8\nrelayhost = [192.0.2.1]\n"
+                            "virtual_alias_domains = c.example\nvirtual_alias_maps = inline:{x@c.example=x@b.example}\n"
+                            "smtpd_client_restrictions = permit_mynetworks, reject\n", &m, &c);
+
+    CHECK(!str_has(config, S("relay_domain ")) && !str_has(config, S("alias {")), config);
+    CHECK(str_has(config, S("{ to b.example; via 192.0.2.1 }")) && str_has(config, S("{ to c.example; via bounce ")), config);
+    CHECK(str_has(config, S("network mynetworks 10.0.0.0/8 {")) && str_has(config, S("# DECIDE: strangers could send nothing")), config);
+    pf_free(&c);
+}
+
 TEST(postfix_bind_addresses_are_sources)
 {
     AUTO_ARENA a = arena_new();

@@ -41,6 +41,7 @@ BODIES = {
     b"held": b"held\r\n",
     b"null": b"of nobody\r\n",
     b"empty": b"",
+    b"local": b"from a program\r\n",
 }
 
 
@@ -78,6 +79,9 @@ def made_by_postfix(folder, hop):
     postfix.start()
     try:
         fill(postfix.port)
+        sent = postfix.run("/usr/sbin/sendmail", "-t", "-i", "-f", "cron@there.example", "-N", "delay,failure", "-R", "full", "-V", "e=1",
+                           text=b"To: <to@later.example>\nBcc: bcc@later.example\n" + text(b"local", BODIES[b"local"]).replace(b"\r\n", b"\n"))
+        check(sent.returncode == 0, "a program hands one in", sent)
         check(until(lambda: len(files(queue, "deferred")) == len(BODIES) and not files(queue, "active", "incoming")), "all is put off",
               files(queue, "deferred", "active", "incoming"))
         check(until(lambda: len(hop.got()) == 1), "one recipient was served", hop.got())
@@ -139,7 +143,7 @@ def compare(hop, ident):
     got = hop.got(b"X-Ident: " + ident + b"\r\n")
     if not check(len(got) == 1, f"{ident} comes once", len(got)):
         return None
-    want = text(ident, BODIES[ident])
+    want = text(ident, BODIES[ident]) if ident != b"local" else b"\r\n\r\n" + BODIES[ident]     # whose header Postfix completed
     return got[0] if check(got[0][2].endswith(want), f"{ident} comes whole", got[0][2][-300:]) else None
 
 
@@ -167,6 +171,10 @@ def serve(folder, arrived, hop):
         check("NOTIFY=SUCCESS,DELAY" in to.get('<"b b"@later.example', "") and "ORCPT=rfc822;o+2Bo@x.example" in to.get('<"b b"@later.example', ""),
               "NOTIFY and ORCPT", some[1])
         check("NOTIFY=NEVER" in to.get("<c@later.example", ""), "NOTIFY=NEVER", some[1])
+    local = mails[b"local"]
+    if local:
+        check("RET=FULL" in local[0] and "ENVID=e+3D1" in local[0] and sorted(r.split(">")[0] for r in local[1]) == ["<bcc@later.example", "<to@later.example"]
+              and all("NOTIFY=FAILURE,DELAY" in r for r in local[1]), "what sendmail was told", local[:2])
     if mails[b"null"]:
         check(mails[b"null"][0].startswith("<>"), "the null sender", mails[b"null"][0])
     if mails[b"utf8"]:
@@ -195,7 +203,7 @@ def main():
         check(said.returncode == 1, "some were refused, and the exit code says so", said)
         check(len(result["taken"]) == len(BODIES) - 1 and len(result["held"]) == 1, "what waits is taken", lines)
         check(len(result["refused"]) == bad and all(line["reason"] for line in result["refused"]), "what is none is refused, with a reason each", bad, lines)
-        check(lines[-1] == {"taken": len(BODIES), "recipients": len(BODIES) + 1, "held": 1, "settled": 0, "known": 0, "refused": bad}, "the sum", lines[-1])
+        check(lines[-1] == {"taken": len(BODIES), "recipients": len(BODIES) + 2, "held": 1, "settled": 0, "known": 0, "refused": bad}, "the sum", lines[-1])
         check({f.stat().st_uid for f in (folder / "spool").iterdir()} == {65534}, "the spool's files are its user's")
         check(before == {f: f.read_bytes() for f in files(queue, "incoming", "active", "deferred", "hold")}, "Postfix' queue is as it was")
 
