@@ -12,6 +12,22 @@ sys.path[:0] = [str(HERE.parent / "kit"), str(HERE.parent / "peers")]
 PATIENCE = 60
 
 
+_ports = iter(range(20000 + os.getpid() * 37 % 8000, 32000))
+_lock = threading.Lock()
+
+
+def free_port():
+    """One for a server that is still to be started: of those the system gives to nobody by itself, and each once."""
+    with _lock:
+        for port in _ports:
+            try:
+                socket.create_server(("127.0.0.1", port)).close()
+                return port
+            except OSError:
+                pass
+    raise RuntimeError("no port is free")
+
+
 class NextHop:
     """Listens on a loopback address and port; takes all mail, or answers RCPT as `answer` says. `lmtp`: an answer a recipient."""
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 
-from kit import HERE, NextHop, Session
+from kit import HERE, NextHop, Session, free_port
 import checks
 from checks import check, until
 import servers
@@ -96,7 +96,7 @@ class Hops:
         if name == "own":
             return "127.0.1.0/24"
         if name == "reinject":
-            return str(servers.free_port())
+            return str(free_port())
         if name not in self.hops:
             self.hops[name] = NextHop(name, lmtp=lmtp)
         return f"[127.0.0.1]:{self.hops[name].port}"
@@ -234,7 +234,7 @@ class Run:
 
     def run(self):
         hops = Hops(self.folder)
-        postfix, waypost = OldPostfix(self.folder / "postfix", 0), Imported(self.folder / "waypost", 0)
+        postfix, waypost = OldPostfix(self.folder / "postfix", 0, free_port()), Imported(self.folder / "waypost", 0, free_port())
         try:
             if "/run/boxes.sock" in (self.setup / "main.cf").read_text():
                 hops.unix(str(postfix.folder / "run/boxes.sock"))

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 
-from kit import Milter, NextHop, Session
+from kit import Milter, NextHop, Session, free_port
 from checks import any_failed, check, done, until
 import servers
 
@@ -79,7 +79,7 @@ def files(queue, *which):
 def made_by_postfix(folder, hop):
     """A queue directory, of a Postfix that has ended."""
     milter = Milter(b"edited")
-    postfix = OldPostfix(folder / "postfix", hop.port)
+    postfix = OldPostfix(folder / "postfix", hop.port, free_port())
     postfix.more += f"smtpd_milters = inet:127.0.0.1:{milter.port}\nmilter_protocol = 2\nmilter_default_action = accept\n"
     queue = postfix.folder / "var/spool/postfix"
     postfix.start()
@@ -157,7 +157,7 @@ def compare(hop, ident):
 
 
 def serve(folder, arrived, hop):
-    relay = Relay(folder / "relay", hop.port)
+    relay = Relay(folder / "relay", hop.port, free_port())
     relay.start()
     try:
         check(until(lambda: len(hop.got()) == len(BODIES) - 1), "what waited goes out", len(hop.got()), relay.told())
