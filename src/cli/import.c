@@ -31,6 +31,21 @@ static int by_place(const void *a, const void *b)
     return order ? order : (x->order > y->order) - (x->order < y->order);
 }
 
+/* What is said of a parameter for each of many domains is said once. */
+static bool is_told(const struct findings *all, size_t i)
+{
+    const struct finding *f = &all->p[i], *g;
+
+    for (size_t k = i; k-- > 0 && i - k < 64;) {
+        g = &all->p[k];
+        if (g->line != f->line || !str_eq(g->file, f->file))
+            return false;
+        if (g->became == f->became && str_eq(g->name, f->name) && str_eq(g->text, f->text))
+            return true;
+    }
+    return false;
+}
+
 static void report(struct postfix_conf *c, const struct made *m, bool json, FILE *to)
 {
     size_t count[BECAME_COUNT] = { 0 };
@@ -40,6 +55,8 @@ static void report(struct postfix_conf *c, const struct made *m, bool json, FILE
         qsort(c->findings.p, c->findings.n, sizeof *c->findings.p, by_place);
     for (size_t i = 0; i < c->findings.n; i++) {
         const struct finding *f = &c->findings.p[i];
+        if (is_told(&c->findings, i))
+            continue;
         count[f->became]++;
         if (json) {
             buf_add(&out, S("{\"file\":"));
@@ -52,7 +69,8 @@ static void report(struct postfix_conf *c, const struct made *m, bool json, FILE
             continue;
         }
         buf_addf(&out, f->line ? "%.*s:%u: " : "%.*s: ", STR(f->file.n ? tell_text(c->a, f->file) : S("(default)")), f->line);
-        buf_addf(&out, f->name.n ? "%.*s: " : "", STR(tell_text(c->a, f->name)));
+        if (f->name.n)
+            buf_addf(&out, "%.*s: ", STR(tell_text(c->a, f->name)));
         buf_addf(&out, "%s%s%.*s\n", words[f->became], f->text.n ? ": " : "", STR(tell_text(c->a, f->text)));
     }
     if (json)

@@ -302,8 +302,10 @@ static void listen_interfaces(struct relay *r, struct buf *out, unsigned port)
         str bare = word.n && word.p[0] == '[' ? str_of(word.p + 1, MIN(str_findc(word, ']'), word.n) - 1) : word;
         if (is_ip(r, bare))
             buf_addf(out, str_findc(bare, ':') != STR_NONE ? " [%.*s]:%u" : " %.*s:%u", STR(bare), port);
-        else
-            pf_find(r->c, "inet_interfaces", NOT_TRANSLATED, "\"%.*s\": waypost listens at addresses, not at names", STR(word));
+        else {
+            pf_find(r->c, "inet_interfaces", DECIDE, "\"%.*s\": waypost listens at addresses, not at names", STR(word));
+            decide(r, "inet_interfaces: %.*s is missing in \"listen\": which address is that?", STR(word));
+        }
     }
 }
 
@@ -395,7 +397,12 @@ static void tell_service(struct relay *r, const struct pf_service *s)
             pf_find_at(r->c, s->file, s->line, s->name, NOT_TRANSLATED, "%.*s: waypost runs no programs and has no mailboxes; what went this way is told at its own line", STR(s->command));
             return;
         }
-    if ((str_eq(s->command, S("smtp")) || str_eq(s->command, S("lmtp"))) && options.n)
+    bool own_rules = false;
+    for (size_t i = 0; i < s->noverride; i++)
+        own_rules |= str_eq(s->command, S("smtpd")) && sensitive(&s->override[i]);
+    if (own_rules)              /* behind postscreen */
+        pf_find_at(r->c, s->file, s->line, s->name, DECIDE, "sessions that postscreen hands on had rules of their own, which are not translated: -o %.*s", STR(buf_str(&options)));
+    else if ((str_eq(s->command, S("smtp")) || str_eq(s->command, S("lmtp"))) && options.n)
         pf_find_at(r->c, s->file, s->line, s->name, PARTLY, "its next hops are backends; not translated: -o %.*s", STR(buf_str(&options)));
     else if (str_eq(s->command, S("smtp")) || str_eq(s->command, S("lmtp")))
         pf_find_at(r->c, s->file, s->line, s->name, NEEDLESS, "its next hops are backends");

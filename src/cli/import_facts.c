@@ -97,7 +97,7 @@ void facts_write(struct relay *r, struct buf *out)
 
 /* ---- all the others ---- */
 
-/* What can be said of a parameter that is set and was not translated. Ends in * : all that begin so. */
+/* What can be said of a parameter that is set and was not translated. * is any run of characters. */
 static const struct { const char *name; enum became became; const char *what; } known[] = {
     { "compatibility_level", NEEDLESS, "which of Postfix' defaults count" },
     { "content_filter", DECIDE, "mail is not passed through a filter: see what stands at the head of the file" },
@@ -182,12 +182,32 @@ static const struct { const char *name; enum became became; const char *what; } 
     { "default_process_limit", NEEDLESS, "" }, { "qmgr_*", NEEDLESS, "" }, { "max_use", NEEDLESS, "" }, { "max_idle", NEEDLESS, "" },
     { "in_flow_delay", NEEDLESS, "" }, { "initial_destination_concurrency", NEEDLESS, "" }, { "unknown_local_recipient_reject_code", NEEDLESS, "" },
     { "authorized_*", NEEDLESS, "" }, { "import_environment", NEEDLESS, "" }, { "smtputf8_enable", NEEDLESS, "always on" },
+    { "address_verify_*", NEEDLESS, "\"callout\" has times of its own" }, { "anvil_*", NEEDLESS, "" }, { "smtp_connection_*", NEEDLESS, "connections are kept for idle_timeout" },
+    { "*_notice_recipient", NOT_TRANSLATED, "the postmaster" }, { "bounce_size_limit", NOT_TRANSLATED, "reports hold up to 64 KiB of the mail" },
+    { "bounce_template_file", NOT_TRANSLATED, "reports have texts of their own" }, { "double_bounce_sender", NEEDLESS, "reports come from <>" },
+    { "header_size_limit", NOT_TRANSLATED, "see limits { header_size }" }, { "body_checks_size_limit", NEEDLESS, "content is not judged" },
+    { "*_destination_recipient_limit", NOT_TRANSLATED, "a message goes out with all its recipients of a domain" },
+    { "*_destination_concurrency_limit", NEEDLESS, "no next hop here is of that transport" }, { "*_destination_rate_delay", NEEDLESS, "no next hop here is of that transport" },
+    { "*_destination_concurrency_*", NEEDLESS, "connections follow what servers take" }, { "smtp_*_timeout", NOT_TRANSLATED, "as RFC 5321 4.5.3.2 says" },
+    { "lmtp_*_timeout", NOT_TRANSLATED, "as RFC 5321 4.5.3.2 says" }, { "smtp_mx_*", NEEDLESS, "all hosts of the best preference are tried, then the next" },
+    { "smtp_bind_address_enforce", NEEDLESS, "a source is always so" }, { "undisclosed_recipients_header", NEEDLESS, "headers are not rewritten" },
+    { "always_add_missing_headers", NEEDLESS, "headers are not rewritten" }, { "enable_original_recipient", NEEDLESS, "" }, { "multi_instance_*", NEEDLESS, "" },
+    { "smtp_randomize_addresses", NEEDLESS, "always so" }, { "smtpd_sender_login_maps", NOT_TRANSLATED, "no logins yet" },
+    { "smtpd_discard_ehlo_*", NOT_TRANSLATED, "all is offered" }, { "smtp_discard_ehlo_*", NOT_TRANSLATED, "what a server offers is used" },
+    { "smtpd_log_access_permit_actions", NEEDLESS, "each decision is in the log" },
 };
 
 static bool fits(const char *pattern, str name)
 {
     str p = str_z(pattern);
-    return str_ends(p, S("*")) ? str_starts(name, str_head(p, p.n - 1)) : str_eq(p, name);
+    size_t star = str_findc(p, '*');
+
+    if (star == STR_NONE)
+        return str_eq(p, name);
+    str head = str_head(p, star), tail = str_from(p, star + 1);
+    if (str_ends(tail, S("*")))         /* "*_middle_*" */
+        return str_has(name, str_head(tail, tail.n - 1));
+    return name.n >= head.n + tail.n && str_starts(name, head) && str_ends(name, tail);
 }
 
 /* Is it a name of the admin's own, that other values are made with? */

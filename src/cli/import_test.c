@@ -103,7 +103,7 @@ TEST(postfix_open_relays_are_not_translated)
             refused += c.findings.p[i].became == REFUSED;
         CHECK(refused > 0, str_z(*m));
         config = str_from(config, str_find(config, S("\nwaypost 1\n")));     /* behind the lines to decide */
-        CHECK(!str_has(config, S("0.0.0.0/")) && !str_has(config, S("128.0.0.0/")) && !str_has(config, S("::/0")), config);
+        CHECK(!str_has(config, S(" 0.0.0.0/")) && !str_has(config, S(" 128.0.0.0/")) && !str_has(config, S("::/0")), config);
         CHECK(made.decisions > 0, str_z(*m));
         pf_free(&c);
     }
@@ -133,6 +133,22 @@ TEST(postfix_domains_without_a_counterpart_take_nobody)
     CHECK(str_has(config, S("backend 192.0.2.1-26 {\n    server 192.0.2.1:26\n")), config);
     CHECK(str_has(config, S("# DECIDE: fax.example: ")), config);
     CHECK(found(&c, 3, S("relay_domains"), DECIDE));
+    pf_free(&c);
+}
+
+/* A relay_domain would take mail from everybody. */
+TEST(postfix_that_takes_nothing_from_strangers_stays_so)
+{
+    AUTO_ARENA a = arena_new();
+    struct postfix_conf c;
+    struct made m;
+    str config = translated(a, "myhostname = a.example\nmydestination =\nrelay_domains = b.example\nmynetworks = 10.0.0.0/8\nrelayhost = [192.0.2.1]\n"
+                            "virtual_alias_domains = c.example\nvirtual_alias_maps = inline:{x@c.example=x@b.example}\n"
+                            "smtpd_client_restrictions = permit_mynetworks, reject\n", &m, &c);
+
+    CHECK(!str_has(config, S("relay_domain ")) && !str_has(config, S("alias {")), config);
+    CHECK(str_has(config, S("{ to b.example; via 192.0.2.1 }")) && str_has(config, S("{ to c.example; via bounce ")), config);
+    CHECK(str_has(config, S("network mynetworks 10.0.0.0/8 {")) && str_has(config, S("# DECIDE: strangers could send nothing")), config);
     pf_free(&c);
 }
 

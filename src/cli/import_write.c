@@ -222,11 +222,12 @@ static void rows_as_rules(struct relay *r)
     if (r->strangers || r->nrow == 0)
         return;
     decide(r, "strangers could send nothing to this Postfix, so its domains became routes for clients of the networks; aliases and lists of recipients do not count for them");
-    for (size_t i = 0; i < r->nrow; i++)
-        if (r->row[i].hop.kind == HOP_BACKEND || r->row[i].hop.kind == HOP_MX || r->row[i].hop.kind == HOP_DISCARD) {
-            GROW(r->a, r->rule, r->nrule, r->rule_cap);
-            r->rule[r->nrule++] = (struct rule){ r->row[i].name, false, r->row[i].hop, 900000 };
-        }
+    for (size_t i = 0; i < r->nrow; i++) {
+        struct hop hop = r->row[i].hop;
+        if (r->row[i].class == CLASS_ALIAS)
+            hop = (struct hop){ .kind = HOP_NONE };     /* its aliases are lost */
+        rule_add(r, r->row[i].name, false, hop);
+    }
     r->nrow = r->nalias = 0;
     r->nobody = r->relay_list = r->mailbox_list = r->local_list = (str){ 0 };
 }

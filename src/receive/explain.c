@@ -120,8 +120,9 @@ static void tell_servers(const struct teller *t, const struct backend *b)
 static void tell_ways_out(const struct teller *t, const struct snapshot *snap, const struct backend *b, const struct outlets *o)
 {
     for (size_t i = 0; o && i < o->pool->n; i++) {
-        char how[64];
-        snprintf(how, sizeof how, o->pool->use[i].fallback ? " (fallback)" : o->pool->n > 1 ? " (weight %u)" : "", o->pool->use[i].weight);
+        char how[64] = "";
+        if (o->pool->use[i].fallback || o->pool->n > 1)
+            snprintf(how, sizeof how, o->pool->use[i].fallback ? " (fallback)" : " (weight %u)", o->pool->use[i].weight);
         tell_source(t, snap, o->pool->use[i].outlet, how);
         tell_servers(t, o->by[i]);
     }

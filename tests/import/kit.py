@@ -12,6 +12,22 @@ sys.path[:0] = [str(HERE.parent / "kit"), str(HERE.parent / "peers")]
 PATIENCE = 60
 
 
+_ports = iter(range(20000 + os.getpid() * 37 % 8000, 32000))
+_lock = threading.Lock()
+
+
+def free_port():
+    """One for a server that is still to be started: of those the system gives to nobody by itself, and each once."""
+    with _lock:
+        for port in _ports:
+            try:
+                socket.create_server(("127.0.0.1", port)).close()
+                return port
+            except OSError:
+                pass
+    raise RuntimeError("no port is free")
+
+
 class NextHop:
     """Listens on a loopback address and port; takes all mail, or answers RCPT as `answer` says. `lmtp`: an answer a recipient."""
 
@@ -136,3 +152,60 @@ class Session:
             pass
         self.f.close()
         self.sock.close()
+
+
+class Milter:
+    """A filter that edits the mails whose X-Ident is `ident`, in all the ways that leave pointers in Postfix' queue files."""
+
+    def __init__(self, ident):
+        self.ident = ident
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
+
+    def close(self):
+        self.listener.close()
+
+    def serve(self, sock):
+        def say(command, data=b""):
+            sock.sendall((len(data) + 1).to_bytes(4, "big") + command + data)
+
+        sock.settimeout(PATIENCE)
+        ours = False
+        try:
+            with sock, sock.makefile("rb") as f:
+                while True:
+                    head = f.read(4)
+                    if len(head) < 4:
+                        return
+                    packet = f.read(int.from_bytes(head, "big"))
+                    command, data = packet[:1], packet[1:]
+                    if command == b"O":     # version 2; may add and change headers, body and recipients; wants all steps
+                        say(b"O", (2).to_bytes(4, "big") + (0x1F).to_bytes(4, "big") + (0).to_bytes(4, "big"))
+                        continue
+                    if command in b"DA":
+                        continue
+                    if command == b"Q":
+                        return
+                    if command == b"M":
+                        ours = False
+                    if command == b"L":
+                        ours |= data == b"X-Ident\0" + self.ident + b"\0"
+                    if command == b"E" and ours:
+                        say(b"i", (0).to_bytes(4, "big") + b"X-Milter\0was here,\n\tand folded\0")
+                        say(b"m", (1).to_bytes(4, "big") + b"Subject\0changed, and much longer than it was before\0")
+                        say(b"m", (1).to_bytes(4, "big") + b"X-Gone\0\0")
+                        say(b"+", b"<added@later.example>\0")
+                        say(b"-", b"<dropped@later.example>\0")
+                        say(b"b", b"a new body,\r\n" + b"with a long line " * 300 + b"\r\n.dot\r\n")
+                    say(b"c")
+        except OSError:
+            pass

@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 
-from kit import HERE, NextHop, Session
+from kit import HERE, NextHop, Session, free_port
 import checks
 from checks import check, until
 import servers
@@ -96,7 +96,7 @@ class Hops:
         if name == "own":
             return "127.0.1.0/24"
         if name == "reinject":
-            return str(servers.free_port())
+            return str(free_port())
         if name not in self.hops:
             self.hops[name] = NextHop(name, lmtp=lmtp)
         return f"[127.0.0.1]:{self.hops[name].port}"
@@ -234,7 +234,7 @@ class Run:
 
     def run(self):
         hops = Hops(self.folder)
-        postfix, waypost = OldPostfix(self.folder / "postfix", 0), Imported(self.folder / "waypost", 0)
+        postfix, waypost = OldPostfix(self.folder / "postfix", 0, free_port()), Imported(self.folder / "waypost", 0, free_port())
         try:
             if "/run/boxes.sock" in (self.setup / "main.cf").read_text():
                 hops.unix(str(postfix.folder / "run/boxes.sock"))
@@ -284,6 +284,34 @@ class Run:
                 self.check(old_out == new_out, p.name, f"Postfix sends {old_out}", f"waypost sends {new_out}", waypost.told()[-3:] if old_out != new_out else "")
 
 
+def verb(folder):
+    """The command itself: where it writes, what it refuses to write over, how it ends."""
+    def run(*args):
+        return subprocess.run([WAYPOST, "import", *map(str, args)], capture_output=True, text=True, timeout=60, check=False)
+
+    source, out = folder / "etc", folder / "out"
+    source.mkdir()
+    (source / "main.cf").write_text("myhostname = mx.example.com\nmydestination =\nrelay_domains = example.com\nrelay_recipient_maps = inline:{ann@example.com=x}\n"
+                                    "transport_maps = inline:{example.com=smtp:[192.0.2.1]}\nrelayhost = [192.0.2.2]\nmynetworks = 10.0.0.0/8, 0.0.0.0/0\n")
+    said = run("postfix", source)
+    check(said.returncode == 0 and "\nwaypost 1\n" in said.stdout and "main.cf:7: mynetworks: refused: " in said.stderr
+          and "relay_recipients.txt is needed beside it" in said.stderr, "without a place to write to, all is said", said)
+    said = run("postfix", source, "--out", out)
+    check(said.returncode == 0 and "main.cf:3: relay_domains: translated: " in said.stdout, "--out", said)
+    config = (out / "waypost.conf").read_text()
+    check((out / "relay_recipients.txt").read_text() == "ann@example.com\n" and "0.0.0.0/0 {" not in config and "network mynetworks 10.0.0.0/8 {" in config,
+          "the configuration and its list", config)
+    (out / "waypost.conf").write_text("mine\n")
+    said = run("postfix", source, "--out", out)
+    check(said.returncode == 1 and (out / "waypost.conf").read_text() == "mine\n" and "--force" in said.stderr, "nothing is written over", said)
+    said = run("postfix", source, "-o", out / "waypost.conf", "--force", "--json")
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    check(said.returncode == 0 and (out / "waypost.conf").read_text() == config and lines[-1]["refused"] == 1, "but with --force", said)
+    check(all(set(line) == {"file", "line", "name", "result", "text"} for line in lines[:-1]), "each finding is an object", lines[:2])
+    check(run("postfix", folder / "nowhere").returncode == 2 and run("exim", source).returncode == 2 and run("postfix").returncode == 2
+          and run("postfix", source, "-o", "x", "--out", "y").returncode == 2, "what cannot be is a mistake of usage")
+
+
 def main():
     keep = "--keep" in sys.argv
     names = [a for a in sys.argv[1:] if a[0] != "-"]
@@ -294,6 +322,9 @@ def main():
     for s in setups:
         os.mkdir(f"{folder}/{s.name}")
         runs.append(Run(s, f"{folder}/{s.name}"))
+    os.mkdir(f"{folder}/verb")
+    if not names:
+        verb(servers.pathlib.Path(folder) / "verb")
     began = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         for results in pool.map(Run.run, runs):

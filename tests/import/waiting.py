@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 
-from kit import HERE, NextHop, Session
+from kit import Milter, NextHop, Session, free_port
 from checks import any_failed, check, done, until
 import servers
 
@@ -41,7 +41,10 @@ BODIES = {
     b"held": b"held\r\n",
     b"null": b"of nobody\r\n",
     b"empty": b"",
+    b"local": b"from a program\r\n",
+    b"edited": b"the old body\r\n",
 }
+NEW = b"a new body,\r\n" + b"with a long line " * 300 + b"\r\n.dot\r\n"
 
 
 def fill(port):
@@ -58,6 +61,8 @@ def fill(port):
         s.mail("<ann@there.example>", ["<held@later.example>"], text(b"held", BODIES[b"held"])),
         s.mail("<>", ["<null@later.example>"], text(b"null", BODIES[b"null"])),
         s.mail("<ann@there.example>", ["<empty@later.example>"], b"Subject: empty\r\nX-Ident: empty\r\n\r\n"),
+        s.mail("<ann@there.example>", ["<edited@later.example>", "<dropped@later.example>"],
+               b"X-Gone: soon\r\n" + text(b"edited", BODIES[b"edited"])),
     ]
     s.close()
     check(all(a[:1] in "23" for m in said for a in m), "Postfix takes the mails", said)
@@ -73,11 +78,16 @@ def files(queue, *which):
 
 def made_by_postfix(folder, hop):
     """A queue directory, of a Postfix that has ended."""
-    postfix = OldPostfix(folder / "postfix", hop.port)
+    milter = Milter(b"edited")
+    postfix = OldPostfix(folder / "postfix", hop.port, free_port())
+    postfix.more += f"smtpd_milters = inet:127.0.0.1:{milter.port}\nmilter_protocol = 2\nmilter_default_action = accept\n"
     queue = postfix.folder / "var/spool/postfix"
     postfix.start()
     try:
         fill(postfix.port)
+        sent = postfix.run("/usr/sbin/sendmail", "-t", "-i", "-f", "cron@there.example", "-N", "delay,failure", "-R", "full", "-V", "e=1",
+                           text=b"To: <to@later.example>\nBcc: bcc@later.example\n" + text(b"local", BODIES[b"local"]).replace(b"\r\n", b"\n"))
+        check(sent.returncode == 0, "a program hands one in", sent)
         check(until(lambda: len(files(queue, "deferred")) == len(BODIES) and not files(queue, "active", "incoming")), "all is put off",
               files(queue, "deferred", "active", "incoming"))
         check(until(lambda: len(hop.got()) == 1), "one recipient was served", hop.got())
@@ -87,6 +97,7 @@ def made_by_postfix(folder, hop):
         check(refused.returncode == 1 and "stop it first" in refused.stderr, "a queue in use is left alone", refused)
     finally:
         postfix.stop()
+        milter.close()
     return queue
 
 
@@ -140,11 +151,13 @@ def compare(hop, ident):
     if not check(len(got) == 1, f"{ident} comes once", len(got)):
         return None
     want = text(ident, BODIES[ident])
+    if ident in (b"local", b"edited"):      # whose header Postfix completed, or a filter edited
+        want = b"\r\n\r\n" + (NEW if ident == b"edited" else BODIES[ident])
     return got[0] if check(got[0][2].endswith(want), f"{ident} comes whole", got[0][2][-300:]) else None
 
 
 def serve(folder, arrived, hop):
-    relay = Relay(folder / "relay", hop.port)
+    relay = Relay(folder / "relay", hop.port, free_port())
     relay.start()
     try:
         check(until(lambda: len(hop.got()) == len(BODIES) - 1), "what waited goes out", len(hop.got()), relay.told())
@@ -167,6 +180,16 @@ def serve(folder, arrived, hop):
         check("NOTIFY=SUCCESS,DELAY" in to.get('<"b b"@later.example', "") and "ORCPT=rfc822;o+2Bo@x.example" in to.get('<"b b"@later.example', ""),
               "NOTIFY and ORCPT", some[1])
         check("NOTIFY=NEVER" in to.get("<c@later.example", ""), "NOTIFY=NEVER", some[1])
+    local = mails[b"local"]
+    if local:
+        check("RET=FULL" in local[0] and "ENVID=e+3D1" in local[0] and sorted(r.split(">")[0] for r in local[1]) == ["<bcc@later.example", "<to@later.example"]
+              and all("NOTIFY=FAILURE,DELAY" in r for r in local[1]), "what sendmail was told", local[:2])
+    edited = mails[b"edited"]
+    if edited:
+        header = b"\r\n" + edited[2].split(b"\r\n\r\n")[0] + b"\r\n"
+        check(b"\r\nX-Milter: was here,\r\n\tand folded\r\n" in header and b"\r\nSubject: changed, and much longer than it was before\r\n" in header
+              and b"X-Gone" not in header and b"Subject: edited" not in header, "what a filter edited is edited", header)
+        check(sorted(r.split(">")[0] for r in edited[1]) == ["<added@later.example", "<edited@later.example"], "and its recipients", edited[1])
     if mails[b"null"]:
         check(mails[b"null"][0].startswith("<>"), "the null sender", mails[b"null"][0])
     if mails[b"utf8"]:
@@ -195,7 +218,7 @@ def main():
         check(said.returncode == 1, "some were refused, and the exit code says so", said)
         check(len(result["taken"]) == len(BODIES) - 1 and len(result["held"]) == 1, "what waits is taken", lines)
         check(len(result["refused"]) == bad and all(line["reason"] for line in result["refused"]), "what is none is refused, with a reason each", bad, lines)
-        check(lines[-1] == {"taken": len(BODIES), "recipients": len(BODIES) + 1, "held": 1, "settled": 0, "known": 0, "refused": bad}, "the sum", lines[-1])
+        check(lines[-1] == {"taken": len(BODIES), "recipients": len(BODIES) + 3, "held": 1, "settled": 0, "known": 0, "refused": bad}, "the sum", lines[-1])
         check({f.stat().st_uid for f in (folder / "spool").iterdir()} == {65534}, "the spool's files are its user's")
         check(before == {f: f.read_bytes() for f in files(queue, "incoming", "active", "deferred", "hold")}, "Postfix' queue is as it was")
 
