@@ -160,6 +160,31 @@ def missing():
     relay.end()
 
 
+def pools():
+    """A source in two pools, for the same servers: only its message tells to which pool mail belongs, and that is read when the source fails. Probes, too, leave
+    by the sources."""
+    relay = Relay("")
+    sink = Sink(relay.dir, "hop")
+    conf = SOURCES + "source gone 192.0.2.211\n" + (
+        f"pool one {{ use gone; use a1 fallback }}\npool two {{ use gone; use a2 fallback }}\nbackend b {{ server 127.0.0.1:{sink.port}; pool one; health ehlo every 1s down_after 1 }}\n"
+        "route rule { from *@other.example other.example; via b; pool two }\n".replace("*@other.example ", "")) + domain("x.example", "b")
+    relay.reload(conf)
+    relay.send("x.example", 20)
+    relay.send("x.example", 20, sender="ann@other.example")
+    check(until(lambda: len(sink.took()) >= 40), "all arrive", relay.json("queue", "list")[:2])
+    by = {(t["from"], t["client"]) for t in sink.took()}
+    check(by == {("ann@there.example", "127.0.0.11"), ("ann@other.example", "127.0.0.12")}, "each by a source of its own pool", by)
+    servers = until(lambda: (s := {s["backend"]: s["state"] for s in relay.json("backend", "list")}).get("b@gone") == "down" and s)
+    check(servers and servers["b@a1"] == "in" and "b" not in servers, "and so for probes", relay.json("backend", "list"))
+    check(relay.ask("backend", "drain", "b", f"127.0.0.1:{sink.port}").returncode == 0 and
+          {s["state"] for s in relay.json("backend", "list") if s["backend"].startswith("b@")} == {"drained"}, "a server is drained for all of them", relay.json("backend", "list"))
+    relay.ask("backend", "undrain", "b", f"127.0.0.1:{sink.port}")
+    relay.send("x.example", 2)
+    check(until(lambda: len(sink.took()) >= 42), "and back", relay.json("queue", "list")[:2])
+    sink.end()
+    relay.end()
+
+
 def moved():
     """The source is taken away, or the pool, while mail waits for a server that is down."""
     relay = Relay("")
@@ -323,7 +348,9 @@ if "--inside" in sys.argv:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     families()
     done()
-for test in (weights, missing, moved, rates, shared, networks):
+r = subprocess.run([WAYPOST, "check", "-c", os.path.join(HERE, "..", "..", "examples", "sources.conf")], capture_output=True, text=True, timeout=PATIENCE)
+check(r.returncode == 0, "the example loads", r.stdout, r.stderr)
+for test in (weights, missing, pools, moved, rates, shared, networks):
     test()
 may = subprocess.run(["unshare", "-n", "ip", "link", "set", "lo", "up"], capture_output=True, text=True)
 if os.geteuid() != 0 or may.returncode:
