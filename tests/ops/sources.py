@@ -200,6 +200,12 @@ def moved():
     relay.reload(SOURCES + "pool p { use a3; use a1 }\n" + base % "pool p")
     lanes = sorted(t["lane"] for t in relay.json("queue", "list"))
     check(lanes.count("b@a3") >= 3 and "b@a2" not in lanes, "of sources that are gone nothing is left", lanes)
+    check(len(relay.json("queue", "list", "--lane", "b")) == 10, "the lane's name without a source means all of them")
+    check(relay.ask("queue", "suspend", "--lane", "b", "--reason", "a test").returncode == 0, "suspend")
+    check(all("a test" in t["reason"] for t in relay.json("queue", "list")), "all are suspended",
+          relay.json("queue", "list")[:2])
+    check(relay.ask("queue", "resume", "--lane", "b").returncode == 0 and not [t for t in relay.json("queue", "list") if "a test" in t["reason"]], "and resumed",
+          relay.json("queue", "list")[:2])
     relay.reload(SOURCES + base % "")
     check(until(lambda: [t["lane"] for t in relay.json("queue", "list")] == ["b"] * 10), "and without any", relay.json("queue", "list")[:2])
     relay.reload(SOURCES + base % "source a2")
@@ -263,7 +269,7 @@ def shared():
     last, first = max(t["at_us"] for t in busy.took()), min(t["at_us"] for t in calm.took())
     check(first < last, "who has much to send leaves room for who has little", first - last)
     held = relay.metric("waypost_source_connection_limit")
-    check(held.get('{source="a1"}') == 1 and relay.metric("waypost_source_connections").get('{source="a1"}', 9) <= 1, "one connection at most", held)
+    check(held.get('{source="a1"}') == 1 and relay.metric("waypost_source_connections_in_use").get('{source="a1"}', 9) <= 1, "one connection at most", held)
     relay.reload(conf.replace("connections 1", "rate 600/min"))
     relay.send("calm.example", 12)
     relay.send("busy.example", 12)
@@ -308,7 +314,7 @@ def networks():
     for s, f, _ in (one, two, three):
         f.close()
         s.close()
-    check(until(lambda: relay.metric("waypost_network_connections").get('{network="here"}') == 0), "sessions are counted out", relay.metric("waypost_network_connections"))
+    check(until(lambda: relay.metric("waypost_network_connections_in_use").get('{network="here"}') == 0), "sessions are counted out", relay.metric("waypost_network_connections_in_use"))
     s, f, greeting = line()
     check(greeting.startswith("220"), "another may come", greeting)
     f.close()
