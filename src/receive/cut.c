@@ -39,7 +39,7 @@ static void one_line(struct reply *r, arena *a)
         buf_addc(&text, r->text.p[i] == '\n' ? ' ' : r->text.p[i]);
     r->text = str_printable(a, buf_str(&text));
     if (r->enhanced.class != 5)
-        r->enhanced = (struct enhanced){ .class = 5 };
+        r->enhanced = (struct enhanced){ .class = 5 }; /* RFC 3463 3.1: it says no more */
 }
 
 bool cut_end(struct session *s, struct vigil *w, when length, struct reply *ret)
