@@ -302,8 +302,14 @@ static bool await_ticket(struct connection *k)
     struct lane *lane = k->lane;
     bool others = lane->nready > 0 && !lane->pacing.until;  /* it is their turn, and they may never take it */
 
+    bool counted = k->slots.of[0] || k->slots.of[1] || k->slots.of[2];
+    when until = clock_now() + (others ? MIN(k->backend->idle_timeout, SHARE_PATIENCE) : k->backend->idle_timeout);
+    err e;
+
     lane->idle++;
-    err e = waiters_wait(&lane->takers, clock_now() + (others ? MIN(k->backend->idle_timeout, SHARE_PATIENCE) : k->backend->idle_timeout));
+    do                                  /* another thread may want it, and cannot wake us */
+        e = waiters_wait(&lane->takers, counted ? MIN(until, clock_now() + SECOND) : until);
+    while (e == E_TIMEOUT && clock_now() < until && !slots_wanted(&k->slots));
     if (e == OK)                        /* who wakes us counts us out */
         return true;
     lane->idle--;
