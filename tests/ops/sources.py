@@ -1,5 +1,6 @@
 """Mail leaves by sources: weights, names, what is missing, rates and connections held to, and reloads while mail waits. The sinks record from where
 each message came, under which name, and when. WAYPOST_BUILD says where the relay is. The IPv6 part needs a network namespace of its own."""
+import atexit
 import json
 import os
 import shutil
@@ -17,6 +18,17 @@ WAYPOST = os.path.abspath(os.path.join(os.environ.get("WAYPOST_BUILD", "build"),
 SOURCES = "source a1 127.0.0.11 helo a1.esp.example\nsource a2 127.0.0.12\nsource a3 127.0.0.13\n"
 
 
+started = []            # processes, so that none outlives a check that raises
+
+
+@atexit.register
+def end_all():
+    for p in started:
+        if p.poll() is None:
+            p.kill()
+            p.wait()
+
+
 def free_port(ip="127.0.0.1"):
     with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET) as s:
         s.bind((ip, 0))
@@ -30,6 +42,7 @@ class Sink:
         at = f"[{ip}]:{self.port}" if ":" in ip else f"{ip}:{self.port}"
         open(self.file, "a").close()
         self.p = subprocess.Popen([WAYPOST, "sink", "-l", at, "--hash", self.file, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        started.append(self.p)
         self.p.stderr.readline()
 
     def took(self):
@@ -52,6 +65,7 @@ class Relay:
         self.port, self.http, self.listen = free_port(), free_port(), listen
         self.write(body)
         self.p = subprocess.Popen([WAYPOST, "serve", "--as-is", "-c", f"{self.dir}/conf"], stderr=subprocess.PIPE, text=True)
+        started.append(self.p)
         check(until(lambda: self.ask("stats").returncode == 0), "the relay starts", self.events()[-3:])
 
     def write(self, body):
