@@ -67,12 +67,19 @@ static struct next_hop *choose_bound(struct connection *k, const bool *tried)
 /* Try servers until one answers as it should. Says in *reason why the last one did not. */
 static err open_any(struct connection *k, str *reason, arena *a, when *retry_at)
 {
-    bool tried[64] = { 0 };
+    bool tried[64] = { 0 }, reason_given = false;
 
     for (;;) {
         k->server = k->first ? choose_bound(k, tried) : choose(k, tried, retry_at);
-        if (!k->server)
+        if (!k->server) {
+            const struct outlet *o = k->backend->outlet;
+            if (o && !reason_given && atomic_load(&o->state->out_until) > clock_now()) { /* found out by a probe, or another lane */
+                k->unfit = true;
+                *reason = str_printf(a, "source %.*s: it has no address of this machine", STR(o->name));
+            }
             return fail(E_REFUSED, "no server of %.*s is there", STR(k->backend->name));
+        }
+        reason_given = true;
         k->server_at = (size_t)(k->server - k->backend->server);
         k->lane->server[k->server_at].connections++;
         atomic_fetch_add(&k->server->state->connections, 1);
@@ -162,7 +169,7 @@ static void lane_is_down(struct connection *k, str reason, when retry_at)
     lane->unfit = k->unfit;
     lane_wake_later(k->d, lane);
     if (lane->backend->outlet && lane_leave(lane, !k->unfit))
-        group_spawn(thread_group(), "leave", queue_leave, lane->queue);
+        group_spawn(thread_group(), "leave", queue_leave, lane->queue); /* else it is asked for again when this lane next fails */
 }
 
 /* ---- how many there may be ---- */
@@ -295,8 +302,14 @@ static bool await_ticket(struct connection *k)
     struct lane *lane = k->lane;
     bool others = lane->nready > 0 && !lane->pacing.until;  /* it is their turn, and they may never take it */
 
+    bool counted = k->slots.of[0] || k->slots.of[1] || k->slots.of[2];
+    when until = clock_now() + (others ? MIN(k->backend->idle_timeout, SHARE_PATIENCE) : k->backend->idle_timeout);
+    err e;
+
     lane->idle++;
-    err e = waiters_wait(&lane->takers, clock_now() + (others ? MIN(k->backend->idle_timeout, SHARE_PATIENCE) : k->backend->idle_timeout));
+    do                                  /* another thread may want it, and cannot wake us */
+        e = waiters_wait(&lane->takers, counted ? MIN(until, clock_now() + SECOND) : until);
+    while (e == E_TIMEOUT && clock_now() < until && !slots_wanted(&k->slots));
     if (e == OK)                        /* who wakes us counts us out */
         return true;
     lane->idle--;

@@ -329,7 +329,7 @@ static void add_limits(struct metrics *m, const struct routes *r)
         { "rate_limit", "Messages a second that it may get or send, as configured.", true, METRIC_GAUGE, per_second },
         { "rate_waits_total", "How often something waited, or was told to come again, because that was used up.", true, METRIC_COUNTER, waits },
         { "connection_limit", "Connections it may have at a time, as configured.", false, METRIC_GAUGE, most },
-        { "connections", "Connections that count for that limit now.", false, METRIC_GAUGE, in_use },
+        { "connections_in_use", "Connections that count for that limit now.", false, METRIC_GAUGE, in_use },
         { "connection_waits_total", "How often somebody found all of them in use.", false, METRIC_COUNTER, found_full },
     };
     AUTO_ARENA a = arena_new();
@@ -340,8 +340,7 @@ static void add_limits(struct metrics *m, const struct routes *r)
         for (size_t f = 0; f < COUNT(families) && n; f++) {
             bool any = false;
             char name[80];
-            /* waypost_backend_connections is there already, by server */
-            snprintf(name, sizeof name, k == 0 && str_eq(str_z(families[f].name), S("connections")) ? "waypost_%s_%s_counted" : "waypost_%s_%s", kinds[k], families[f].name);
+            snprintf(name, sizeof name, "waypost_%s_%s", kinds[k], families[f].name);
             for (size_t i = 0; i < n; i++) {
                 if (families[f].rate ? !l[i].l->rate.n : !l[i].l->connections)
                     continue;

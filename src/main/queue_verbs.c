@@ -64,7 +64,7 @@ static bool fits(const struct match *m, const struct ticket *t, when wall, bool 
     *read = false;
     if (m->by_id && !ulid_eq(m->id, t->id))
         return false;
-    if ((m->lane.n && !str_eq(m->lane, t->lane->name)) || (m->held && !t->held) || (m->older && wall - t->accepted < m->older))
+    if ((m->lane.n && !lane_is_called(t->lane, m->lane)) || (m->held && !t->held) || (m->older && wall - t->accepted < m->older))
         return false;
     if (m->domain.n && !domain_fits(m->domain, ticket_domain(t)))
         return false;

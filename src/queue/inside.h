@@ -42,7 +42,7 @@ struct queue {
     struct lane **lane; size_t nlane, lane_cap;
     struct map lane_by_name;
     struct suspension { str lane, reason; when until; } *suspended; size_t nsuspended; /* heap */
-    bool leaving;                       /* queue_leave() was asked for */
+    bool leaving;                       /* queue_leave() is at it */
     when swept;                         /* lanes that nobody needs were looked for then */
     struct waiters calendar_wait;
 };

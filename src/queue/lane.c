@@ -17,6 +17,11 @@ static void heap_free_str(str s) { mem_free((void *)(uintptr_t)s.p); }
 
 static void lane_suspend(struct lane *lane, const struct suspension *s);
 
+bool lane_is_called(const struct lane *lane, str name)
+{
+    return str_eq(lane->name, name) || (lane->name.n > name.n && lane->name.p[name.n] == '@' && str_starts(lane->name, name));
+}
+
 static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
 {
     struct lane *lane = map_get(&q->lane_by_name, name);
@@ -37,7 +42,7 @@ static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
     q->lane[q->nlane++] = lane;
     map_put(&q->lane_by_name, lane->name, lane);
     for (size_t i = 0; i < q->nsuspended; i++)
-        if (str_eq(q->suspended[i].lane, name) && q->suspended[i].until > clock_now())
+        if (lane_is_called(lane, q->suspended[i].lane) && q->suspended[i].until > clock_now())
             lane_suspend(lane, &q->suspended[i]);
     return lane;
 }
@@ -413,19 +418,17 @@ static void lane_suspend(struct lane *lane, const struct suspension *s)
 
 void queue_suspend(struct queue *q, str name, when until, str reason)
 {
-    struct lane *lane = map_get(&q->lane_by_name, name);
-
     queue_resume(q, name);
     q->suspended = mem_grow(q->suspended, (q->nsuspended + 1) * sizeof *q->suspended);
     struct suspension *s = &q->suspended[q->nsuspended++];
     *s = (struct suspension){ heap_str(name), heap_str(reason), until };
-    if (lane)
-        lane_suspend(lane, s);
+    for (size_t i = 0; i < q->nlane; i++)
+        if (lane_is_called(q->lane[i], name))
+            lane_suspend(q->lane[i], s);
 }
 
 bool queue_resume(struct queue *q, str name)
 {
-    struct lane *lane = map_get(&q->lane_by_name, name);
     bool was = false;
 
     for (size_t i = 0; i < q->nsuspended && !was; i++)
@@ -436,10 +439,11 @@ bool queue_resume(struct queue *q, str name)
             q->suspended[i] = q->suspended[--q->nsuspended];
             break;
         }
-    if (lane && lane->suspended) {
-        lane->retry_at = clock_now();
-        lane_open(lane);
-    }
+    for (size_t i = 0; i < q->nlane; i++)
+        if (lane_is_called(q->lane[i], name) && q->lane[i]->suspended) {
+            q->lane[i]->retry_at = clock_now();
+            lane_open(q->lane[i]);
+        }
     return was;
 }
 

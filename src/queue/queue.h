@@ -278,6 +278,7 @@ const struct outlet *lane_outlet(const struct lane *lane);
 /* The lane's backend under its configured name: sites are many, and strangers name them. "none": it is gone. */
 str lane_backend_name(const struct lane *lane);
 /* By an operator: nothing goes out by this lane until then, also when it is made only later; its mail waits and burns no attempt. */
+bool lane_is_called(const struct lane *lane, str name);      /* its name, or that without its source */
 void queue_suspend(struct queue *q, str lane, when until, str reason);
 bool queue_resume(struct queue *q, str lane);           /* false: it was not suspended */
 

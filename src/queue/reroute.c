@@ -231,8 +231,11 @@ err queue_reroute(void *queue) { return reroute_all(queue, false); }
 err queue_leave(void *queue)
 {
     struct queue *q = queue;
-    err e = reroute_all(q, true);
 
+    if (q->leaving)
+        return OK;
+    q->leaving = true;
+    err e = reroute_all(q, true);
     q->leaving = false;
     return e;
 }
@@ -253,9 +256,7 @@ bool lane_leave(struct lane *lane, bool proven)
     if (!by || !by->outlet)
         return false;
     if (!by->among) { /* in several pools: only its message knows which is its own */
-        if (proven || q->leaving || !lane->nready)
-            return false;
-        return q->leaving = true;
+        return !proven && !q->leaving && lane->nready;
     }
     if (by->among->pool->n < 2)
         return false;

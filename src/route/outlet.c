@@ -117,6 +117,10 @@ static bool take_address(struct binder *b, const struct token *t, struct outlet 
         conf_error(b, &t->at, CONF_E_TWICE, "a source has one IPv4 and one IPv6 address at most: make two of it, and a pool");
         return false;
     }
+    if (c.base.sa.sa_family == AF_INET ? c.base.v4.sin_addr.s_addr == 0 : IN6_IS_ADDR_UNSPECIFIED(&c.base.v6.sin6_addr)) {
+        conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "\"%.*s\" is every address of this machine, and so none", STR(text));
+        return false;
+    }
     *to = c.base;
     addr_set_port(to, 0);
     return true;

@@ -125,6 +125,8 @@ TEST(outlets_refuse_what_cannot_be)
         { S("backend b { server 127.0.0.9:25; pool nowhere }\n"), "there is no pool \"nowhere\"" },
         { S("source a1 here\n"), "no IP address" },
         { S("source a1 127.0.0.1 127.0.0.2\n"), "one IPv4 and one IPv6 address" },
+        { S("source a1 0.0.0.0\n"), "every address" },
+        { S("source a1 [::]\n"), "every address" },
         { S("source a1 127.0.0.1 helo -x\n"), "no host name" },
         { S("source a@1 127.0.0.1\n"), "letters, digits" },
         { S("source a1 127.0.0.1\nsource a1 127.0.0.1\n"), "defined twice" },

@@ -1,5 +1,6 @@
 """Mail leaves by sources: weights, names, what is missing, rates and connections held to, and reloads while mail waits. The sinks record from where
 each message came, under which name, and when. WAYPOST_BUILD says where the relay is. The IPv6 part needs a network namespace of its own."""
+import atexit
 import json
 import os
 import shutil
@@ -17,6 +18,17 @@ WAYPOST = os.path.abspath(os.path.join(os.environ.get("WAYPOST_BUILD", "build"),
 SOURCES = "source a1 127.0.0.11 helo a1.esp.example\nsource a2 127.0.0.12\nsource a3 127.0.0.13\n"
 
 
+started = []            # processes, so that none outlives a check that raises
+
+
+@atexit.register
+def end_all():
+    for p in started:
+        if p.poll() is None:
+            p.kill()
+            p.wait()
+
+
 def free_port(ip="127.0.0.1"):
     with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET) as s:
         s.bind((ip, 0))
@@ -30,6 +42,7 @@ class Sink:
         at = f"[{ip}]:{self.port}" if ":" in ip else f"{ip}:{self.port}"
         open(self.file, "a").close()
         self.p = subprocess.Popen([WAYPOST, "sink", "-l", at, "--hash", self.file, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        started.append(self.p)
         self.p.stderr.readline()
 
     def took(self):
@@ -52,6 +65,7 @@ class Relay:
         self.port, self.http, self.listen = free_port(), free_port(), listen
         self.write(body)
         self.p = subprocess.Popen([WAYPOST, "serve", "--as-is", "-c", f"{self.dir}/conf"], stderr=subprocess.PIPE, text=True)
+        started.append(self.p)
         check(until(lambda: self.ask("stats").returncode == 0), "the relay starts", self.events()[-3:])
 
     def write(self, body):
@@ -160,6 +174,31 @@ def missing():
     relay.end()
 
 
+def pools():
+    """A source in two pools, for the same servers: only its message tells to which pool mail belongs, and that is read when the source fails. Probes, too, leave
+    by the sources."""
+    relay = Relay("")
+    sink = Sink(relay.dir, "hop")
+    conf = SOURCES + "source gone 192.0.2.211\n" + (
+        f"pool one {{ use gone; use a1 fallback }}\npool two {{ use gone; use a2 fallback }}\nbackend b {{ server 127.0.0.1:{sink.port}; pool one; health ehlo every 1s down_after 1 }}\n"
+        "route rule { from *@other.example other.example; via b; pool two }\n".replace("*@other.example ", "")) + domain("x.example", "b")
+    relay.reload(conf)
+    relay.send("x.example", 20)
+    relay.send("x.example", 20, sender="ann@other.example")
+    check(until(lambda: len(sink.took()) >= 40), "all arrive", relay.json("queue", "list")[:2])
+    by = {(t["from"], t["client"]) for t in sink.took()}
+    check(by == {("ann@there.example", "127.0.0.11"), ("ann@other.example", "127.0.0.12")}, "each by a source of its own pool", by)
+    servers = until(lambda: (s := {s["backend"]: s["state"] for s in relay.json("backend", "list")}).get("b@gone") == "down" and s)
+    check(servers and servers["b@a1"] == "in" and "b" not in servers, "and so for probes", relay.json("backend", "list"))
+    check(relay.ask("backend", "drain", "b", f"127.0.0.1:{sink.port}").returncode == 0 and
+          {s["state"] for s in relay.json("backend", "list") if s["backend"].startswith("b@")} == {"drained"}, "a server is drained for all of them", relay.json("backend", "list"))
+    relay.ask("backend", "undrain", "b", f"127.0.0.1:{sink.port}")
+    relay.send("x.example", 2)
+    check(until(lambda: len(sink.took()) >= 42), "and back", relay.json("queue", "list")[:2])
+    sink.end()
+    relay.end()
+
+
 def moved():
     """The source is taken away, or the pool, while mail waits for a server that is down."""
     relay = Relay("")
@@ -175,6 +214,12 @@ def moved():
     relay.reload(SOURCES + "pool p { use a3; use a1 }\n" + base % "pool p")
     lanes = sorted(t["lane"] for t in relay.json("queue", "list"))
     check(lanes.count("b@a3") >= 3 and "b@a2" not in lanes, "of sources that are gone nothing is left", lanes)
+    check(len(relay.json("queue", "list", "--lane", "b")) == 10, "the lane's name without a source means all of them")
+    check(relay.ask("queue", "suspend", "--lane", "b", "--reason", "a test").returncode == 0, "suspend")
+    check(all("a test" in t["reason"] for t in relay.json("queue", "list")), "all are suspended",
+          relay.json("queue", "list")[:2])
+    check(relay.ask("queue", "resume", "--lane", "b").returncode == 0 and not [t for t in relay.json("queue", "list") if "a test" in t["reason"]], "and resumed",
+          relay.json("queue", "list")[:2])
     relay.reload(SOURCES + base % "")
     check(until(lambda: [t["lane"] for t in relay.json("queue", "list")] == ["b"] * 10), "and without any", relay.json("queue", "list")[:2])
     relay.reload(SOURCES + base % "source a2")
@@ -213,6 +258,7 @@ def rates():
     relay.reload(base % "rate 4/hour")
     relay.send("x.example", 20, 4)
     check(until(lambda: len([t for t in relay.json("queue", "list") if t["reason"] == "rate of backend b: 4/hour"]) >= 18), "a slow rate", relay.json("queue", "list")[:2])
+    check("rate of backend b: 4/hour (again in" in relay.ask("stats").stdout, "so do the figures", relay.ask("stats").stdout)
     check(len(sink.took()) <= 27, "hardly any goes", len(sink.took()))
     relay.reload(base % "rate 6000/min")
     check(until(lambda: len(sink.took()) >= 45, 20), "a new rate holds at once", len(sink.took()), relay.json("queue", "list")[:2])
@@ -237,12 +283,19 @@ def shared():
     check(until(lambda: len(busy.took()) >= 200 and len(calm.took()) >= 3), "all arrive", len(busy.took()), len(calm.took()), relay.json("queue", "list")[:2])
     last, first = max(t["at_us"] for t in busy.took()), min(t["at_us"] for t in calm.took())
     check(first < last, "who has much to send leaves room for who has little", first - last)
+    # One that idles is given up as well, however long it might idle.
+    relay.reload(conf.replace("; source a1 }", "; source a1; idle_timeout 250s }"))
+    relay.send("busy.example", 1)
+    check(until(lambda: len(busy.took()) >= 201), "it idles")
+    relay.send("calm.example", 1)
+    check(until(lambda: len(calm.took()) >= 4), "and gives way", relay.json("queue", "list")[:2])
+    last = max(t["at_us"] for t in busy.took() + calm.took())
     held = relay.metric("waypost_source_connection_limit")
-    check(held.get('{source="a1"}') == 1 and relay.metric("waypost_source_connections").get('{source="a1"}', 9) <= 1, "one connection at most", held)
+    check(held.get('{source="a1"}') == 1 and relay.metric("waypost_source_connections_in_use").get('{source="a1"}', 9) <= 1, "one connection at most", held)
     relay.reload(conf.replace("connections 1", "rate 600/min"))
     relay.send("calm.example", 12)
     relay.send("busy.example", 12)
-    check(until(lambda: len(busy.took()) >= 212 and len(calm.took()) >= 15), "all arrive")
+    check(until(lambda: len(busy.took()) >= 213 and len(calm.took()) >= 16), "all arrive")
     over = within([t for t in busy.took() + calm.took() if t["at_us"] > last], 10, 10 + 4)
     check(over <= 0, "both together keep to the source's rate", over)
     busy.end()
@@ -283,7 +336,7 @@ def networks():
     for s, f, _ in (one, two, three):
         f.close()
         s.close()
-    check(until(lambda: relay.metric("waypost_network_connections").get('{network="here"}') == 0), "sessions are counted out", relay.metric("waypost_network_connections"))
+    check(until(lambda: relay.metric("waypost_network_connections_in_use").get('{network="here"}') == 0), "sessions are counted out", relay.metric("waypost_network_connections_in_use"))
     s, f, greeting = line()
     check(greeting.startswith("220"), "another may come", greeting)
     f.close()
@@ -323,7 +376,9 @@ if "--inside" in sys.argv:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     families()
     done()
-for test in (weights, missing, moved, rates, shared, networks):
+r = subprocess.run([WAYPOST, "check", "-c", os.path.join(HERE, "..", "..", "examples", "sources.conf")], capture_output=True, text=True, timeout=PATIENCE)
+check(r.returncode == 0, "the example loads", r.stdout, r.stderr)
+for test in (weights, missing, pools, moved, rates, shared, networks):
     test()
 may = subprocess.run(["unshare", "-n", "ip", "link", "set", "lo", "up"], capture_output=True, text=True)
 if os.geteuid() != 0 or may.returncode:
