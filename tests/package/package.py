@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import smtplib
 import socket
@@ -330,6 +331,78 @@ def removed(d, sink, before):
     check(not d.run("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", "waypost*").stdout.strip(), "dpkg has forgotten it")
 
 
+def contained(d, sink):
+    """packaging/Containerfile, as far as it goes without an engine: its last stage's own words for user, files, start and health, on a read-only
+    root with the volume alone to write in, no capability, and our package where it has apt fetch it."""
+    with open(f"{TOP}/packaging/Containerfile") as f:
+        stage = f.read().split("\nFROM ")[-1].split("\n")
+    word = {}
+    for line in stage:
+        word.setdefault(line.split(" ", 1)[0], []).append(line.split(" ", 1)[-1])
+    d.run("userdel", OURS)
+    check(all(d.run("sh", "-ec", line).returncode == 0 for line in word["RUN"] if line.startswith("groupadd")), "a user is made")
+    uid = word["USER"][0].split(":")[0]
+    got = d.install(FIRST["waypost"])
+    check(got.returncode == 0 and d.what("/var/lib/waypost") == ("0o750", OURS, OURS) and str(d.manager.uid_of(OURS)[0]) == uid, "the package takes that user", got)
+    d.manager.tell("stop")
+    shutil.copytree(f"{TOP}/packaging/container", f"{d.root}/etc/waypost", dirs_exist_ok=True)
+    state = f"{d.root}{word['VOLUME'][0]}"
+    shutil.rmtree(state)
+    os.mkdir(state, 0o750)
+    os.chown(state, int(uid), int(uid))
+
+    mounts = [f"mount --rbind {d.root} {d.root}", f"mount -o remount,bind,ro {d.root}", f"mount -o remount,bind,rw {state}"]
+    mounts.insert(0, f"mount --bind {state} {state}")
+    me = ["chroot", d.root, "setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs", "--inh-caps", "-all", "--bounding-set", "-all"]
+
+    def command(argv):
+        return ["unshare", "--mount", "sh", "-ec", "\n".join([*mounts, f"exec {shlex.join([*me, *argv])}"])]
+
+    start = json.loads(word["ENTRYPOINT"][0]) + json.loads(word["CMD"][0])
+    health = json.loads(word["HEALTHCHECK"][0].split("CMD ", 1)[1])
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    check(run(*command(["touch", "/etc/waypost/x"]), env=env).returncode != 0 and run(*command(["touch", word["VOLUME"][0] + "/x"]), env=env).returncode == 0,
+          "only the volume can be written")
+    roles = {
+        "untold": {},
+        "gateway": {"WAYPOST_ROLE": "gateway", "WAYPOST_DOMAIN": "example.com", "WAYPOST_BACKEND": f"127.0.0.1:{SINK}"},
+        "smarthost": {"WAYPOST_ROLE": "smarthost", "WAYPOST_DOMAIN": "example.org", "WAYPOST_SMARTHOST": f"127.0.0.1:{SINK}", "WAYPOST_NETWORK": "127.0.0.0/8"},
+        "mx": {"WAYPOST_ROLE": "mx", "WAYPOST_DOMAIN": "example.org", "WAYPOST_NETWORK": "127.0.0.0/8"},
+    }
+    for role, said in roles.items():
+        if said:
+            said |= {"WAYPOST_POSTMASTER": "postmaster@example.com", "WAYPOST_HOSTNAME": "mx.example.com", "WAYPOST_LOG_FORM": "text"}
+        got = run(*command(["waypost", "check"]), env=env | said)
+        check(got.returncode == 0 and got.stdout == f"{CONF}: good\n", "the configuration is good", role, got)
+    got = run(*command(["waypost", "check"]), env=env | {"WAYPOST_ROLE": "gateway"})
+    check(got.returncode == 2 and '"WAYPOST_DOMAIN"' in got.stdout and '"WAYPOST_BACKEND"' in got.stdout, "what is missing is named", got)
+
+    sink.start()
+    for role in ("untold", "smarthost"):
+        p = subprocess.Popen(command(start), env=env | roles[role], stdin=subprocess.DEVNULL, stdout=d.log, stderr=d.log)
+        ports = [int(port) for port in word["EXPOSE"][0].split()]
+        check(until(lambda: p.poll() is not None or all(map(reachable, ports))) and p.poll() is None, "it serves its ports", role, log())  # noqa: B023
+        check(until(lambda: run(*command(health), env=env).returncode == 0), "it is healthy", role, log())
+        s = status(p.pid)
+        check(s["Uid"].split() == [uid] * 4 and s["CapEff"] == "0" * 16 and s["CapBnd"] == "0" * 16, "without any capability", s)
+        if role == "untold":
+            check(refusal(2525, "ann@example.com") // 100 == 5 and refusal(2587, "postmaster") // 100 == 5, "untold it takes nothing")
+        else:
+            with smtplib.SMTP("127.0.0.1", 2587, "client.example", PATIENCE) as c:
+                c.sendmail("app@example.org", ["who@elsewhere.example"], "Subject: out of the box\r\n\r\nbody\r\n")
+            check(until(lambda: sink.has("out of the box")), "mail goes out", log())
+            got = run(*command(["waypost", "stats"]), env=env | roles[role])
+            check(got.returncode == 0, "it can be asked", got)
+        if role == "untold":
+            p.terminate()
+        else:
+            got = run(*command(["waypost", "drain"]), env=env | roles[role])
+            check(got.returncode == 0, "drain, as before a stop", got)
+        check(p.wait(PATIENCE) == 0, "it ends well", log())
+        check(run(*command(health), env=env).returncode != 0, "and is healthy no more", role)
+    sink.stop()
+
+
 def log(mark=0):
     with open(f"{TMP}/log", errors="replace") as f:
         f.seek(mark)
@@ -361,6 +434,7 @@ def inside():
     sendmail(d, sink)
     upgraded(d, sink)
     removed(d, sink, before)
+    contained(d, sink)
     done()
 
 
