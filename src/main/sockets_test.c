@@ -183,3 +183,24 @@ TEST(sockets_are_kept_by_the_manager_from_one_life_to_the_next)
     notify_begin();
     close(manager);
 }
+
+TEST(sockets_inherit_minds_whose_they_are)
+{
+    struct sockets s = { 0 };
+    AUTO_ARENA a = arena_new();
+
+    setenv("LISTEN_PID", "1", 1); /* not us */
+    setenv("LISTEN_FDS", "2", 1);
+    setenv("LISTEN_FDNAMES", "smtp:http", 1);
+    CHECK_ERR(sockets_inherit(&s), OK);
+    CHECK_INT(s.n, 0);
+    CHECK(!getenv("LISTEN_PID") && !getenv("LISTEN_FDS") && !getenv("LISTEN_FDNAMES"));
+
+    setenv("LISTEN_PID", str_cz(a, str_printf(a, "%d", (int)getpid())), 1);
+    setenv("LISTEN_FDS", "257", 1);
+    CHECK_ERR(sockets_inherit(&s), E_UNKNOWN);
+    CHECK_INT(s.n, 0);
+    setenv("LISTEN_FDS", "0", 1);
+    CHECK_ERR(sockets_inherit(&s), OK);
+    CHECK(!getenv("LISTEN_PID"));
+}
