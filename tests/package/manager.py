@@ -159,6 +159,10 @@ class Manager:
             return 0, ""
         if verb == "start":
             return 0 if self.active() else self.start(), ""
+        if verb == "reload":
+            unit = Unit(f"{self.root}/lib/systemd/system/{self.name}")
+            command = ["setpriv", "--reuid", unit.one("User"), "--regid", unit.one("Group"), "--init-groups", *shlex.split(unit.one("ExecReload"))]
+            return subprocess.run(["chroot", self.root, *command], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, timeout=PATIENCE).returncode, ""
         if verb == "stop":
             code = self.stop()
             self.forget()

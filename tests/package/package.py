@@ -227,8 +227,7 @@ def told(d, sink):
     changed = "\n".join(line for line in text.split("\n") if not line.startswith("route untold"))
     changed = changed.replace("postmaster@localhost.localdomain #", "postmaster@example.com #").replace("listen smtp 127.0.0.1:2525", "listen smtp 127.0.0.1:25")
     d.write(CONF, changed + TOLD)
-    got = d.run("setpriv", "--reuid", OURS, "--regid", OURS, "--init-groups", "waypost", "reload", "-c", CONF)
-    check(got.returncode == 0, "a reload, by whom the unit says", got)
+    check(d.manager.tell("reload") == 0, "a reload, as the unit says", log())
     check(listening() == {("0100007F", 25)}, "a port below 1024", listening())
     sink.start()
     check(send(25, "first mail") == {} and until(lambda: sink.has("first mail")), "mail goes through", log())
@@ -315,9 +314,15 @@ def removed(d, sink, before):
         check(until(lambda: sink.has(subject)), "it arrives", subject, log())  # noqa: B023
     check(until(lambda: waiting(d) == 0), "nothing waits")
     sink.stop()
-    got = d.dpkg("--remove", "waypost-sendmail", "waypost")
+    drop, local = f"{d.root}/var/spool/waypost-drop", f"{d.root}/run/waypost/local.sock"
+    got = d.dpkg("--remove", "waypost-sendmail")
+    check(got.returncode == 0 and os.path.isdir(drop) and d.manager.tell("restart") == 0 and os.path.exists(local), "without the links the rest stays", got, log())
+    got = d.dpkg("--purge", "waypost-sendmail")
+    check(got.returncode == 0 and not got.stderr and not os.path.exists(drop), "their purge takes the directory", got)
+    check(d.manager.asked[-1] == ("reload waypost.service", 0) and not os.path.exists(local) and d.manager.active(), "and tells the relay", d.manager.asked[-1], log())
+    got = d.dpkg("--remove", "waypost")
     check(got.returncode == 0 and not got.stderr, "removed", got)
-    got = d.dpkg("--purge", "waypost-sendmail", "waypost")
+    got = d.dpkg("--purge", "waypost")
     check(got.returncode == 0 and not got.stderr, "purged", got)
 
     after = d.files()
