@@ -8,7 +8,7 @@ set -eu
 cd -- "$(dirname -- "$0")/.."
 
 build=${WAYPOST_BUILD:-build}
-out=$PWD/build-package
+out=${WAYPOST_PACKAGES:-$PWD/build-package}
 version=${1:-$(meson introspect --projectinfo "$build" | sed 's/.*"version": "\([^"]*\)".*/\1/')}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH LC_ALL=C.UTF-8

@@ -45,7 +45,7 @@ int relay_socket(arena *a, const struct relay_at *at, str *ret)
     if (control && control->narg == 1 && conf_path(&b, &control->arg[0], ret))
         return CLI_DONE;
     if (!control && spool && spool->narg == 1 && conf_path(&b, &spool->arg[0], &dir)) {
-        *ret = str_printf(a, "%.*s/../control.sock", STR(dir));
+        *ret = str_printf(a, "%.*s.sock", STR(dir));
         return CLI_DONE;
     }
     cli_say("%.*s does not say where the control socket is; `waypost check` tells more", STR(path));

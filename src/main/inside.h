@@ -8,18 +8,19 @@
 
 /* ---- sockets.c: the listening sockets that outlive workers ---- */
 
-struct held { struct addr at; int fd; bool inherited, wanted; char name[32]; };
+struct held { struct addr at; int fd; bool inherited, wanted; char name[128]; };
 struct sockets { struct held *p; size_t n, cap; };      /* heap */
 
-/* Take over what a service manager bound for us (LISTEN_FDS), with the names it gave. */
-void sockets_inherit(struct sockets *s);
+/* Take over what a service manager bound for us, or kept for us since our last life (LISTEN_FDS), with the names it has.
+ * E_UNKNOWN: something else was handed over. */
+err sockets_inherit(struct sockets *s);
 /* The socket at `at`: one that is held, or else bound now. It stays ours. */
 err sockets_get(struct sockets *s, const struct addr *at, int *ret_fd);
-err sockets_for_all(const struct addr *at);     /* a Unix socket: every user may connect */
+err sockets_for_all(const struct sockets *s, const struct addr *at);    /* a Unix socket: every user may connect */
 void sockets_drop(struct sockets *s, const struct addr *at);
 /* What a configuration wants: what was held and it does not name is closed, what it names and is not held is bound. What was
  * inherited under the name of a listener's kind but at no address of the configuration belongs to that kind. All in `a`. What
- * cannot be bound is an error when `strict`, else it is logged and left out. */
+ * cannot be bound, or was inherited for no listener, is an error when `strict`, else it is logged and left out. */
 err sockets_configure(struct sockets *s, arena *a, const struct receive_settings *r, bool strict, struct listening **ret, size_t *n);
 void sockets_free(struct sockets *s);   /* in the parent only: the names of Unix sockets go too */
 
@@ -47,6 +48,9 @@ err parent_bond(void);                  /* in the worker: when the parent dies, 
 void notify_through(int parent_fd);     /* -1: straight to the service manager */
 void notify_begin(void);                /* reads what the service manager said in the environment */
 bool notify_is_known(str line);         /* a line that a worker may say */
+/* sd_notify(3)'s FDSTORE=1: the manager holds a copy of `fd`, and hands it to our next life by that name. And FDSTOREREMOVE=1. */
+void notify_keep(const char *name, int fd);
+void notify_forget(const char *name);
 
 /* ---- crash.c ---- */
 

@@ -1,7 +1,7 @@
 /* Words for the service manager, as sd_notify(3) sends them. */
 #include "main/inside.h"
 
-#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -49,19 +49,50 @@ bool notify_is_known(str line)
     return false;
 }
 
-void notify_service(const char *state)
+/* `pass`: a descriptor that goes along, or -1. */
+static void tell_manager(const char *state, int pass)
 {
-    if (parent >= 0) {
-        parent_tell(parent, state);
-        return;
-    }
+    union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } c = { 0 };
+    struct iovec iov = { (void *)(uintptr_t)state, strlen(state) };
+    struct msghdr m = { .msg_name = &manager, .msg_namelen = manager_n, .msg_iov = &iov, .msg_iovlen = 1 };
+
     if (!manager_n)
         return;
+    if (pass >= 0) {
+        m.msg_control = &c;
+        m.msg_controllen = sizeof c.room;
+        c.head = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
+        memcpy(CMSG_DATA(&c.head), &pass, sizeof pass);
+    }
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return;
     /* Nobody there, or a full queue: it will notice by itself that it hears nothing. */
-    ssize_t ignored = sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&manager, manager_n);
+    ssize_t ignored = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
     (void)ignored;
     close(fd);
+}
+
+void notify_service(const char *state)
+{
+    if (parent >= 0)
+        parent_tell(parent, state);
+    else
+        tell_manager(state, -1);
+}
+
+void notify_keep(const char *name, int fd)
+{
+    char state[256];
+
+    if (parent < 0 && snprintf(state, sizeof state, "FDSTORE=1\nFDNAME=%s", name) < (int)sizeof state)
+        tell_manager(state, fd);
+}
+
+void notify_forget(const char *name)
+{
+    char state[256];
+
+    if (parent < 0 && snprintf(state, sizeof state, "FDSTOREREMOVE=1\nFDNAME=%s", name) < (int)sizeof state)
+        tell_manager(state, -1);
 }

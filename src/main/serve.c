@@ -163,7 +163,7 @@ static err listen_for(void *service, const struct addr *at, int *ret_fd)
     if (!names_addr(&root, at, &local))
         return fail(E_PERM, "no \"listen\" names %.*s", STR(addr_print(at, text)));
     TRY(sockets_get(&s->sockets, at, ret_fd));
-    return local ? sockets_for_all(at) : OK;
+    return local ? sockets_for_all(&s->sockets, at) : OK;
 }
 
 static void unlisten_for(void *service, const struct addr *at)
@@ -254,8 +254,10 @@ int serve(const struct serve_options *o)
     raise_limits();
     tame_malloc();
     notify_begin();
-    sockets_inherit(&s.sockets);
-    int code = run(&s);
+    err e = sockets_inherit(&s.sockets);
+    if (e != OK)
+        fprintf(stderr, "waypost serve: %.*s\n", STR(err_text()));
+    int code = e == OK ? run(&s) : EXIT_NO;
     sockets_free(&s.sockets);
     sockets_free(&s.control);
     if (s.settings)

@@ -1,4 +1,5 @@
-/* The listening sockets that outlive workers: while one is replaced, clients wait in the kernel's queue and are not refused. */
+/* The listening sockets that outlive workers: while one is replaced, clients wait in the kernel's queue and are not refused. A service
+ * manager with a store for descriptors is given them too, so that they outlive the parent: a restart, an upgrade. */
 #include "main/inside.h"
 
 #include <errno.h>
@@ -10,6 +11,7 @@
 
 #define FIRST_INHERITED 3       /* sd_listen_fds(3) */
 #define INHERITED_MOST 256
+#define KEPT "kept-"            /* begins the names of what we gave the manager ourselves; no kind of listener is called so */
 
 static struct held *sockets_find(const struct sockets *s, const struct addr *at)
 {
@@ -37,6 +39,33 @@ static void sockets_close(struct sockets *s, struct held *h)
     *h = s->p[--s->n];
 }
 
+/* ---- the manager's store ---- */
+
+static bool is_kept(const struct held *h) { return str_starts(str_z(h->name), S(KEPT)); }
+
+/* A Unix socket is left out: its name goes when we go. sd_pid_notify_with_fds(3): no colon in a name. */
+static void keep(struct held *h)
+{
+    char text[ADDR_TEXT];
+
+    if (h->at.sa.sa_family == AF_UNIX)
+        return;
+    int n = snprintf(h->name, sizeof h->name, KEPT "%.*s", STR(addr_print(&h->at, text)));
+    must(n > 0 && (size_t)n < sizeof h->name);
+    for (char *c = h->name; *c; c++)
+        if (*c == ':')
+            *c = '_';
+    notify_keep(h->name, h->fd);
+}
+
+/* For good: no configuration wants it any more. */
+static void sockets_forget(struct sockets *s, struct held *h)
+{
+    if (is_kept(h))
+        notify_forget(h->name);
+    sockets_close(s, h);
+}
+
 void sockets_free(struct sockets *s)
 {
     while (s->n)
@@ -61,38 +90,45 @@ static bool is_listener(int fd, struct addr *ret)
     return true;
 }
 
-static void inherit_one(struct sockets *s, int fd, str name)
+static err inherit_one(struct sockets *s, int fd, str name)
 {
     struct addr at;
+    bool kept = str_starts(name, S(KEPT));
 
     if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
-        return;
+        return fail_errno(errno, "LISTEN_FDS counts descriptor %d", fd);
     if (!is_listener(fd, &at) || fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0) {
-        log_warn("socket_unusable", LOG_INT("fd", fd), LOG_STR("name", name));
         close(fd);
-        return;
+        return kept ? OK : fail(E_UNKNOWN, "what the service manager hands over as \"%.*s\" is no listening stream socket: its .socket unit "
+                                           "needs ListenStream= and Accept=no", STR(name));
     }
     struct held *h = sockets_add(s, &at, fd);
-    h->inherited = true;
+    h->inherited = !kept;
     snprintf(h->name, sizeof h->name, "%.*s", STR(name));
+    return OK;
 }
 
-void sockets_inherit(struct sockets *s)
+err sockets_inherit(struct sockets *s)
 {
     const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS"), *names = getenv("LISTEN_FDNAMES");
     uint64_t n, whose;
+    err e = OK;
 
-    if (pid && fds && str_u64(str_z(pid), INT32_MAX, &whose) && (pid_t)whose == getpid() && str_u64(str_z(fds), INHERITED_MOST, &n)) {
+    /* For another process: what started us may have been started so. */
+    if (pid && fds && str_u64(str_z(pid), INT32_MAX, &whose) && (pid_t)whose == getpid()) {
         str rest = str_z(names), name = { 0 };
-        for (uint64_t i = 0; i < n; i++) {
+        if (!str_u64(str_z(fds), INHERITED_MOST, &n))
+            return fail(E_UNKNOWN, "LISTEN_FDS is \"%s\": at most %d sockets can be handed over", fds, INHERITED_MOST);
+        for (uint64_t i = 0; i < n && e == OK; i++) {
             if (!str_cut(&rest, S(":"), &name))
                 name = (str){ 0 };
-            inherit_one(s, FIRST_INHERITED + (int)i, name);
+            e = inherit_one(s, FIRST_INHERITED + (int)i, name);
         }
     }
     unsetenv("LISTEN_PID");
     unsetenv("LISTEN_FDS");
     unsetenv("LISTEN_FDNAMES");
+    return e;
 }
 
 /* ---- one by one ---- */
@@ -105,14 +141,20 @@ err sockets_get(struct sockets *s, const struct addr *at, int *ret_fd)
         int fd;
         TRY(listen_open(at, &fd));
         h = sockets_add(s, at, fd);
+        keep(h);
     }
     *ret_fd = h->fd;
     return OK;
 }
 
-/* Programs of every user may connect there: what they may do is decided by who they are. */
-err sockets_for_all(const struct addr *at)
+/* Programs of every user may connect there: what they may do is decided by who they are. One that was inherited has the mode that its
+ * unit says (SocketMode=). */
+err sockets_for_all(const struct sockets *s, const struct addr *at)
 {
+    const struct held *h = sockets_find(s, at);
+
+    if (h && h->inherited)
+        return OK;
     return chmod(at->un.sun_path, 0666) < 0 ? fail_errno(errno, "letting everybody connect to %s", at->un.sun_path) : OK;
 }
 
@@ -121,25 +163,41 @@ void sockets_drop(struct sockets *s, const struct addr *at)
     struct held *h = sockets_find(s, at);
 
     if (h)
-        sockets_close(s, h);
+        sockets_forget(s, h);
 }
 
 /* ---- a whole configuration ---- */
 
-static bool has_kind(const struct receive_settings *r, str kind)
+/* Does the name that it was inherited by say which listener it is for? Only a Unix socket can be the local one: of others the kernel does
+ * not tell who has connected. */
+static bool has_kind(const struct receive_settings *r, const struct held *h)
 {
+    str kind = str_z(h->name);
+
+    if (!h->inherited || (str_eq(kind, S(LISTENER_LOCAL)) && h->at.sa.sa_family != AF_UNIX))
+        return false;
     for (size_t i = 0; i < r->nlistener; i++)
         if (str_eq(r->listener[i].kind, kind))
             return true;
     return false;
 }
 
+static err tell_unused(const struct held *h)
+{
+    char text[ADDR_TEXT];
+    str at = addr_print(&h->at, text);
+
+    return fail(E_UNKNOWN, "the service manager hands over a socket at %.*s (\"%s\") that no listener wants: write \"listen smtp %.*s\", or call it by "
+                           "a kind of listener that is there (FileDescriptorName=smtp), or take it out of its .socket unit", STR(at), h->name, STR(at));
+}
+
 /* What nobody will accept from is closed, so that clients are refused and do not wait for nobody. Before anything new is bound:
- * [::]:25 in place of 0.0.0.0:25 needs the old one gone. */
-static void close_unwanted(struct sockets *s, const struct receive_settings *r)
+ * [::]:25 in place of 0.0.0.0:25 needs the old one gone. A socket that a service manager goes on holding after we closed it would let
+ * clients wait for ever: at the start that is an error. */
+static err close_unwanted(struct sockets *s, const struct receive_settings *r, bool strict)
 {
     for (size_t i = 0; i < s->n; i++)
-        s->p[i].wanted = s->p[i].inherited && has_kind(r, str_z(s->p[i].name));
+        s->p[i].wanted = has_kind(r, &s->p[i]);
     for (size_t i = 0; i < r->nlistener; i++)
         for (size_t j = 0; j < r->listener[i].naddr; j++) {
             struct held *h = sockets_find(s, &r->listener[i].addr[j]);
@@ -147,13 +205,17 @@ static void close_unwanted(struct sockets *s, const struct receive_settings *r)
                 h->wanted = true;
         }
     for (size_t i = s->n; i-- > 0; ) {
-        char text[ADDR_TEXT];
         if (s->p[i].wanted)
             continue;
-        if (s->p[i].inherited)
-            log_warn("socket_unused", LOG_STR("at", addr_print(&s->p[i].at, text)), LOG_Z("name", s->p[i].name));
-        sockets_close(s, &s->p[i]);
+        if (s->p[i].inherited) {
+            tell_unused(&s->p[i]);
+            if (strict)
+                return E_UNKNOWN;
+            log_warn("socket_unused", LOG_STR("why", err_text()));
+        }
+        sockets_forget(s, &s->p[i]);
     }
+    return OK;
 }
 
 static bool listening_add(struct listening *l, size_t *n, str name, const struct addr *at, int fd)
@@ -174,13 +236,13 @@ err sockets_configure(struct sockets *s, arena *a, const struct receive_settings
         most += r->listener[i].naddr;
     struct listening *l = NEW_ARRAY(a, struct listening, most + 1);
 
-    close_unwanted(s, r);
+    TRY(close_unwanted(s, r, strict));
     for (size_t i = 0; i < r->nlistener; i++)
         for (size_t j = 0; j < r->listener[i].naddr; j++) {
             int fd;
             err e = sockets_get(s, &r->listener[i].addr[j], &fd);
             if (e == OK && str_eq(r->listener[i].kind, S(LISTENER_LOCAL)))
-                e = sockets_for_all(&r->listener[i].addr[j]);
+                e = sockets_for_all(s, &r->listener[i].addr[j]);
             if (e == OK)
                 listening_add(l, &n, r->listener[i].kind, &r->listener[i].addr[j], fd);
             else if (strict)

@@ -2,11 +2,12 @@
 sandboxed worker."""
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
 
-from kit import NOBODY, PATIENCE, ROOT, WAYPOST, Relay, check, done, until
+from kit import NOBODY, PATIENCE, ROOT, WAYPOST, Relay, check, done, free_port, until
 
 ME = os.geteuid()
 
@@ -72,5 +73,48 @@ def test_inherited():
     r.end()
 
 
+def test_unwanted():
+    """A socket that no listener wants would let its clients wait for ever: the relay does not start, and says what to do."""
+    r = Relay()
+    low, one, two = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", r.port)), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    port = low.getsockname()[1]
+    for fds, expect in (((low, one), f'listen smtp 127.0.0.1:{port}'), ((one, two), "Accept=no")):
+        high = [fcntl.fcntl(s.fileno(), fcntl.F_DUPFD, 100) for s in fds]
+        got = subprocess.run([sys.executable, "-c", ACTIVATE.replace("x:smtp", "x:y"), *map(str, high), WAYPOST, "serve", "-c", r.conf], stderr=subprocess.PIPE,
+                             pass_fds=high, timeout=PATIENCE, text=True)
+        check(got.returncode == 1 and expect in got.stderr, "it tells what to do", got)
+        for fd in high:
+            os.close(fd)
+    for s in (low, one, two):
+        s.close()
+    r.end()
+
+
+def test_systemd():
+    """By systemd's own starter, when it is here; it waits for the first client."""
+    starter = shutil.which("systemd-socket-activate")
+    if not starter:
+        print("skipped: no systemd-socket-activate here")
+        return
+    r = Relay()
+    other = free_port()
+    r.p = subprocess.Popen([starter, "-l", f"127.0.0.1:{r.port}", "-l", f"127.0.0.1:{other}", "--fdname", "x:smtp", WAYPOST, "serve", "-c", r.conf],
+                           stderr=subprocess.PIPE)
+    check(until(lambda: connects(r.port)), "it listens")
+    check(until(lambda: r.ask("stats").returncode == 0), "the relay starts", r.p.poll())
+    check(offers(r.port) == set() and offers(other) == set(), "by address and by name")
+    r.end()
+
+
+def connects(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
 test_inherited()
+test_unwanted()
+test_systemd()
 done()
