@@ -14,6 +14,7 @@ struct probe {
     const char *kind;
     str what;                           /* "backend exchange: ex01:25" */
     const struct next_hop *server;
+    const struct outlet *outlet;        /* how its backend is left for, or NULL */
     struct table *table;
     str name;                           /* a domain or host */
     const struct settings *s;
@@ -33,7 +34,7 @@ static enum found_how failed(struct probe *p)
 static enum found_how ask_server(struct probe *p, struct resolver *names)
 {
     str who = { 0 }, offers = { 0 };
-    err e = deliver_probe(names, p->a, p->server, p->s->snapshot.receive.hostname, p->timeout, &who, &offers);
+    err e = deliver_probe(names, p->a, p->server, p->outlet, p->s->snapshot.receive.hostname, p->timeout, &who, &offers);
 
     if (e != OK && !str_starts(err_text(), who))
         during(e, "%.*s", STR(who));
@@ -160,8 +161,11 @@ static void want_connections(struct probes *all, const struct settings *s, when 
     const struct routes *r = &s->snapshot.routes;
 
     for (size_t i = 0; i < r->nbackend; i++)
-        for (size_t k = 0; k < r->backend[i]->nserver; k++)
-            probe_new(all, s, timeout, "connect", server_name(all->a, r->backend[i], &r->backend[i]->server[k]), ask_server)->server = &r->backend[i]->server[k];
+        for (size_t k = 0; k < r->backend[i]->nserver; k++) {
+            struct probe *p = probe_new(all, s, timeout, "connect", server_name(all->a, r->backend[i], &r->backend[i]->server[k]), ask_server);
+            p->server = &r->backend[i]->server[k];
+            p->outlet = r->backend[i]->outlet;
+        }
     for (size_t i = 0; i < r->ndomain; i++)
         for (size_t k = 0; k < r->domain[i]->recipients.ntable; k++) {
             const struct relay_domain *d = r->domain[i];

@@ -156,7 +156,7 @@ const struct cli_verb cli_verbs[] = {
               "Reads main.cf, master.cf and the text of the tables they name, and tells of each line what became of it: translated, partly,\n"
               "not translated, needless, refused (an open relay), or decide: nobody but you can. Without -o or --out the configuration goes to\n"
               "the standard output and the report to the standard error. Exits with 1 when `check` would not take what was written.\n"
-              "The mail that waits: waypost spool import SPOOL --from postfix /var/spool/postfix" },
+              "The mail that waits in its queue is for `waypost spool import`" },
     { "sendmail", "hand a message to the relay, as programs do; also by that name", "waypost sendmail [-t] [-i] [-f ADDRESS] [OPTIONS] [RECIPIENT ...]",
       .run = cli_sendmail, .more = "waypost-sendmail(1) tells all. Exit codes are those of sysexits.h." },
     { "completion", "what a shell offers behind TAB, as a script for it", "waypost completion bash|zsh|fish", .run = cli_completion,

@@ -66,6 +66,7 @@ struct visit {
     str from, id;
     size_t nrcpt;
     bool mail, ehlo;
+    struct buf helo;            /* what it called itself, for those who want it */
     uint64_t mails, octets, seen[STAGES];
 };
 

@@ -98,17 +98,23 @@ void sink_write(int fd, str s)
     }
 }
 
-/* {"id":...,"from":...,"to":[...],"size":...,"crc32c":...}: the checksum is that of what stands behind the header,
+/* {"id":...,"client":...,"ehlo":...,"at_us":...,"from":...,"to":[...],"size":...,"crc32c":...}: when it had come, and from where; the checksum is that of what stands behind the header,
  * which a relay does not touch. */
 static void hash_write(struct visit *s)
 {
     AUTO_BUF line = { 0 };
     str body = buf_str(&s->body), to = buf_str(&s->to), rcpt;
+    char client[ADDR_TEXT];
     size_t blank = str_find(body, S("\r\n\r\n"));
 
     str content = blank == STR_NONE ? S("") : str_from(body, blank + 4);
     buf_add(&line, S("{\"id\":"));
     buf_add_json(&line, s->id);
+    buf_add(&line, S(",\"client\":"));
+    buf_add_json(&line, addr_print_ip(&s->v.s->peer, client));
+    buf_add(&line, S(",\"ehlo\":"));
+    buf_add_json(&line, buf_str(&s->helo));
+    buf_addf(&line, ",\"at_us\":%lld", (long long)wall_now());
     buf_add(&line, S(",\"from\":"));
     buf_add_json(&line, s->from);
     for (size_t i = 0; str_cut(&to, S("\n"), &rcpt) && to.p; i++) {
@@ -316,6 +322,10 @@ static bool hello_take(struct visit *s, const struct command *c)
     }
     envelope_forget(s);
     s->ehlo = s->v.enhanced = extended;
+    if (k->hash_fd >= 0) {
+        buf_clear(&s->helo);
+        buf_add(&s->helo, str_head(c->argument, 255));
+    }
     server_reply_lines(&s->v, 250, ENH(0, 0, 0), k->offers, extended ? k->noffers : 1);
     return true;
 }
@@ -434,6 +444,7 @@ void visit_free(struct visit *s)
     stream_free(s->v.s);
     buf_free(&s->body);
     buf_free(&s->to);
+    buf_free(&s->helo);
     arena_free(s->a);
     mem_free(s);
 }

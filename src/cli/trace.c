@@ -8,7 +8,7 @@ struct story { arena *a; char last[ULID_TEXT]; bool any; };
 
 static void add_who(struct story *s, const json_t *e)
 {
-    str from = json_text(e, "from"), rcpt = json_text(e, "rcpt"), remote = json_text(e, "remote");
+    str from = json_text(e, "from"), rcpt = json_text(e, "rcpt"), remote = json_text(e, "remote"), source = json_text(e, "source");
     str event = json_text(e, "event");
 
     if (str_eq(event, S("accepted")) || str_eq(event, S("refused")) || str_eq(event, S("report")))
@@ -17,6 +17,8 @@ static void add_who(struct story *s, const json_t *e)
         printf(" %s<%.*s>", str_eq(event, S("accepted")) ? "to " : "", STR(tell_text(s->a, rcpt)));
     if (remote.n)
         printf(" by %.*s", STR(tell_text(s->a, remote)));
+    if (source.n)
+        printf(" from source %.*s", STR(tell_text(s->a, source)));
 }
 
 static void add_what(struct story *s, const json_t *e)

@@ -74,8 +74,9 @@ static enum said ask_server(const struct backend *b, const struct next_hop *srv,
 {
     struct client *c = NULL;
     struct remote who;
+    struct leaving by = { .outlet = b->outlet };
     when length = MIN(b->connect_timeout, deadline - clock_now());
-    err e = hop_reach(atomic_load(&names), srv, NULL, ehlo, MAX(length, MILLISECOND), &who, &c);
+    err e = hop_reach(atomic_load(&names), srv, NULL, ehlo, MAX(length, MILLISECOND), &by, &who, &c);
 
     if (e != OK) {
         during(e, "%s", who.z);

@@ -5,8 +5,29 @@
 
 #define ADDRESSES_TRIED 8       /* of one host */
 
+/* A connection by the source, if there is one. When that fails it may be the source's fault: then others can be taken. */
+static err connect_by(struct leaving *by, const struct addr *to, when deadline, struct stream **ret)
+{
+    bool cannot = false;
+    const struct addr *from = outlet_addr(by ? by->outlet : NULL, to, &cannot);
+    char text[ADDR_TEXT];
+
+    if (cannot) {
+        by->failed = true;
+        return fail(E_REFUSED, "source %.*s has no %s address", STR(by->outlet->name), to->sa.sa_family == AF_INET6 ? "IPv6" : "IPv4");
+    }
+    err e = stream_connect(to, from, deadline, ret);
+    if (e != OK && e != E_CANCELED && e != E_TIMEOUT && from && !outlet_has(from)) {
+        by->failed = true;
+        outlet_failed(by->outlet, clock_now());
+        e = fail(E_REFUSED, "source %.*s: %.*s is no address of this machine", STR(by->outlet->name), STR(addr_print_ip(from, text)));
+    } else if (e == OK && by)
+        by->failed = false;
+    return e;
+}
+
 /* To a host by name: its addresses one after the other, from any of them on, until one takes the connection. */
-static err connect_name(struct resolver *names, const struct next_hop *srv, const struct own *own, when timeout, struct remote *remote, struct stream **ret)
+static err connect_name(struct resolver *names, const struct next_hop *srv, const struct own *own, when timeout, struct leaving *by, struct remote *remote, struct stream **ret)
 {
     AUTO_ARENA a = arena_new();
     struct dns_addresses found;
@@ -25,34 +46,38 @@ static err connect_name(struct resolver *names, const struct next_hop *srv, cons
                 e = fail(E_REFUSED, "%.*s has address %.*s: no mail server is there", STR(srv->host), STR(addr_print_ip(to, ip)));
             continue;
         }
+        bool cannot;
+        outlet_addr(by ? by->outlet : NULL, to, &cannot);
+        if (cannot && (i + 1 < found.all.n || tried)) /* another family, unless there is no other */
+            continue;
         tried++;
         snprintf(remote->z, sizeof remote->z, "%.*s[%.*s]", (int)MIN(srv->host.n, 64), srv->host.p, STR(addr_print(to, ip)));
-        e = stream_connect(to, NULL, clock_now() + timeout, ret);
+        e = connect_by(by, to, clock_now() + timeout, ret);
         if (e == OK || e == E_CANCELED)
             break;
     }
     return e;
 }
 
-err hop_reach(struct resolver *names, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret)
+err hop_reach(struct resolver *names, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct leaving *by, struct remote *remote, struct client **ret)
 {
     AUTO(stream) s = NULL;
     char ip[ADDR_TEXT];
 
     *remote = remote_of(srv);
     if (srv->addr.n == 0) {
-        TRY(connect_name(names, srv, own, timeout, remote, &s));
+        TRY(connect_name(names, srv, own, timeout, by, remote, &s));
     } else {
         snprintf(remote->z, sizeof remote->z, "%.*s", STR(addr_print(&srv->addr, ip)));
-        TRY(stream_connect(&srv->addr, NULL, clock_now() + timeout, &s));
+        TRY(connect_by(by, &srv->addr, clock_now() + timeout, &s));
     }
     /* client_open() owns the stream from here, whatever it returns. */
     return srv->lmtp ? client_open_lmtp(take(s), ehlo_name, ret) : client_open(take(s), ehlo_name, ret);
 }
 
-err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret)
+err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct leaving *by, struct remote *remote, struct client **ret)
 {
-    return hop_reach(d->setup.resolver, srv, own, ehlo_name, timeout, remote, ret);
+    return hop_reach(d->setup.resolver, srv, own, ehlo_name, timeout, by, remote, ret);
 }
 
 static str offers_of(arena *a, unsigned caps)
@@ -69,11 +94,12 @@ static str offers_of(arena *a, unsigned caps)
     return b.n ? buf_str(&b) : S("nothing");
 }
 
-err deliver_probe(struct resolver *names, arena *a, const struct next_hop *srv, str ehlo_name, when timeout, str *who, str *offers)
+err deliver_probe(struct resolver *names, arena *a, const struct next_hop *srv, const struct outlet *by, str ehlo_name, when timeout, str *who, str *offers)
 {
+    struct leaving leaving = { .outlet = by };
     struct remote remote;
     struct client *c = NULL;
-    err e = hop_reach(names, srv, NULL, ehlo_name, timeout, &remote, &c);
+    err e = hop_reach(names, srv, NULL, hop_ehlo(by, ehlo_name), timeout, &leaving, &remote, &c);
 
     *who = str_dup(a, str_z(remote.z));
     if (e != OK) {

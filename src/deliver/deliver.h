@@ -48,7 +48,7 @@ void dispatch_release(struct dispatch *d, struct ticket *t);
 
 /* For `waypost check`, which has no dispatch: connect, hear the greeting, say EHLO and QUIT. *who: which host and address it was, in `a`, on an error
  * too; *offers what EHLO offered, for people. */
-WAITS err deliver_probe(struct resolver *names, arena *a, const struct next_hop *srv, str ehlo_name, when timeout, str *who, str *offers);
+WAITS err deliver_probe(struct resolver *names, arena *a, const struct next_hop *srv, const struct outlet *by, str ehlo_name, when timeout, str *who, str *offers);
 /* Callouts can be made from now on; dispatch_new() sees to it itself. */
 void deliver_callouts(struct resolver *names);
 

@@ -17,7 +17,8 @@ static err ask(void *arg)
     struct prober *p = arg;
     struct client *c = NULL;
     struct remote remote;
-    err e = hop_connect(p->d, p->server, NULL, p->snap->receive.hostname, ANSWER_MOST, &remote, &c);
+    struct leaving by = { .outlet = p->backend->outlet };
+    err e = hop_connect(p->d, p->server, NULL, hop_ehlo(by.outlet, p->snap->receive.hostname), ANSWER_MOST, &by, &remote, &c);
 
     if (e == OK)
         client_quit(take(c));
@@ -81,7 +82,7 @@ static err probers_run(void *dispatch)
         d->probers = &g;
         for (size_t i = 0; i < snap->routes.nbackend; i++) {
             const struct backend *b = snap->routes.backend[i];
-            for (size_t k = 0; b->health.every && k < b->nserver; k++) {
+            for (size_t k = 0; b->health.every && !backend_is_pattern(b) && k < b->nserver; k++) {
                 struct prober *p = mem_new(sizeof *p);
                 *p = (struct prober){ .d = d, .snap = snapshot_hold(snap), .backend = b, .server = &b->server[k], .a = arena_new() };
                 if (group_spawn(&g, "prober", prober_run, p) != OK) {
@@ -102,6 +103,12 @@ static err probers_run(void *dispatch)
 
 void dispatch_configure(struct dispatch *d)
 {
+    if (d->setup.thread == 0) {
+        struct snapshot *snap = d->setup.newest(d->setup.ctx);
+        limits_apply(&snap->routes);
+        snapshot_drop(snap);
+    }
+    lanes_pace_anew(d);
     if (d->setup.thread != 0) /* one thread asks for all */
         return;
     if (d->probers)

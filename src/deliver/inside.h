@@ -65,11 +65,30 @@ void dispatch_discard(struct dispatch *d, struct lane *lane);
 
 struct remote { char z[ADDR_TEXT + 80]; };      /* who it is, for people: host[address]:port */
 struct remote remote_of(const struct next_hop *srv);
+/* By which source, NULL: as the system chooses. `failed`: it is the source's fault that it failed, not the server's. */
+struct leaving { const struct outlet *outlet; bool failed; };
 /* Connect, hear the greeting, say EHLO. *ret may be set on an error too: the caller frees it. */
 /* `own` not NULL: the host comes from an MX record, and what is nowhere or ourselves is no next hop (attack class 51). */
-WAITS err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret);
+WAITS err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct leaving *by, struct remote *remote, struct client **ret);
 /* The same without a dispatch. */
-WAITS err hop_reach(struct resolver *names, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct remote *remote, struct client **ret);
+WAITS err hop_reach(struct resolver *names, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct leaving *by, struct remote *remote, struct client **ret);
+
+/* The name to say to EHLO. */
+static inline str hop_ehlo(const struct outlet *o, str hostname) { return o && o->helo.n ? o->helo : hostname; }
+
+/* ---- limits.c: rates and connections that all threads share ---- */
+
+/* May a message of the lane go now? Its turn in each of the rates was taken then, and is the caller's to use up (lane->pacing.mine). False: it waits for one, and
+ * dispatch_ready() will be called when that comes. Only where b->nlimit is not 0. */
+bool lane_may_send(struct dispatch *d, struct lane *lane, const struct backend *b);
+/* Configurations changed: what lanes wait for may have. */
+void lanes_pace_anew(struct dispatch *d);
+/* Would one more connection be within all limits of the backend? */
+bool lane_may_connect(struct lane *lane, const struct backend *b);
+struct slots { struct limit_state *of[3]; };
+bool slots_take(struct slots *s, const struct backend *b);      /* after lane_may_connect(); false: another thread was faster */
+void slots_give(struct slots *s);
+bool slots_wanted(const struct slots *s);       /* somebody has no connection at all, because these are in use */
 
 /* ---- callout.c ---- */
 

@@ -75,13 +75,6 @@ struct settling {
     size_t n[GONE + 1];
 };
 
-/* Sites are many, and strangers name them: they count for the backend by whose settings they go. */
-static str lane_label(const struct lane *l)
-{
-    const struct backend *b = l->kind == LANE_BACKEND ? l->backend : l->mx;
-    return b ? b->name : S("none");
-}
-
 static void tell(const struct flight *f, size_t i, enum verdict v, const struct backend *to, str remote, str reason, when due)
 {
     static const enum event_kind kind[] = { EVENT_DELIVERED, EVENT_FAILED, EVENT_DEFERRED, EVENT_DEFERRED, EVENT_UNKNOWN, EVENT_EXPIRED,
@@ -90,6 +83,11 @@ static void tell(const struct flight *f, size_t i, enum verdict v, const struct 
     struct event e = { .kind = kind[v], .id = f->t->id, .at = wall_now(), .from = f->env.sender, .rcpt = f->env.rcpt[i].to, .remote = remote,
                        .attempt = f->t->attempts + 1u };
 
+    const struct outlet *by = lane_outlet(f->t->lane);
+    if (by) {
+        e.source = by->name;
+        stats_label(FAMILY_SOURCES, by->name, kind[v]);
+    }
     e.reply = r ? reply_print(f->a, r) : reason;
     e.took = e.at - f->mail->m->origin.accepted;
     if (v == LATER || v == UNKNOWN) {
@@ -109,9 +107,9 @@ static void tell(const struct flight *f, size_t i, enum verdict v, const struct 
         }
     }
     event_emit(&e);
-    stats_label(FAMILY_DELIVERIES, lane_label(f->t->lane), kind[v]);
+    stats_label(FAMILY_DELIVERIES, lane_backend_name(f->t->lane), kind[v]);
     if (v != DELIVERED)
-        stats_said(lane_label(f->t->lane), e.reply);
+        stats_said(lane_backend_name(f->t->lane), e.reply);
 }
 
 /* How many recipients stand for the one the sender wrote, an alias of several; 0: another of them, who comes first, speaks for all. */

@@ -4,6 +4,7 @@
 #define TICKETS_A_CONNECTION 4  /* one more connection for each so many that wait */
 #define PROBE_LEAST SECOND      /* a lane that is down is tried again no sooner */
 #define PROGRESS (10 * SECOND)  /* who answered nothing for so long gets no further connections */
+#define TURN_MAILS 20           /* then a connection is given up, when others wait for one that is all there may be */
 #define PROVEN (10 * MINUTE)    /* who answered within that is let in before strangers when connections run short */
 
 struct connection {
@@ -16,6 +17,8 @@ struct connection {
     struct ticket *first;       /* in flight already, bound to `server_at`; NULL: takes what comes */
     struct client *client;
     struct remote remote;
+    struct slots slots;         /* of its limits on connections */
+    bool unfit;                 /* it failed by its source's fault */
 };
 
 static err connection_run(void *connection);
@@ -74,7 +77,9 @@ static err open_any(struct connection *k, str *reason, arena *a, when *retry_at)
         k->lane->server[k->server_at].connections++;
         atomic_fetch_add(&k->server->state->connections, 1);
         stats_add(COUNT_connections, 1);
-        err e = hop_connect(k->d, k->server, k->backend->holders ? &k->snap->routes.own : NULL, k->snap->receive.hostname, k->backend->connect_timeout, &k->remote, &k->client);
+        struct leaving by = { .outlet = k->backend->outlet };
+        err e = hop_connect(k->d, k->server, k->backend->holders ? &k->snap->routes.own : NULL, hop_ehlo(by.outlet, k->snap->receive.hostname),
+                            k->backend->connect_timeout, &by, &k->remote, &k->client);
         if (e == OK) {
             server_works(k->server->state, clock_now());
             return OK;
@@ -87,7 +92,8 @@ static err open_any(struct connection *k, str *reason, arena *a, when *retry_at)
         if (e == E_CANCELED)
             return e;
         stats_add(COUNT_connections_failed, 1);
-        log_warn("server_failed", LOG_STR("backend", k->backend->name), LOG_Z("server", k->remote.z), LOG_STR("reason", *reason));
+        log_warn(by.failed ? "source_failed" : "server_failed", LOG_STR("backend", k->backend->name), LOG_Z("server", k->remote.z), LOG_STR("reason", *reason));
+        k->unfit |= by.failed;
         tried[k->server_at] = true;
     }
 }
@@ -153,7 +159,10 @@ static void lane_is_down(struct connection *k, str reason, when retry_at)
     if (lane->state == LANE_OPEN)
         log_warn("lane_down", LOG_STR("lane", lane->name), LOG_STR("reason", reason), LOG_INT("waiting", lane->nready));
     lane_down(lane, reason, retry_at);
+    lane->unfit = k->unfit;
     lane_wake_later(k->d, lane);
+    if (lane->backend->outlet && lane_leave(lane, !k->unfit))
+        group_spawn(thread_group(), "leave", queue_leave, lane->queue);
 }
 
 /* ---- how many there may be ---- */
@@ -184,11 +193,19 @@ static void open_connection(struct dispatch *d, struct lane *lane, struct ticket
     struct connection *k = mem_new(sizeof *k);
 
     *k = (struct connection){ .d = d, .lane = lane, .first = first, .server_at = server_at };
+    if (!slots_take(&k->slots, lane->backend)) {
+        mem_free(k);
+        if (first)
+            ticket_return(first);
+        return;
+    }
     lane->connections++;
     lane->crowded = false;
+    lane->full = NULL;
     d->connections++;
     if (group_spawn(thread_group(), "deliver", connection_run, k) == OK)
         return;
+    slots_give(&k->slots);
     lane->connections--;
     d->connections--;
     mem_free(k);
@@ -203,7 +220,7 @@ static bool sent_elsewhere(struct connection *k, struct ticket *t)
     size_t at = t->server - 1u;
 
     if (!t->server || at == k->server_at || at >= k->backend->nserver || k->lane->server[at].connections >= quota(k->d, k->backend)
-        || !server_in(&k->backend->server[at]))
+        || !server_in(&k->backend->server[at]) || !lane_may_connect(k->lane, k->backend))
         return false;
     open_connection(k->d, k->lane, t, at);
     return true;
@@ -227,6 +244,10 @@ static bool is_over(const struct connection *k)
 
     if ((most && k->client->mails >= most) || (theirs && k->client->mails >= theirs))
         return true;
+    if (slots_wanted(&k->slots) && (k->client->mails >= TURN_MAILS || !k->lane->nready)) {
+        k->lane->yields_until = clock_now() + 2 * SECOND; /* or we would have it again before the others look */
+        return true;
+    }
     if (k->d->draining || k->lane->state != LANE_OPEN || k->lane->backend != k->backend)
         return true;
     return !k->server->weight || atomic_load_explicit(&k->server->state->drained, memory_order_relaxed) || (!k->first && better_is_in(k));
@@ -248,13 +269,21 @@ static struct ticket *next_ticket(struct connection *k, bool behind)
     struct ticket *t, *other = NULL;
     size_t at;
 
-    if (k->first)
+    if (k->first)                       /* its turn in a rate was taken with it */
         return take(k->first);
-    if (!in_turn(k->backend))
-        return lane->nready && (!behind || lane_first(lane)->mail) ? lane_take(lane) : NULL;
+    if (k->backend->nlimit && lane->nready && !lane_may_send(k->d, lane, k->backend))
+        return NULL;
+    if (!in_turn(k->backend)) {
+        t = lane->nready && (!behind || lane_first(lane)->mail) ? lane_take(lane) : NULL;
+        lane->pacing.mine &= !t;
+        return t;
+    }
     t = share_next(lane, k->backend, k->server_at, behind, &other, &at);
-    if (other && !behind)
+    if (other && !behind && lane_may_connect(lane, k->backend)) {
+        lane->pacing.mine = false;
         open_connection(k->d, lane, lane_take_this(other), at);
+    }
+    lane->pacing.mine &= !t;
     if (t && lane->nready && lane->idle) /* it is somebody else's turn now */
         wake_takers(lane);
     return t;
@@ -264,7 +293,7 @@ static struct ticket *next_ticket(struct connection *k, bool behind)
 static bool await_ticket(struct connection *k)
 {
     struct lane *lane = k->lane;
-    bool others = lane->nready > 0;     /* it is their turn, and they may never take it */
+    bool others = lane->nready > 0 && !lane->pacing.until;  /* it is their turn, and they may never take it */
 
     lane->idle++;
     err e = waiters_wait(&lane->takers, clock_now() + (others ? MIN(k->backend->idle_timeout, SHARE_PATIENCE) : k->backend->idle_timeout));
@@ -398,6 +427,7 @@ static err connection_run(void *arg)
         else if (e != E_CANCELED && !k.first && lane->connections == 1 && lane->backend == k.backend)
             lane_is_down(&k, reason, retry_at);
     }
+    slots_give(&k.slots);
     lane->connections--;
     k.d->connections--;
     backend_drop(k.backend);
@@ -451,6 +481,8 @@ void dispatch_ready(void *ctx, struct lane *lane)
         dispatch_discard(d, lane);
         return;
     }
+    if (lane->pacing.until) /* it comes again when that is */
+        return;
     if (d->patient) {
         d->patient = false;
         waiters_wake_one(&d->impatient);
@@ -467,7 +499,8 @@ void dispatch_ready(void *ctx, struct lane *lane)
         return;
     /* One for each server, as soon as there is more than one message; then one more for each few that wait. */
     bool many = lane->nready > (size_t)lane->connections * TICKETS_A_CONNECTION;
-    if ((s.due || lane->connections < s.in || (s.without && lane->nready > woken) || (!woken && many)) && may_grow(lane, s.in + s.due) && has_room(d, lane))
+    if ((s.due || lane->connections < s.in || (s.without && lane->nready > woken) || (!woken && many)) && may_grow(lane, s.in + s.due) && has_room(d, lane)
+        && lane_may_connect(lane, b))
         open_connection(d, lane, NULL, 0);
 }
 
@@ -480,13 +513,13 @@ static bool look_for_waiting(struct dispatch *d)
     bool any = false;
 
     for (size_t i = 0; (lane = queue_lane(d->setup.queue, i)); i++) {
-        if (!lane->nready || lane->state != LANE_OPEN || !lane->backend || lane->idle)
+        if (!lane->nready || lane->state != LANE_OPEN || !lane->backend || lane->idle || lane->pacing.until)
             continue;
         any = true;
         if (now - lane_first(lane)->since < 1)
             continue;
         size_t in = look(lane, lane->backend, clock_now()).in, most = quota(d, lane->backend) * in;
-        for (size_t more = lane->connections / 2 + 1; more && lane->connections < most && may_grow(lane, in) && has_room(d, lane); more--)
+        for (size_t more = lane->connections / 2 + 1; more && lane->connections < most && may_grow(lane, in) && has_room(d, lane) && lane_may_connect(lane, lane->backend); more--)
             open_connection(d, lane, NULL, 0);
         lane->crowded = !lane->connections;
     }

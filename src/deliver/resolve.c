@@ -13,7 +13,8 @@ static const struct { struct enhanced status; const char *reason; } no_site[] = 
 static void resolve(struct dispatch *d, struct lane *lane)
 {
     AUTO_ARENA a = arena_new();
-    str domain = str_dup(a, str_from(lane->name, str_findc(lane->name, ':') + 1));
+    str domain = str_from(lane->name, str_findc(lane->name, ':') + 1);
+    domain = str_dup(a, str_head(domain, MIN(str_findc(domain, '@'), domain.n))); /* behind it stands the source */
     struct snapshot *snap = d->setup.newest(d->setup.ctx);
     struct site s;
     err e = route_mx(d->setup.resolver, a, domain, &snap->routes.own, clock_now() + LOOKUP_TIME, &s);

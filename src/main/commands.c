@@ -27,6 +27,8 @@ static void story_line(struct control *c, const struct event *e)
     add_str(&b, "from", e->from);
     add_str(&b, "rcpt", e->rcpt);
     add_str(&b, "remote", e->remote);
+    if (e->source.n)
+        add_str(&b, "source", e->source);
     add_str(&b, "reply", e->reply);
     add_str(&b, "detail", e->detail);
     add_str(&b, "message_id", e->message_id);
@@ -147,7 +149,7 @@ struct worker_stats {
     struct thread_stats *thread;        /* one a worker */
     arena *a;
 };
-struct lane_stats { str name, reason; size_t ready, waiting, flying, connections; bool down; when retry_at, oldest; };
+struct lane_stats { str name, label, reason; size_t ready, waiting, flying, connections; bool down; when retry_at, oldest; };
 
 static void add_oldest(struct lane_stats *l, const struct lane *lane)
 {
@@ -162,6 +164,8 @@ static err stats_one(struct worker *w, void *arg)
     struct worker_stats *s = arg;
     struct queue_totals q = queue_totals(w->queue);
     struct lane *lane;
+    str reason;
+    when until;
 
     s->q.messages += q.messages;
     s->q.tickets += q.tickets;
@@ -184,6 +188,7 @@ static err stats_one(struct worker *w, void *arg)
             }
             l = s->lane[s->nlane++] = NEW(s->a, struct lane_stats);
             l->name = str_dup(s->a, lane->name);
+            l->label = lane->kind == LANE_BACKEND ? str_dup(s->a, lane_backend_name(lane)) : l->name; /* what was said is kept by backend */
             map_put(&s->by_name, l->name, l);
         }
         add_oldest(l, lane);
@@ -195,6 +200,9 @@ static err stats_one(struct worker *w, void *arg)
             l->down = true;
             l->reason = str_dup(s->a, lane->reason);
             l->retry_at = lane->retry_at;
+        } else if (!l->down && lane->nready && lane_delay(lane, &reason, &until)) {
+            l->reason = str_dup(s->a, reason);
+            l->retry_at = until;
         }
     }
     return OK;
@@ -272,9 +280,9 @@ static void add_lanes(struct buf *b, const struct worker_stats *w, const struct 
         add_int(b, "flying", (int64_t)l->flying);
         add_int(b, "connections", (int64_t)l->connections);
         add_str(b, "reason", l->reason);
-        add_time(b, "retry_at", l->down ? wall_now() + l->retry_at - clock_now() : 0);
+        add_time(b, "retry_at", l->retry_at ? wall_now() + l->retry_at - clock_now() : 0);
         add_time(b, "oldest_ready", l->oldest);
-        add_last(b, l->name);
+        add_last(b, l->label);
         add_servers(b, s, l->name);
         buf_addc(b, '}');
     }

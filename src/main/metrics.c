@@ -121,6 +121,12 @@ static void add_labelled(struct metrics *m)
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < COUNT(outcomes); k++)
             metrics_value(m, (double)l[i].n[outcomes[k].kind], "backend", l[i].name, "outcome", outcomes[k].name, NULL);
+    n = stats_labels(FAMILY_SOURCES, l, LABELS_MOST + 1);
+    if (n)
+        metrics_family(m, METRIC_COUNTER, "waypost_source_deliveries_total", "Recipients after a delivery attempt by a source, by outcome.");
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < COUNT(outcomes); k++)
+            metrics_value(m, (double)l[i].n[outcomes[k].kind], "source", l[i].name, "outcome", outcomes[k].name, NULL);
     mem_free(l);
 }
 
@@ -259,7 +265,7 @@ static void add_servers(struct metrics *m, const struct routes *routes)
 
     metrics_family(m, METRIC_GAUGE, "waypost_backend_up", "Does the server of the backend take mail, as far as is known (1)? 0: it is out, or drained.");
     for (size_t i = 0; i < routes->nbackend; i++)
-        for (size_t k = 0; k < routes->backend[i]->nserver && left; k++, left--) {
+        for (size_t k = 0; !backend_is_pattern(routes->backend[i]) && k < routes->backend[i]->nserver && left; k++, left--) {
             const struct backend *b = routes->backend[i];
             char name[LABEL_TEXT];
             snprintf(name, sizeof name, "%.*s", STR(b->name));
@@ -268,12 +274,77 @@ static void add_servers(struct metrics *m, const struct routes *routes)
     left = SERVERS_MOST;
     metrics_family(m, METRIC_GAUGE, "waypost_backend_connections", "Connections to the server of the backend.");
     for (size_t i = 0; i < routes->nbackend; i++)
-        for (size_t k = 0; k < routes->backend[i]->nserver && left; k++, left--) {
+        for (size_t k = 0; !backend_is_pattern(routes->backend[i]) && k < routes->backend[i]->nserver && left; k++, left--) {
             const struct backend *b = routes->backend[i];
             char name[LABEL_TEXT];
             snprintf(name, sizeof name, "%.*s", STR(b->name));
             metrics_value(m, atomic_load(&b->server[k].state->connections), "backend", name, "server", b->server[k].state->key + b->name.n + 1, NULL);
         }
+}
+
+/* ---- limits ---- */
+
+/* One of them, once; those of a backend for each of its sources have that as another label. */
+struct told_limit { const char *label, *name, *source; const struct limit *l; };
+
+static size_t limits_list(const struct routes *r, struct told_limit *ret, size_t most, const char *kind, arena *a)
+{
+    struct map seen = { 0 };
+    size_t n = 0, all = str_eq(str_z(kind), S("network")) ? r->nnetwork : r->nbackend;
+
+    for (size_t i = 0; i < all; i++) {
+        const struct backend *b = all == r->nbackend && kind[0] != 'n' ? r->backend[i] : NULL;
+        const struct limit *l = b ? b->limit : &r->network[i]->limit;
+        for (unsigned k = 0; k < (b ? b->nlimit : 1u) && n < most && !(b && backend_is_pattern(b)); k++) {
+            str key = l[k].state ? str_z(l[k].state->key) : S(""), name = key, head;
+            if (!str_cut(&name, S(" "), &head) || !str_eq(head, str_z(kind)) || map_get(&seen, key))
+                continue;
+            map_put(&seen, key, r->backend);
+            size_t at = str_findc(name, '@');
+            bool apart = at != STR_NONE && kind[0] == 'b';
+            ret[n++] = (struct told_limit){ kind, str_cz(a, apart ? str_head(name, at) : name), apart ? str_cz(a, str_from(name, at + 1)) : NULL, &l[k] };
+        }
+    }
+    map_free(&seen);
+    return n;
+}
+
+static double per_second(const struct limit *l) { return (double)l->rate.n * SECOND / (double)l->rate.per; }
+static double in_use(const struct limit *l) { return atomic_load(&l->state->used); }
+static double most(const struct limit *l) { return (double)l->connections; }
+static double waits(const struct limit *l) { return (double)atomic_load(&l->state->waited); }
+static double found_full(const struct limit *l) { return (double)atomic_load(&l->state->full); }
+
+static void add_limits(struct metrics *m, const struct routes *r)
+{
+    static const char *const kinds[] = { "backend", "source", "network" };
+    static const struct { const char *name, *help; bool rate; enum metric_kind kind; double (*value)(const struct limit *l); } families[] = {
+        { "rate_limit", "Messages a second that it may get or send, as configured.", true, METRIC_GAUGE, per_second },
+        { "rate_waits_total", "How often something waited, or was told to come again, because that was used up.", true, METRIC_COUNTER, waits },
+        { "connection_limit", "Connections it may have at a time, as configured.", false, METRIC_GAUGE, most },
+        { "connections", "Connections that count for that limit now.", false, METRIC_GAUGE, in_use },
+        { "connection_waits_total", "How often somebody found all of them in use.", false, METRIC_COUNTER, found_full },
+    };
+    AUTO_ARENA a = arena_new();
+    struct told_limit *l = NEW_ARRAY(a, struct told_limit, SERVERS_MOST);
+
+    for (size_t k = 0; k < COUNT(kinds); k++) {
+        size_t n = limits_list(r, l, SERVERS_MOST, kinds[k], a);
+        for (size_t f = 0; f < COUNT(families) && n; f++) {
+            bool any = false;
+            char name[80];
+            /* waypost_backend_connections is there already, by server */
+            snprintf(name, sizeof name, k == 0 && str_eq(str_z(families[f].name), S("connections")) ? "waypost_%s_%s_counted" : "waypost_%s_%s", kinds[k], families[f].name);
+            for (size_t i = 0; i < n; i++) {
+                if (families[f].rate ? !l[i].l->rate.n : !l[i].l->connections)
+                    continue;
+                if (!any)
+                    metrics_family(m, families[f].kind, name, families[f].help);
+                any = true;
+                metrics_value(m, families[f].value(l[i].l), kinds[k], l[i].name, l[i].source ? "source" : NULL, l[i].source, NULL);
+            }
+        }
+    }
 }
 
 /* ---- spool, names, configuration ---- */
@@ -359,6 +430,7 @@ void metrics_answer(struct relay *r, const struct http_question *q, struct http_
     if (f) /* else the threads are ending, and what they have no more is left out, rather than told as nothing */
         add_queue(&m, r, f);
     add_servers(&m, &s->snapshot.routes);
+    add_limits(&m, &s->snapshot.routes);
     add_spool(&m, r, s);
     add_trace(&m, r);
     add_names(&m, r);

@@ -148,7 +148,7 @@ static size_t walk_fitting(struct worker *w, const struct match *m, size_t *at, 
 /* ---- queue.list ---- */
 
 /* What is told of a ticket. It is written out on the relay's own thread: a worker has mail to do. */
-struct told { ulid id; str domain, sender_domain, lane, stream, reason; const char *state; uint32_t rcpts, attempts; when since, next, accepted; };
+struct told { ulid id; str domain, sender_domain, lane, source, stream, reason; const char *state; uint32_t rcpts, attempts; when since, next, accepted; };
 
 static void tell(struct told *x, const struct ticket *t, arena *a)
 {
@@ -156,7 +156,8 @@ static void tell(struct told *x, const struct ticket *t, arena *a)
     struct why w = ticket_why(t);
 
     *x = (struct told){ .id = t->id, .domain = str_dup(a, ticket_domain(t)), .sender_domain = str_dup(a, ticket_sender_domain(t)),
-                        .lane = str_dup(a, t->lane->name), .stream = stream_name(t->stream), .reason = str_dup(a, w.reason),
+                        .lane = str_dup(a, t->lane->name), .source = lane_outlet(t->lane) ? str_dup(a, lane_outlet(t->lane)->name) : S(""),
+                        .stream = stream_name(t->stream), .reason = str_dup(a, w.reason),
                         .state = t->held && t->state == TICKET_WAITING ? "held" : states[t->state], .rcpts = ticket_count(t), .attempts = t->attempts,
                         .since = w.since, .next = w.next, .accepted = t->accepted };
 }
@@ -170,6 +171,8 @@ static void told_line(const struct told *x, struct buf *b)
     add_int(b, "rcpts", x->rcpts);
     add_str(b, "state", str_z(x->state));
     add_str(b, "lane", x->lane);
+    if (x->source.n)
+        add_str(b, "source", x->source);
     add_str(b, "stream", x->stream);
     add_str(b, "reason", x->reason);
     add_time(b, "since", x->since);

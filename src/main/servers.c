@@ -20,7 +20,7 @@ void backend_list(struct control *c, void *relay)
 
     for (size_t i = 0; i < s->snapshot.routes.nbackend; i++) {
         const struct backend *b = s->snapshot.routes.backend[i];
-        for (size_t k = 0; k < b->nserver; k++) {
+        for (size_t k = 0; !backend_is_pattern(b) && k < b->nserver; k++) {
             const struct next_hop *hop = &b->server[k];
             const struct server_state *st = hop->state;
             buf_clear(&line);
@@ -40,29 +40,40 @@ void backend_list(struct control *c, void *relay)
     snapshot_drop(&s->snapshot);
 }
 
-static struct server_state *find(const struct routes *r, str backend, str server)
+/* That server of the backend, by all sources unless its name has one: how many. */
+static size_t find(const struct routes *r, str backend, str server, struct server_state **ret, size_t most)
 {
-    for (size_t i = 0; i < r->nbackend; i++)
-        for (size_t k = 0; str_eq(r->backend[i]->name, backend) && k < r->backend[i]->nserver; k++)
-            if (str_eq(server_name(r->backend[i], &r->backend[i]->server[k]), server))
-                return r->backend[i]->server[k].state;
-    return NULL;
+    size_t n = 0;
+
+    for (size_t i = 0; i < r->nbackend; i++) {
+        const struct backend *b = r->backend[i];
+        for (size_t k = 0; (str_eq(b->name, backend) || str_eq(backend_base_name(b), backend)) && k < b->nserver && n < most; k++)
+            if (str_eq(server_name(b, &b->server[k]), server))
+                ret[n++] = b->server[k].state;
+    }
+    return n;
 }
 
 static void change(struct control *c, struct relay *r, bool drained)
 {
     struct settings *s = relay_newest(r);
     str backend = control_arg(c, "backend"), server = control_arg(c, "server");
-    struct server_state *st = find(&s->snapshot.routes, backend, server);
+    struct server_state *st[POOL_MOST + 1];
+    size_t n = find(&s->snapshot.routes, backend, server, st, COUNT(st));
+    bool changed = false;
 
-    snapshot_drop(&s->snapshot);        /* the state stays */
-    if (!st) {
+    for (size_t i = 0; i < n; i++)
+        changed |= atomic_exchange(&st[i]->drained, drained) != drained;
+    if (n == 0)
         control_fail(c, "not_found", "there is no server %.*s in a backend %.*s", STR(server), STR(backend));
-        return;
-    }
-    if (atomic_exchange(&st->drained, drained) != drained)
+    if (changed)
         log_info(drained ? "server_drained" : "server_undrained", LOG_STR("backend", backend), LOG_STR("server", server));
-    relay_lanes_look(r, backend);
+    for (size_t i = 0; n && i < s->snapshot.routes.nbackend; i++) {
+        const struct backend *b = s->snapshot.routes.backend[i];
+        if (str_eq(b->name, backend) || str_eq(backend_base_name(b), backend))
+            relay_lanes_look(r, b->name);
+    }
+    snapshot_drop(&s->snapshot);
 }
 
 void backend_drain(struct control *c, void *relay) { change(c, relay, true); }

@@ -42,6 +42,7 @@ struct queue {
     struct lane **lane; size_t nlane, lane_cap;
     struct map lane_by_name;
     struct suspension { str lane, reason; when until; } *suspended; size_t nsuspended; /* heap */
+    bool leaving;                       /* queue_leave() was asked for */
     when swept;                         /* lanes that nobody needs were looked for then */
     struct waiters calendar_wait;
 };
@@ -63,6 +64,9 @@ struct route_key origin_key(const struct routes *r, const struct message *m);   
 struct backend *backend_named(const struct routes *r, str name);
 /* The lane of a backend, or of a domain where the backend goes by MX. b NULL: of mail without a way. */
 struct lane *lane_for(struct queue *q, const struct backend *b, str domain);
+/* The same by one of these sources (NULL: lane_for()): that of `was` or of another ticket of the message, whose ring begins at `first`, when it is among them
+ * and its lane is open; else the next in turn of which that can be said. Both may be NULL. */
+struct lane *lane_leaving(struct queue *q, const struct backend *b, struct outlets *o, str domain, struct lane *was, struct ticket *first);
 static inline bool lane_leads(const struct lane *lane) { return lane->backend || lane->kind == LANE_DOMAIN; } /* else there is no way */
 struct lane *lane_again(struct ticket *t);              /* where its mail goes as of now */
 void lanes_sweep(struct queue *q);

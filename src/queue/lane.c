@@ -64,7 +64,7 @@ static void lane_mx(struct lane *lane, const struct backend *b)
 struct lane *lane_for(struct queue *q, const struct backend *b, str domain)
 {
     static const char of_domain[] = "domain:";
-    char name[DNS_NAME_MAX + sizeof of_domain];
+    char name[DNS_NAME_MAX + sizeof of_domain + 1 + OUTLET_NAME];
     struct lane *lane;
 
     if (!b || !b->mx) {
@@ -73,13 +73,77 @@ struct lane *lane_for(struct queue *q, const struct backend *b, str domain)
             lane->backend = backend_named(q->setup.routes, b->name);
         return lane;
     }
-    size_t head = sizeof of_domain - 1, n = MIN(domain.n, sizeof name - head);
+    size_t head = sizeof of_domain - 1, n = MIN(domain.n, (size_t)DNS_NAME_MAX);
     memcpy(name, of_domain, head);
     for (size_t i = 0; i < n; i++)
         name[head + i] = ascii_lower(domain.p[i]);
-    lane = lane_named(q, LANE_DOMAIN, str_of(name, head + n));
+    n += head;
+    if (b->outlet) {
+        name[n++] = '@';
+        memcpy(name + n, b->outlet->name.p, b->outlet->name.n);
+        n += b->outlet->name.n;
+    }
+    lane = lane_named(q, LANE_DOMAIN, str_of(name, n));
     lane_mx(lane, b);
     return lane;
+}
+
+/* The backend by whose settings it goes. */
+static const struct backend *lane_by(const struct lane *lane) { return lane->kind == LANE_BACKEND ? lane->backend : lane->mx; }
+
+const struct outlet *lane_outlet(const struct lane *lane)
+{
+    const struct backend *b = lane_by(lane);
+    return b ? b->outlet : NULL;
+}
+
+str lane_backend_name(const struct lane *lane)
+{
+    const struct backend *b = lane_by(lane);
+    return b ? backend_base_name(b) : S("none");
+}
+
+static bool lane_fits(const struct lane *lane)
+{
+    return (lane->kind == LANE_DOMAIN && lane->site ? lane->site : lane)->state == LANE_OPEN;
+}
+
+/* The lane for `domain` by the source of `like`, when that is one of these and was not looked at before. */
+static struct lane *lane_like(struct queue *q, const struct outlets *o, str domain, const struct lane *like, uint64_t *looked)
+{
+    size_t i = outlets_find(o, lane_by(like));
+
+    if (i == OUTLETS_NONE || *looked >> i & 1)
+        return NULL;
+    *looked |= (uint64_t)1 << i;
+    return lane_for(q, o->by[i], domain);
+}
+
+struct lane *lane_leaving(struct queue *q, const struct backend *b, struct outlets *o, str domain, struct lane *was, struct ticket *first)
+{
+    struct lane *lane, *best;
+    uint64_t looked = 0;
+    size_t i;
+
+    if (!o)
+        return lane_for(q, b, domain);
+    best = was ? lane_like(q, o, domain, was, &looked) : NULL;
+    if (best && lane_fits(best))
+        return best;
+    for (struct ticket *t = first; t; t = t->sibling == first ? NULL : t->sibling) {
+        lane = lane_like(q, o, domain, t->lane, &looked);
+        if (lane && lane_fits(lane))
+            return lane;
+        best = best ? best : lane;
+    }
+    while ((i = outlets_pick(o, looked, clock_now())) != OUTLETS_NONE) {
+        looked |= (uint64_t)1 << i;
+        lane = lane_for(q, o->by[i], domain);
+        if (lane_fits(lane))
+            return lane;
+        best = best ? best : lane;
+    }
+    return best ? best : lane_for(q, o->by[0], domain); /* all are down */
 }
 
 static void lane_free(struct lane *lane)
@@ -323,7 +387,7 @@ void lane_open(struct lane *lane)
 {
     if (lane->state == LANE_OPEN || (lane->suspended && clock_now() < lane->retry_at))
         return;
-    lane->suspended = false;
+    lane->suspended = lane->unfit = false;
     lane->state = LANE_OPEN;
     lane->since = clock_now();
     if (lane->kind == LANE_DOMAIN) {
@@ -419,8 +483,9 @@ static struct lane *site_of(struct lane *domain, const struct site *site)
         return to; /* its own, and it changed: it stays the same lane */
     if (to && to->backend && site_is(site, to->backend))
         return to;
-    to = lane_named(q, LANE_SITE, site_name(site, a));
-    return to;
+    str name = site_name(site, a);
+    const struct outlet *o = lane_outlet(domain);
+    return lane_named(q, LANE_SITE, o ? str_printf(a, "%.*s@%.*s", STR(name), STR(o->name)) : name);
 }
 
 void queue_site(struct lane *domain, const struct site *site)
@@ -483,7 +548,7 @@ void lanes_sweep(struct queue *q)
     q->swept = now;
     for (size_t i = 0; i < q->nlane;) {
         struct lane *l = q->lane[i];
-        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->wake.at && !l->asking && now - l->since > MINUTE;
+        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->wake.at && !l->pacing.running && !l->asking && now - l->since > MINUTE;
         if (l->kind == LANE_BACKEND || !idle || l->domains || (l->kind == LANE_DOMAIN && now < l->fresh_until)) {
             i++;
             continue;
@@ -522,8 +587,13 @@ struct lane *lane_again(struct ticket *t)
     struct queue *q = lane->queue;
     when expire;
 
-    if (!lane_leads(lane)) /* a new configuration took its backend away while it was in flight */
-        return lane_for(q, route_for(q->setup.routes, ticket_domain(t), &expire), ticket_domain(t));
+    if (!lane_leads(lane)) { /* a new configuration took its backend away while it was in flight */
+        struct backend *b = route_for(q->setup.routes, ticket_domain(t), &expire);
+        return lane_leaving(q, b, route_outlets(q->setup.routes, NULL, b, ticket_domain(t)), ticket_domain(t), NULL, NULL);
+    }
+    const struct backend *by = lane_by(lane);
+    if (by && by->among && lane->state == LANE_DOWN) /* another source may be better off */
+        return lane_leaving(q, by->base, by->among, ticket_domain(t), lane, NULL);
     if (lane->kind != LANE_SITE || !lane->mx)
         return lane;
     return lane_for(q, lane->mx, ticket_domain(t));

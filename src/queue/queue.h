@@ -52,6 +52,11 @@ str stream_name(unsigned number);
 
 /* Take one; false when the rate is used up. A whole `rate.n` may come at once. */
 bool limiter_take(_Atomic int64_t *clock, struct rate rate, when now);
+/* When there will be one to take: now or before, or a moment to come. */
+when limiter_when(const _Atomic int64_t *clock, struct rate rate, when now);
+/* Take the next one, whenever that is: it is the caller's from the moment that is returned on. Who asks first comes first, and nobody need ask twice. One each
+ * `every`, and of those that nobody took as many as come in a second, at least one. */
+when limiter_next(_Atomic int64_t *clock, when every, when now);
 
 /* ---- mail: a message in memory ----------------------------------------------------------------------------------------------- */
 
@@ -131,7 +136,8 @@ uint32_t ticket_count(const struct ticket *t);          /* recipients */
 /* ---- lane: a destination, as this thread sees it --------------------------------------------------------------------------------- */
 
 enum lane_kind {
-    LANE_BACKEND,                       /* a backend of the configuration, by its name; "" when there is no way */
+    LANE_BACKEND,                       /* a backend of the configuration, by its name; "" when there is no way. All names: with "@a1" behind them when
+                                         * mail leaves by source a1 */
     LANE_DOMAIN,                        /* "domain:example.org": mail of a domain until it is known where that goes; then it is passed on */
     LANE_SITE,                          /* "mx:mx1.example.org": the hosts that MX records of one or more domains name */
 };
@@ -175,6 +181,17 @@ struct lane {
     } *server;
     size_t nserver;
     struct heap_entry wake;             /* for retry_at */
+    bool unfit;                         /* while it is down: its source cannot be used, and others of the pool may */
+    struct pacing {                     /* deliver/limits.c: it waits for its turn in a rate */
+        bool mine;                      /* its turn is here, and nothing took it yet */
+        unsigned had;                   /* of its backend's limits: those whose turn it has */
+        when until;                     /* the next one's comes then; 0: it waits for none */
+        struct limit_state *of; uint32_t changed;
+        bool running;                   /* a timer does */
+        struct waiters wait;
+    } pacing;
+    const struct limit_state *full;     /* it has no connection, because this has all it may have; NULL: nothing has */
+    when yields_until;                  /* it gave a connection up for others, and takes none before */
     bool suspended;                     /* down by an operator's word, until retry_at */
 };
 
@@ -206,8 +223,12 @@ bool queue_configure(struct queue *q, const struct retry *retry, const struct st
 WAITS err queue_reroute(void *queue);
 
 /* Where the recipients of a message go: way_begin(), then way_of() for each. */
-struct way { const struct routes *routes; const struct message *m; struct route_key key; when expire; /* of the last recipient asked for; 0: the schedule's */
-             const struct elsewhere *other; /* of the same; NULL: nobody */ };
+struct way {
+    const struct routes *routes; const struct message *m; struct route_key key;
+    when expire;                        /* of the last recipient asked for; 0: the schedule's */
+    struct outlets *outlets;            /* of the same: by which sources it leaves; NULL: as the system chooses */
+    const struct elsewhere *other;      /* of the same: who gets what its way does not take; NULL: nobody */
+};
 void way_begin(struct way *w, const struct routes *r, const struct message *m);
 struct backend *way_of(struct way *w, size_t rcpt);     /* NULL: nowhere; w->key.domain is the recipient's domain */
 /* Does any of its recipients go, or might it be handed on, to a backend with fewer connections than there are threads? Such a lane lives on one thread. */
@@ -248,6 +269,14 @@ bool ticket_last(const struct ticket *t);
 /* Every server of the lane's backend is out: its mail waits until `retry_at`, no attempt burnt. Memory is given back. */
 void lane_down(struct lane *lane, str reason, when retry_at);
 void lane_open(struct lane *lane);      /* not one that is suspended */
+/* A lane that is down: what is ready there goes by another source of its pool, where there is one that is open and (`proven`) was answered since. True: to
+ * know the pools messages must be read; run queue_leave() in the thread's group. */
+bool lane_leave(struct lane *lane, bool proven);
+WAITS err queue_leave(void *queue);     /* from all lanes that are unfit */
+/* By which source does its mail leave? NULL: as the system chooses. */
+const struct outlet *lane_outlet(const struct lane *lane);
+/* The lane's backend under its configured name: sites are many, and strangers name them. "none": it is gone. */
+str lane_backend_name(const struct lane *lane);
 /* By an operator: nothing goes out by this lane until then, also when it is made only later; its mail waits and burns no attempt. */
 void queue_suspend(struct queue *q, str lane, when until, str reason);
 bool queue_resume(struct queue *q, str lane);           /* false: it was not suspended */
@@ -278,6 +307,8 @@ str ticket_sender_domain(const struct ticket *t);       /* "" for the null sende
 /* Why it waits, since and until when (wall clock; next 0: in flight or at its turn). */
 struct why { str reason; when since, next; };
 struct why ticket_why(const struct ticket *t);
+/* Does an open lane wait for a limit? Why, and until when (of clock_now(); 0: until somebody gives a connection up). */
+bool lane_delay(const struct lane *lane, str *reason, when *until);
 /* Make it due now: also opens a lane that is down, for one try at each of its servers. False while in flight. */
 bool ticket_retry(struct ticket *t);
 /* To the lane of that backend, for as long as it waits or until the configuration changes. False while in flight. */

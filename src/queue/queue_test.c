@@ -28,6 +28,42 @@ TEST(limiter_grants_its_rate_and_no_more)
     CHECK(!limiter_take(&clock, (struct rate){ 0 }, HOUR));
 }
 
+TEST(limiter_promises_turns_in_order)
+{
+    _Atomic int64_t clock = 0;
+    when last = 0;
+    int at_once = 0;
+
+    for (int i = 0; i < 30; i++) { /* ten a second: ten at once, then one each 100 ms */
+        when at = limiter_next(&clock, SECOND / 10, HOUR);
+        at_once += at == HOUR;
+        CHECK(at >= last && at >= HOUR);
+        last = at;
+    }
+    CHECK_INT(at_once, 10);
+    CHECK_INT(last, HOUR + 2 * SECOND);
+    CHECK_INT(limiter_next(&clock, SECOND / 10, HOUR + DAY), HOUR + DAY); /* what nobody took is no more than a second's worth */
+    at_once = 1;
+    while (limiter_next(&clock, SECOND / 10, HOUR + DAY) == HOUR + DAY)
+        at_once++;
+    CHECK_INT(at_once, 10);
+    atomic_store(&clock, 0); /* slower than one a second: one at a time */
+    CHECK_INT(limiter_next(&clock, MINUTE, HOUR), HOUR);
+    CHECK_INT(limiter_next(&clock, MINUTE, HOUR), HOUR + MINUTE);
+    CHECK_INT(limiter_next(&clock, MINUTE, HOUR + 30 * SECOND), HOUR + 2 * MINUTE);
+}
+
+TEST(limiter_says_when)
+{
+    _Atomic int64_t clock = 0;
+    struct rate rate = { .n = 2, .per = MINUTE };
+
+    CHECK(limiter_when(&clock, rate, HOUR) <= HOUR);
+    CHECK(limiter_take(&clock, rate, HOUR) && limiter_take(&clock, rate, HOUR) && !limiter_take(&clock, rate, HOUR));
+    CHECK_INT(limiter_when(&clock, rate, HOUR), HOUR + 30 * SECOND);
+    CHECK(!limiter_take(&clock, rate, HOUR + 30 * SECOND - 1) && limiter_take(&clock, rate, HOUR + 30 * SECOND));
+}
+
 TEST(interned_words_are_shared_and_given_back)
 {
     struct intern in = { 0 };
@@ -60,6 +96,7 @@ struct scene {
 
 static void scene_ready(void *ctx, struct lane *lane) { (void)lane; ((struct scene *)ctx)->ready++; }
 static void scene_expired(void *ctx, struct ticket *t) { ((struct scene *)ctx)->expired++; ticket_done(t); }
+static void scene_resolve(void *ctx, struct lane *lane) { (void)ctx; (void)lane; }
 static void scene_unroutable(void *ctx, struct ticket *t) { ((struct scene *)ctx)->unroutable++; ticket_done(t); }
 
 static void scene_open(struct scene *s)
@@ -461,4 +498,147 @@ TEST(mail_that_may_be_handed_on_goes_by_its_domain_alone)
     CHECK(ticket_reroute(r, &s.one));
     CHECK(!ticket_elsewhere(r, S("a.two.example")));
     scene_close(&s);
+}
+
+/* ---- sources ---- */
+
+/* Mail for a.example leaves by s1 and s2 in turn, by MX where `mx` says so. */
+struct fan {
+    struct scene s;
+    arena *a;
+    struct outlet_state state[2];
+    struct outlet outlet[2];
+    struct outlet_use use[2];
+    struct outlet_pool pool;
+    struct outlets outlets;
+    struct backend by[2];
+    struct backend *all[4];
+    uint8_t turn[2];
+};
+
+static void fan_open(struct fan *f, bool mx)
+{
+    static const str name[] = { S("s1"), S("s2") }, of_one[] = { S("one@s1"), S("one@s2") }, of_mx[] = { S("mx@s1"), S("mx@s2") };
+
+    *f = (struct fan){ .pool = { .use = f->use, .n = 2 }, .turn = { 0, 1 } };
+    scene_open(&f->s);
+    f->s.one.mx = mx;
+    if (mx)
+        f->s.one.name = S("mx");
+    f->outlets = (struct outlets){ .of = &f->s.one, .pool = &f->pool, .turn = f->turn, .nturn = 2 };
+    for (size_t i = 0; i < 2; i++) {
+        f->outlet[i] = (struct outlet){ .name = name[i], .state = &f->state[i] };
+        f->use[i] = (struct outlet_use){ .outlet = &f->outlet[i], .weight = 1 };
+        f->by[i] = f->s.one;
+        f->by[i].name = mx ? of_mx[i] : of_one[i];
+        f->by[i].outlet = &f->outlet[i];
+        f->by[i].base = &f->s.one;
+        f->by[i].among = &f->outlets;
+        f->outlets.by[i] = f->all[2 + i] = &f->by[i];
+    }
+    f->all[0] = &f->s.one;
+    f->all[1] = &f->s.two;
+    f->s.one.outlets = &f->outlets;
+    static struct outlets *list[1];
+    list[0] = &f->outlets;
+    f->s.routes.backend = f->all;
+    f->s.routes.nbackend = 4;
+    f->s.routes.outlets = list;
+    f->s.routes.noutlets = 1;
+}
+
+static void fan_mail(struct fan *f, size_t mails)
+{
+    str rcpt[] = { S("x@a.example"), S("y@a.example"), S("x@b.example") };
+
+    for (size_t i = 0; i < mails; i++)
+        queue_add(f->s.q, scene_mail(rcpt, COUNT(rcpt)));
+}
+
+TEST(mail_goes_to_the_lanes_of_its_sources_in_turn)
+{
+    static struct fan f;
+
+    fan_open(&f, false);
+    fan_mail(&f, 6);
+    struct lane *one = scene_lane(&f.s, S("one@s1")), *two = scene_lane(&f.s, S("one@s2"));
+    if (!CHECK(one && two && !scene_lane(&f.s, S("one"))))
+        return;
+    CHECK(one->nready == 6 && two->nready == 6); /* two domains each: a message's tickets go together */
+    CHECK_STR(lane_outlet(one)->name, S("s1"));
+    CHECK_STR(lane_backend_name(one), S("one"));
+    scene_close(&f.s);
+}
+
+TEST(mail_stays_with_its_source_until_that_is_down)
+{
+    static struct fan f;
+
+    fan_open(&f, false);
+    fan_mail(&f, 2);
+    struct lane *one = scene_lane(&f.s, S("one@s1")), *two = scene_lane(&f.s, S("one@s2"));
+    struct ticket *t = lane_take(one);
+    ticket_defer(t, clock_now(), S("later"));
+    CHECK(lane_again(t) == one);
+    lane_down(one, S("no route from here"), clock_now() + HOUR);
+    CHECK(lane_again(t) == two);
+    CHECK(!lane_leave(one, true) && one->nready == 1, S("nobody knows that it is better by s2"));
+    two->answered = clock_now() + SECOND;
+    CHECK(!lane_leave(one, true) && one->nready == 0, S("it is"));
+    fan_mail(&f, 2);
+    CHECK(one->nready == 0, S("new mail goes by the one that is open"));
+    lane_down(two, S("nor from here"), clock_now() + HOUR);
+    CHECK(lane_again(t) == one, S("both are down: it stays"));
+    fan_mail(&f, 2);
+    CHECK(one->nready == 2 && two->nready == 9);
+    scene_close(&f.s);
+}
+
+TEST(mail_leaves_a_lane_whose_source_cannot_be_used)
+{
+    static struct fan f;
+
+    fan_open(&f, false);
+    fan_mail(&f, 4);
+    struct lane *one = scene_lane(&f.s, S("one@s1")), *two = scene_lane(&f.s, S("one@s2"));
+    lane_down(one, S("source s1: no such address"), clock_now() + HOUR);
+    one->unfit = true;
+    CHECK(!lane_leave(one, false) && one->nready == 0 && two->nready == 8);
+    f.by[0].among = f.by[1].among = NULL; /* in several pools: only the message says which */
+    lane_open(one);
+    lane_down(two, S("source s2: no such address"), clock_now() + HOUR);
+    two->unfit = true;
+    CHECK(lane_leave(two, false) && two->nready == 8 && !lane_leave(two, false));
+    scene_close(&f.s);
+}
+
+TEST(mail_by_mx_has_lanes_a_source_too)
+{
+    static struct fan f;
+    struct site_host host = { S("mx1.a.example"), 10 };
+    struct site site = { .kind = SITE_HOSTS, .host = &host, .n = 1, .ttl = 300 };
+
+    fan_open(&f, true);
+    f.s.q->setup.resolve = scene_resolve;
+    fan_mail(&f, 2);
+    struct lane *one = scene_lane(&f.s, S("domain:a.example@s1")), *two = scene_lane(&f.s, S("domain:a.example@s2"));
+    if (!CHECK(one && two && one->nready == 1 && two->nready == 1 && !scene_lane(&f.s, S("domain:a.example"))))
+        return;
+    queue_site(one, &site);
+    queue_site(two, &site);
+    struct lane *to = scene_lane(&f.s, S("mx:mx1.a.example@s1"));
+    if (!CHECK(to && scene_lane(&f.s, S("mx:mx1.a.example@s2")) && to->nready == 1))
+        return;
+    CHECK(to->backend->outlet == &f.outlet[0]);
+    CHECK(to->backend->server[0].state != scene_lane(&f.s, S("mx:mx1.a.example@s2"))->backend->server[0].state);
+    /* A configuration without that source: what was in flight finds another way, and the old one is not looked at again. */
+    struct ticket *t = lane_take(to);
+    f.s.routes.nbackend = 2;
+    f.s.routes.noutlets = 0;
+    f.s.one.outlets = NULL;
+    queue_configure(f.s.q, &f.s.retry, NULL, &f.s.routes);
+    CHECK(!to->backend && !lane_leads(to));
+    ticket_return(t);
+    CHECK_STR(t->lane->name, S("domain:a.example"));
+    scene_close(&f.s);
 }

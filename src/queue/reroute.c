@@ -38,20 +38,29 @@ struct backend *way_of(struct way *w, size_t rcpt)
     w->key.domain = domain_of(w->key.rcpt);
     const struct route_rule *rule;
     struct backend *b = route_find(w->routes, &w->key, &w->expire, &rule);
+    w->outlets = route_outlets(w->routes, rule, b, w->key.domain);
     w->other = rule ? NULL : route_elsewhere(w->routes, w->key.domain);
     return b;
 }
 
-static bool is_narrow(const struct backend *b, unsigned threads) { return b && b->max_connections < threads; }
+/* `b` is one that mail of the domain is handed on to. */
+static bool other_is_narrow(const struct routes *r, const struct backend *b, str domain, unsigned threads)
+{
+    return b && backend_is_narrow(b, route_outlets(r, NULL, b, domain), threads);
+}
 
 bool way_is_narrow(const struct routes *r, const struct message *m, unsigned threads)
 {
     struct way w;
 
     way_begin(&w, r, m);
-    for (size_t i = 0; i < m->env.nrcpt; i++)
-        if (is_narrow(way_of(&w, i), threads) || (w.other && (is_narrow(w.other->unknown, threads) || is_narrow(w.other->fallback, threads))))
+    for (size_t i = 0; i < m->env.nrcpt; i++) {
+        const struct backend *b = way_of(&w, i);
+        if (b && backend_is_narrow(b, w.outlets, threads))
             return true;
+        if (w.other && (other_is_narrow(r, w.other->unknown, w.key.domain, threads) || other_is_narrow(r, w.other->fallback, w.key.domain, threads)))
+            return true;
+    }
     return false;
 }
 
@@ -85,7 +94,8 @@ static void ticket_move(struct ticket *t, struct lane *to)
 static void reroute_by_domain(struct queue *q, struct ticket *t)
 {
     when expire;
-    struct lane *to = lane_for(q, route_for(q->setup.routes, ticket_domain(t), &expire), ticket_domain(t));
+    struct backend *b = route_for(q->setup.routes, ticket_domain(t), &expire);
+    struct lane *to = lane_leaving(q, b, route_outlets(q->setup.routes, NULL, b, ticket_domain(t)), ticket_domain(t), t->lane, NULL);
 
     set_lifetime(t, expire);
     t->hand_on = route_elsewhere(q->setup.routes, ticket_domain(t)) != NULL;
@@ -110,7 +120,7 @@ static void reroute_by_message(struct queue *q, struct ticket *t, const struct m
             if (!ticket_has(t, i))
                 continue;
             struct backend *b = way_of(&w, i);
-            struct lane *lane = lane_for(q, b, w.key.domain);
+            struct lane *lane = lane_leaving(q, b, w.outlets, w.key.domain, to ? to : t->lane, NULL);
             if (!to) {
                 to = lane;
                 expire = w.expire;
@@ -139,7 +149,7 @@ static void reroute_by_message(struct queue *q, struct ticket *t, const struct m
 
 bool ticket_reroute(struct ticket *t, struct backend *b)
 {
-    struct lane *to = lane_for(t->lane->queue, b, ticket_domain(t));
+    struct lane *to = lane_leaving(t->lane->queue, b, b->outlets, ticket_domain(t), t->lane, NULL);
 
     if (t->state == TICKET_FLYING)
         return false;
@@ -159,10 +169,21 @@ static void lanes_without_a_way(struct queue *q)
                 q->setup.unroutable(q->setup.ctx, gone);
 }
 
-/* Messages are read one after the other; what comes or goes meanwhile was or will be routed anew by itself. */
-err queue_reroute(void *queue)
+/* Is any ticket of its message where its source cannot be used? */
+static bool any_unfit(const struct ticket *first)
 {
-    struct queue *q = queue;
+    const struct ticket *t = first;
+
+    do
+        if (t->lane->unfit)
+            return true;
+    while ((t = t->sibling) != first);
+    return false;
+}
+
+/* Messages are read one after the other; what comes or goes meanwhile was or will be routed anew by itself. */
+static err reroute_all(struct queue *q, bool unfit_only)
+{
     AUTO_ARENA a = arena_new();
     const struct routes *routes = q->setup.routes;
     struct ticket *t[PIECE];
@@ -176,7 +197,7 @@ err queue_reroute(void *queue)
             struct ticket *one = queue_find(q, id[i]);
             struct message *m;
             struct spool_ref home;
-            if (!one)
+            if (!one || (unfit_only && !any_unfit(one)))
                 continue;
             home = one->home;
             arena_reset(a);
@@ -198,8 +219,59 @@ err queue_reroute(void *queue)
         }
         TRY(task_yield());
     }
-    lanes_without_a_way(q);
+    if (!unfit_only)
+        lanes_without_a_way(q);
     return OK;
+}
+
+err queue_reroute(void *queue) { return reroute_all(queue, false); }
+
+/* ---- another source ---- */
+
+err queue_leave(void *queue)
+{
+    struct queue *q = queue;
+    err e = reroute_all(q, true);
+
+    q->leaving = false;
+    return e;
+}
+
+static bool proven_since(const struct lane *lane, when since)
+{
+    if (lane->kind == LANE_DOMAIN)
+        lane = lane->site;
+    return lane && lane->answered > since;
+}
+
+/* Is there any lane to go to? Looked at once for all that leave, except where each domain has its own. */
+bool lane_leave(struct lane *lane, bool proven)
+{
+    struct queue *q = lane->queue;
+    const struct backend *by = lane->kind == LANE_BACKEND ? lane->backend : lane->mx;
+
+    if (!by || !by->outlet)
+        return false;
+    if (!by->among) { /* in several pools: only its message knows which is its own */
+        if (proven || q->leaving || !lane->nready)
+            return false;
+        return q->leaving = true;
+    }
+    if (by->among->pool->n < 2)
+        return false;
+    for (bool moved = true; moved;) { /* who goes changes whose turn it is: not all are met in one pass */
+        moved = false;
+        for (struct ticket *t = lane_first(lane), *next; t; t = next) {
+            next = lane_after(t);
+            struct lane *to = lane_leaving(q, by->base, by->among, ticket_domain(t), lane, NULL);
+            if (!leads_to(to, lane) && (to->kind == LANE_DOMAIN || to->state == LANE_OPEN) && (!proven || proven_since(to, lane->since))) {
+                ticket_move(t, to);
+                moved = true;
+            } else if (lane->kind == LANE_BACKEND)
+                return false; /* it is the same for all of them */
+        }
+    }
+    return false;
 }
 
 /* Lanes find their backends again; a site's becomes another with the new settings, for connections hold the old one. */
@@ -210,6 +282,10 @@ static void lane_configure(struct lane *lane, const struct routes *routes)
         return;
     }
     lane->mx = lane->mx_name ? backend_named(routes, intern_str(&lane->queue->words, lane->mx_name)) : NULL;
+    if (lane->kind == LANE_SITE && lane->backend && !lane->mx && (lane->backend->outlet || lane->backend->nlimit)) { /* they ended with their configuration */
+        backend_drop(lane->backend);
+        lane->backend = NULL;
+    }
     if (lane->kind == LANE_SITE && lane->backend && lane->mx) {
         struct backend *b = site_like(lane->backend, lane->mx);
         backend_drop(lane->backend);

@@ -302,7 +302,8 @@ static void queue_take(struct queue *q, const struct message *m, const struct rc
             continue;
         when next = state ? state[i].next : m->not_before, wait = next > now ? next - now : 0;
         const struct backend *b = way_of(&way, i);
-        struct ticket *t = ticket_for(q, m, lane_for(q, b, way.key.domain), way.key.domain,
+        struct lane *lane = lane_leaving(q, b, way.outlets, way.key.domain, NULL, way.outlets ? queue_find(q, m->id) : NULL);
+        struct ticket *t = ticket_for(q, m, lane, way.key.domain,
                                       wait ? seconds_now() + (uint32_t)(wait / SECOND) : 0, state && state[i].warned, way.other != NULL);
         if (ticket_count(t) == 0) {
             if (n == cap) {
@@ -464,7 +465,7 @@ void ticket_hand_on(struct ticket *t, struct backend *b, str domain)
     t->lane->nflying--;
     t->domain = intern_get(&q->words, domain);
     intern_put(&q->words, was);
-    t->lane = lane_for(q, b, domain);
+    t->lane = lane_leaving(q, b, route_outlets(q->setup.routes, NULL, b, domain), domain, NULL, NULL);
     t->hand_on = false;
     t->server = 0;
     if (b->balance == BALANCE_STICKY) /* whatever it sticks by: the message may not be in memory */
@@ -517,9 +518,22 @@ str ticket_domain(const struct ticket *t)
     return intern_str(&t->lane->queue->words, t->domain);
 }
 
+bool lane_delay(const struct lane *lane, str *reason, when *until)
+{
+    const struct limit_state *of = lane->pacing.until ? lane->pacing.of : lane->connections ? NULL : lane->full;
+
+    *reason = lane->pacing.until ? S("its rate is used up") : S("all connections there may be are in use");
+    for (unsigned i = 0; of && lane->backend && i < lane->backend->nlimit; i++)
+        if (lane->backend->limit[i].state == of)
+            *reason = lane->pacing.until ? lane->backend->limit[i].slow : lane->backend->limit[i].full;
+    *until = lane->pacing.until;
+    return of != NULL;
+}
+
 struct why ticket_why(const struct ticket *t)
 {
     when wall = wall_now(), now = clock_now();
+    when until;
     struct why w = { .reason = intern_str(&t->lane->queue->words, t->reason), .since = wall - (now - (when)t->since * SECOND) };
 
     switch ((enum ticket_state)t->state) {
@@ -534,6 +548,8 @@ struct why ticket_why(const struct ticket *t)
             w.reason = t->lane->reason;
             w.since = wall - (now - t->lane->since);
             w.next = wall + (t->lane->retry_at - now);
+        } else if (lane_delay(t->lane, &w.reason, &until)) {
+            w.next = until ? wall + (until - now) : 0;
         } else
             w.reason = t->lane->crowded ? S("all connections to next hops are in use") : S("its turn comes next");
         break;

@@ -33,7 +33,9 @@ static void tell_client(const struct teller *t, const struct client_info *client
     if (client->network)
         tell(t, "client", "%s is in network %.*s, which may relay to anywhere from: %.*s", client->ip, STR(client->network->name),
              STR(joined(t->a, &client->network->relay_from)));
-    else
+    if (client->network && client->network->rate.n)
+        tell(t, "limit", "network %.*s may send %.*s", STR(client->network->name), STR(rate_words(t->a, client->network->rate)));
+    if (!client->network)
         tell(t, "client", "%s is in no network: a stranger, who may write to recipients here and to nobody else", client->ip);
 }
 
@@ -74,6 +76,57 @@ static void tell_recipient(const struct teller *t, const struct snapshot *snap, 
         tell(t, "recipients", "%.*s %s: %zu sources", STR(rcpt->text), found[recipients_find(&d->recipients, rcpt)], d->recipients.ntable);
 }
 
+static void tell_limits(const struct teller *t, const struct backend *b)
+{
+    when now = clock_now();
+
+    for (unsigned i = 0; i < b->nlimit; i++) {
+        const struct limit *l = &b->limit[i];
+        char span[TIME_TEXT];
+        when every = atomic_load(&l->state->every), at = atomic_load(&l->state->clock) - (every ? MAX(SECOND / every, 1) * every - every : 0);
+        if (l->rate.n)
+            tell(t, "limit", "%.*s, %s%.*s", STR(l->slow), at > now ? "used up: the next may go in " : "just now one may go at once",
+                 STR(at > now ? time_span(span, at - now) : S("")));
+        if (l->connections)
+            tell(t, "limit", "connections of %s: %u of %llu in use", l->state->key, atomic_load(&l->state->used), (unsigned long long)l->connections);
+    }
+}
+
+static void tell_source(const struct teller *t, const struct snapshot *snap, const struct outlet *o, const char *how)
+{
+    char v4[ADDR_TEXT], v6[ADDR_TEXT];
+    str helo = o->helo.n ? o->helo : snap->receive.hostname;
+
+    tell(t, "source", "%.*s%s: from %.*s%s%.*s as %.*s%s", STR(o->name), how, STR(o->v4.n ? addr_print_ip(&o->v4, v4) : S("")), o->v4.n && o->v6.n ? " or " : "",
+         STR(o->v6.n ? addr_print_ip(&o->v6, v6) : S("")), STR(helo), atomic_load(&o->state->out_until) > clock_now() ? ": out, this machine has no such address" : "");
+}
+
+static void tell_servers(const struct teller *t, const struct backend *b)
+{
+    for (size_t i = 0; i < b->nserver; i++) {
+        const struct next_hop *s = &b->server[i];
+        char port[8] = "";
+        if (s->port)
+            snprintf(port, sizeof port, ":%u", s->port);
+        tell(t, "server", "%.*s%s by %s, priority %u, weight %u: %s", STR(s->host), port, s->lmtp ? "LMTP" : "SMTP", s->priority, s->weight,
+             server_in(s) ? "takes mail" : !s->weight || atomic_load(&s->state->drained) ? "drained" : "out");
+    }
+    tell_limits(t, b);
+}
+
+/* By which sources, each with the servers as they are seen from there. */
+static void tell_ways_out(const struct teller *t, const struct snapshot *snap, const struct backend *b, const struct outlets *o)
+{
+    for (size_t i = 0; o && i < o->pool->n; i++) {
+        char how[64];
+        snprintf(how, sizeof how, o->pool->use[i].fallback ? " (fallback)" : o->pool->n > 1 ? " (weight %u)" : "", o->pool->use[i].weight);
+        tell_source(t, snap, o->pool->use[i].outlet, how);
+        tell_servers(t, o->by[i]);
+    }
+    if (!o)
+        tell_servers(t, b);
+}
+
 static void tell_way(const struct teller *t, const struct snapshot *snap, const struct message *m, str to)
 {
     struct rcpt one = { .to = to, .given = to };
@@ -103,10 +156,7 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
         tell(t, "servers", "as the MX records of %.*s say", STR(w.key.domain));
     else if (b->discard)
         tell(t, "servers", "none: it is thrown away");
-    for (size_t i = 0; i < b->nserver; i++)
-        tell(t, "server", "%s by %s, priority %u, weight %u: %s", b->server[i].state->key + b->name.n + 1, b->server[i].lmtp ? "LMTP" : "SMTP",
-             b->server[i].priority, b->server[i].weight,
-             server_in(&b->server[i]) ? "takes mail" : !b->server[i].weight || atomic_load(&b->server[i].state->drained) ? "drained" : "out");
+    tell_ways_out(t, snap, b, w.outlets);
     if (stream)
         tell(t, "stream", "%.*s (%.*s:%u), weight %llu", STR(stream->name), STR(stream->mail.at.file), stream->mail.at.line, (unsigned long long)stream->weight);
     else if (snap->streams.n)

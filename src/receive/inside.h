@@ -22,6 +22,8 @@ struct client_info {
 /* Look up what follows from who it is. */
 void client_place(struct client_info *client, const struct snapshot *snap);
 /* May this client send from `sender`? code 0: yes. */
+/* One more message from its network, which may have a rate: that is taken from. */
+struct reply policy_network(const struct client_info *client, arena *a);
 struct reply policy_mail(const struct snapshot *snap, const struct client_info *client, const struct command *cmd);
 /* May this recipient be added? code 0: yes, and *to are the addresses that get its mail: its own, or what it stands for; in `a`, or borrowed. */
 WAITS struct reply policy_rcpt(const struct snapshot *snap, const struct client_info *client, const struct message *m,
@@ -74,6 +76,7 @@ struct session {
     bool helo_said;                     /* by XCLIENT: the next EHLO is its peer's, not the client's */
     struct buf forward;                 /* what XFORWARD said, until the transaction ends; heap: for the log and the trace field */
     bool admitted, counted;
+    struct limit_state *of_network;     /* it is one of this one's sessions; NULL: none are counted */
     bool esmtp, greeted, at_boundary, quit, said_bye;
     struct buf helo;                    /* what it called itself; heap, for most sessions have nothing else to keep */
     arena *scratch;                     /* one command's */

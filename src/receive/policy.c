@@ -28,6 +28,20 @@ void client_place(struct client_info *client, const struct snapshot *snap)
         addr_print_ip(&client->addr, client->ip);
 }
 
+struct reply policy_network(const struct client_info *client, arena *a)
+{
+    const struct network *n = client->network;
+    char span[TIME_TEXT];
+    when now = clock_now();
+
+    if (!n || !n->rate.n || !n->limit.state || limiter_take(&n->limit.state->clock, n->rate, now))
+        return (struct reply){ 0 };
+    atomic_fetch_add_explicit(&n->limit.state->waited, 1, memory_order_relaxed);
+    when wait = MAX(limiter_when(&n->limit.state->clock, n->rate, now) - now, 1);
+    return refuse(a, 450, ENH(4, 7, 1), "network %.*s may send %.*s and has: come again in %.*s", STR(n->name), STR(rate_words(a, n->rate)),
+                  STR(time_span(span, (wait + SECOND - 1) / SECOND * SECOND)));
+}
+
 struct reply policy_mail(const struct snapshot *snap, const struct client_info *client, const struct command *cmd)
 {
     const struct limits *l = &snap->receive.limits;

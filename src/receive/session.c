@@ -141,6 +141,8 @@ static void do_mail(struct session *s, const struct command *c)
         return;
     }
     no = policy_mail(s->snap, &s->client, c);
+    if (!no.code)
+        no = policy_network(&s->client, s->scratch);
     if (no.code) {
         say_refusal(s, &no, S(""));
         return;
@@ -622,12 +624,43 @@ static err session_talk(struct session *s)
 }
 
 /* As one of how many: of all, and of this client's. What is said when it is too many stands here alone. */
+static void session_leave(struct session *s)
+{
+    admit_end(&s->client.addr, s->counted);
+    s->admitted = false;
+    if (s->of_network)
+        atomic_fetch_sub(&s->of_network->used, 1);
+    s->of_network = NULL;
+}
+
+/* As one of its network's. */
+static bool network_admit(struct session *s)
+{
+    const struct network *n = s->client.network;
+
+    if (!n || !n->limit.connections || !n->limit.state)
+        return true;
+    if (atomic_fetch_add(&n->limit.state->used, 1) < n->limit.connections) {
+        s->of_network = n->limit.state;
+        return true;
+    }
+    atomic_fetch_sub(&n->limit.state->used, 1);
+    atomic_fetch_add_explicit(&n->limit.state->full, 1, memory_order_relaxed);
+    server_reply(&s->v, 421, ENH(4, 7, 0), "too many sessions from network %.*s just now (its connections: %llu)", STR(n->name),
+                 (unsigned long long)n->limit.connections);
+    return false;
+}
+
 static bool session_admit(struct session *s)
 {
     s->counted = !s->client.network;
     switch (admit(&s->snap->receive.limits, &s->client.addr, s->counted)) {
     case ADMITTED:
-        return s->admitted = true;
+        s->admitted = true;
+        if (network_admit(s))
+            return true;
+        session_leave(s);
+        break;
     case TOO_MANY:
         say(s, 421, ENH(4, 3, 2), "too many sessions just now (limits: sessions)");
         break;
@@ -641,8 +674,7 @@ static bool session_admit(struct session *s)
 
 bool session_readmit(struct session *s, const struct addr *client)
 {
-    admit_end(&s->client.addr, s->counted);
-    s->admitted = false;
+    session_leave(s);
     s->client.addr = *client;
     s->client.local = false;
     client_place(&s->client, s->snap);
@@ -663,14 +695,15 @@ static void session_serve(struct session *s)
     note_gateway(s);
     if (session_admit(s))
         session_talk(s);
-    if (s->admitted)
-        admit_end(&s->client.addr, s->counted);
+    bool was_admitted = s->admitted;
+    if (was_admitted)
+        session_leave(s);
     s->s->write_wait = 5 * SECOND; /* last words do not wait for a reader that has gone */
     if (s->said_bye)
         stream_flush(s->s);
     else
         stream_end(s->s, clock_now() + 2 * SECOND);
-    stats_label(FAMILY_SESSIONS, s->listener, !s->admitted ? SESSION_REFUSED : s->said_bye ? SESSION_ENDED : SESSION_LOST);
+    stats_label(FAMILY_SESSIONS, s->listener, !was_admitted ? SESSION_REFUSED : s->said_bye ? SESSION_ENDED : SESSION_LOST);
 }
 
 err session_run(void *session_start)

@@ -16,6 +16,7 @@ struct callout {
     struct source source;
     arena *a;
     struct backend backend;             /* a copy: what is learnt outlives the configuration */
+    struct outlet outlet;               /* the same */
     str ehlo;
     pthread_mutex_t lock;
     struct map checked;                 /* domain -> struct checked, on the heap */
@@ -130,7 +131,16 @@ struct table *callout_table(const struct backend *b, str ehlo, const struct keep
         c->backend.server[i].host = str_dup(a, b->server[i].host);
         buf_addf(&key, " %s%s=%u/%u", b->server[i].lmtp ? "lmtp:" : "", b->server[i].state->key, b->server[i].priority, b->server[i].weight);
     }
-    c->ehlo = str_dup(a, ehlo);
+    if (b->outlet) {
+        char v4[ADDR_TEXT], v6[ADDR_TEXT];
+        c->outlet = *b->outlet;
+        c->outlet.name = str_dup(a, b->outlet->name);
+        c->outlet.helo = str_dup(a, b->outlet->helo);
+        c->backend.outlet = &c->outlet;
+        buf_addf(&key, " from %.*s %.*s as %.*s", STR(c->outlet.v4.n ? addr_print_ip(&c->outlet.v4, v4) : S("-")),
+                 STR(c->outlet.v6.n ? addr_print_ip(&c->outlet.v6, v6) : S("-")), STR(c->outlet.helo));
+    }
+    c->ehlo = str_dup(a, c->outlet.helo.n ? c->outlet.helo : ehlo);
     c->lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     c->source = (struct source){ .kind = "callout", .name = c->backend.name, .key = buf_str(&key), .keep = *keep, .exact = true, .at_once = AT_ONCE,
                                  .ask = callout_ask, .free = callout_end };

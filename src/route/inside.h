@@ -18,6 +18,19 @@ static inline void *append(arena *a, void *old, size_t n, size_t size)
 
 struct backend *find_backend(struct binder *b, struct routes *r, const struct token *name);
 
+/* ---- outlet.c ---- */
+
+/* "source NAME" or "pool NAME", in a backend, a rule or the default route. */
+void take_leave(struct binder *b, const struct node *node, struct leave *into);
+void take_outlet(struct binder *b, const struct node *node, void *routes);
+void *make_pool(struct binder *b, const struct node *node, void *routes);
+void done_pool(struct binder *b, const struct node *node, void *pool);
+extern const struct setting outlet_block[], pool_block[];
+void take_rate(struct binder *b, const struct node *node, void *backend);
+void take_connections(struct binder *b, const struct node *node, void *backend);
+/* When all names are known: backends once more for each of their sources, and all limits. */
+void outlets_finish(struct binder *b, struct routes *r);
+
 /* ---- recipients.c ---- */
 
 extern const struct setting recipients_settings[];

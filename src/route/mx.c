@@ -174,7 +174,7 @@ struct backend *site_backend(const struct site *s, const struct backend *like, s
     for (size_t i = 0; i < s->n; i++) {
         str host = s->host[i].host;
         b->server[i] = (struct next_hop){ .host = str_of(memcpy(p, host.p, host.n), host.n), .port = 25, .priority = s->host[i].preference, .weight = 10 };
-        b->server[i].state = server_state_hold(S("mx"), b->server[i].host, 25);
+        b->server[i].state = server_state_hold(like->outlet ? like->name : S("mx"), b->server[i].host, 25);
         p += host.n + 1;
     }
     return b;

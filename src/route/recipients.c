@@ -232,6 +232,9 @@ static void take_callout(struct binder *b, const struct node *node, void *into)
         conf_error(b, &node->arg[next].at, CONF_E_KEYWORD, "write: callout BACKEND cache 24h negative 1h");
 }
 
+/* By the first of its sources, where it has some. */
+static const struct backend *asked_by(const struct backend *be) { return be->outlets ? be->outlets->by[0] : be; }
+
 static void finish_callout(struct binder *b, struct routes *r, struct relay_domain *d)
 {
     struct recipients *who = &d->recipients;
@@ -249,11 +252,11 @@ static void finish_callout(struct binder *b, struct routes *r, struct relay_doma
         return;
     }
     str ehlo = r->own.name.n ? r->own.name.p[r->own.name.n - 1] : S("localhost");
-    add_table(b, who, callout_table(be, ehlo, &who->callout_keep), S(""));
+    add_table(b, who, callout_table(asked_by(be), ehlo, &who->callout_keep), S(""));
     /* Whom the first does not know, the other may: both are asked, and absent is whom both deny. */
     const struct backend *other = d->other.unknown;
     if (!who->callout_backend && other && other->nserver)
-        add_table(b, who, callout_table(other, ehlo, &who->callout_keep), S(""));
+        add_table(b, who, callout_table(asked_by(other), ehlo, &who->callout_keep), S(""));
 }
 
 void recipients_finish(struct binder *b, struct routes *r, struct relay_domain *d)

@@ -71,6 +71,36 @@ struct backend *route_find(const struct routes *r, const struct route_key *k, wh
     return d ? d->backend : r->fallback;
 }
 
+static bool is_narrow(const struct backend *b, unsigned threads)
+{
+    bool narrow = b->max_connections < threads;
+
+    for (unsigned i = 0; i < b->nlimit; i++)
+        narrow |= b->limit[i].connections && b->limit[i].connections < threads;
+    return narrow;
+}
+
+bool backend_is_narrow(const struct backend *b, const struct outlets *o, unsigned threads)
+{
+    if (!o)
+        return is_narrow(b, threads);
+    for (size_t i = 0; i < o->pool->n; i++)
+        if (is_narrow(o->by[i], threads))
+            return true;
+    return false;
+}
+
+struct outlets *route_outlets(const struct routes *r, const struct route_rule *rule, const struct backend *b, str domain)
+{
+    if (!r->noutlets || !b)
+        return NULL;
+    if (rule && rule->outlets)
+        return rule->outlets;
+    if (!rule && r->fallback_outlets && !route_domain(r, domain))
+        return r->fallback_outlets;
+    return b->outlets;
+}
+
 struct backend *route_for(const struct routes *r, str domain, when *expire)
 {
     return route_find(r, &(struct route_key){ .domain = domain }, expire, NULL);

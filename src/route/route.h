@@ -55,6 +55,74 @@ enum balance {
 };
 enum sticky_by { STICKY_DOMAIN, STICKY_SENDER, STICKY_TENANT };
 
+/* ---- limits: what all threads share, by the limiter of queue/ --------------------------------------------------------------- */
+
+/* The state of a limit, kept by name over reloads, never freed: "backend exchange", "source a1", "network office". */
+struct limit_state {
+    char *key;                          /* heap */
+    _Atomic int64_t clock;              /* limiter.c's word */
+    _Atomic int64_t every;              /* of its rate as the newest configuration has it: time for one; 0: no rate */
+    _Atomic uint32_t changed;           /* how often `every` did: what was promised before is void */
+    _Atomic uint32_t used;              /* connections */
+    _Atomic int64_t wanted;             /* when somebody without a connection last found none left */
+    _Atomic uint64_t waited, full;      /* how often a lane waited for its rate; found no connection left */
+};
+struct limit {
+    struct limit_state *state;          /* NULL: there is no limit */
+    struct rate rate;                   /* n 0: none */
+    uint64_t connections;               /* all threads together; 0: as many as anybody wants */
+    str slow, full;                     /* why something waits: "rate of backend exchange: 300/min", "all 10 connections of source a1 are in use" */
+};
+/* Its words in `a`. */
+struct limit limit_of(arena *a, const char *kind, str name, struct rate rate, uint64_t connections);
+str rate_words(arena *a, struct rate r);        /* "300/min" */
+struct routes;
+/* The newest configuration's rates hold from now on, for all threads. */
+void limits_apply(const struct routes *r);
+
+/* ---- sources: by which address mail leaves ------------------------------------------------------------------------------------- */
+
+#define OUTLET_NAME 32
+struct leave { const struct token *name; bool pool; };  /* "source NAME", "pool NAME"; name NULL: nothing is said */
+/* A `source`: addresses of this machine, and the name said to EHLO there. */
+struct outlet {
+    str name;
+    struct addr v4, v6;                 /* without ports; n 0: none of that family */
+    str helo;                           /* "": the relay's hostname */
+    struct limit limit;
+    struct outlet_state *state;
+    struct rate rate; uint64_t connections;     /* as configured */
+    struct place at;
+};
+/* Kept by name over reloads, never freed. */
+struct outlet_state { char *name; _Atomic int64_t out_until; /* it is no address of this machine: look again then; 0: it works */ };
+/* From where to connect to that; NULL: a Unix socket has no such end, or (*cannot) the source has no address of that family. */
+const struct addr *outlet_addr(const struct outlet *o, const struct addr *to, bool *cannot);
+/* Is that an address of this machine? The system is asked, by binding to it. */
+bool outlet_has(const struct addr *a);
+/* It turned out not to be: others are taken for a while. */
+void outlet_failed(const struct outlet *o, when now);
+
+#define POOL_MOST 64
+struct outlet_pool {
+    str name;
+    struct outlet_use { const struct token *name; struct outlet *outlet; unsigned weight; bool fallback; } *use; size_t n;
+    struct place at;
+};
+/* A backend, and the sources that its mail leaves by: the backend once more for each of them, named "BACKEND@SOURCE", with server states of its own, since
+ * what a server thinks of one address says nothing of another. */
+struct outlets {
+    struct backend *of;
+    struct outlet_pool *pool;
+    struct backend *by[POOL_MOST];      /* as pool->use */
+    uint8_t *turn; unsigned nturn;      /* the order in which they come, by weight, as even as can be */
+    _Atomic uint32_t at;                /* all threads */
+};
+#define OUTLETS_NONE SIZE_MAX
+/* The next in turn, by weights, of those that work and are not in `avoid`; a fallback when no other is left; one that does not work rather than none. */
+size_t outlets_pick(struct outlets *o, uint64_t avoid, when now);
+size_t outlets_find(const struct outlets *o, const struct backend *b);  /* place of that one, OUTLETS_NONE */
+
 struct backend {
     str name;
     bool discard;                       /* it has none: what goes here is taken and thrown away */
@@ -73,7 +141,22 @@ struct backend {
     } health;
     when connect_timeout;
     when idle_timeout;                  /* how long a connection waits for the next message */
+    struct limit limit[3]; unsigned nlimit;     /* its own, then its source's */
+    /* sources */
+    struct outlet *outlet;              /* mail leaves by it; NULL: as the system chooses */
+    struct backend *base;               /* of one that was made for a source: the backend as configured, as long as that configuration lives */
+    struct outlets *among;              /* the same: the only outlets it is in; NULL: it is in several */
+    struct outlets *outlets;            /* by its own `source` or `pool`; NULL: none */
+    struct leave leave;                 /* what it says of them */
+    struct rate rate; bool rate_per_source;     /* as configured */
+    uint64_t connections; bool connections_per_source;
 };
+/* Its name as configured, whatever its source. */
+static inline str backend_base_name(const struct backend *b) { return b->outlet ? str_head(b->name, b->name.n - b->outlet->name.n - 1) : b->name; }
+/* Has it, by any of these sources, fewer connections than there are threads? Then its mail gathers on one of them. `o` may be NULL. */
+bool backend_is_narrow(const struct backend *b, const struct outlets *o, unsigned threads);
+/* Is it only what others are made of, so that no mail goes by it itself? */
+static inline bool backend_is_pattern(const struct backend *b) { return b->outlets != NULL; }
 
 /* Does it take mail, as far as is known? Not ejected, not drained, of some weight. */
 static inline bool server_in(const struct next_hop *s)
@@ -172,6 +255,9 @@ struct network {
     struct strs relay_from;             /* domain patterns; the null sender is always among them, at null_rate */
     struct rate null_rate;
     _Atomic int64_t *null_clock;        /* the limiter's state; heap */
+    struct rate rate;                   /* of messages; n 0: no limit */
+    uint64_t connections;               /* sessions at a time; 0: no limit */
+    struct limit limit;
     struct place at;
 };
 
@@ -183,6 +269,8 @@ struct route_rule {
     struct strs network, listener, login, tenant, stream;
     const struct token *backend_name;
     struct backend *backend;
+    struct leave leave;
+    struct outlets *outlets;            /* by its own `source` or `pool`; NULL: by its backend's, if any */
     struct place at;
 };
 /* What a message and one of its recipients are known by. What is not known is empty, and fits no rule that asks for it. */
@@ -210,6 +298,11 @@ struct routes {
     struct elsewhere other;             /* than that */
     bool hands_on;                      /* some domain, or the default route, has another way for what its own does not take */
     int fallback_bounce;                /* enum bounce, of mail for no relay domain */
+    struct leave fallback_leave;
+    struct outlets *fallback_outlets;
+    struct outlet **outlet; size_t noutlet;
+    struct outlet_pool **pool; size_t npool;
+    struct outlets **outlets; size_t noutlets;
     struct own own;
     struct aliases { struct table **table; str *path; size_t ntable; } aliases;
     bool closes;                        /* some backend is closed: recipients are asked for their way before they are taken */
@@ -238,6 +331,8 @@ struct relay_domain *route_domain(const struct routes *r, str domain);  /* exact
 /* Where mail goes: by the first rule that fits, else by its relay domain, else by the default route; NULL: nowhere. `expire` gets the domain's
  * own lifetime or 0; *rule (may be NULL) the rule that decided, or NULL. */
 struct backend *route_find(const struct routes *r, const struct route_key *k, when *expire, const struct route_rule **rule);
+/* By which sources what goes to `b` leaves, by that rule or (NULL) without one; NULL: as the system chooses. */
+struct outlets *route_outlets(const struct routes *r, const struct route_rule *rule, const struct backend *b, str domain);
 /* The same for a domain of which nothing else is known. */
 struct backend *route_for(const struct routes *r, str domain, when *expire);
 /* Who gets mail of that domain which its own way does not take; NULL: nobody. Only where no rule decided. */

@@ -146,6 +146,10 @@ static void *make_backend(struct binder *b, const struct node *node, void *into)
             conf_error(b, &node->arg[0].at, CONF_E_DUPLICATE, "backend \"%.*s\" is defined twice", STR(node->arg[0].text));
             return NULL;
         }
+    if (str_findc(node->arg[0].text, '@') != STR_NONE) {
+        conf_error(b, &node->arg[0].at, CONF_E_BAD_ADDRESS, "a backend's name has no @ in it: BACKEND@SOURCE means one by a source");
+        return NULL;
+    }
     be->name = node->arg[0].text;
     APPEND(b->a, r->backend, r->nbackend, be);
     return be;
@@ -167,6 +171,8 @@ static void done_backend(struct binder *b, const struct node *node, void *block)
     if (be->nserver)
         qsort(be->server, be->nserver, sizeof *be->server, by_priority);
 }
+
+static void take_backend_leave(struct binder *b, const struct node *node, void *into) { take_leave(b, node, &((struct backend *)into)->leave); }
 
 static const struct setting backend_settings[] = {
     { .name = "server", .type = CONF_OWN, .take = take_server, .repeats = true, .form = "[lmtp:]HOST:PORT | [lmtp:]unix:PATH [priority N] [weight N]",
@@ -191,6 +197,14 @@ static const struct setting backend_settings[] = {
       .least = 1, .most = 300, .help = "How long to wait for a server to take a connection." },
     { .name = "idle_timeout", .type = CONF_TIME, .offset = offsetof(struct backend, idle_timeout), .preset = "5s", .least = 0, .most = 300,
       .help = "How long an idle connection is kept for the next message." },
+    { .name = "rate", .type = CONF_OWN, .take = take_rate, .form = "RATE [per source]",
+      .help = "Messages (not recipients) that this backend gets, all its servers and the whole relay together; evenly, at most a second's worth at once. What is more "
+              "waits, without an attempt. \"per source\": from each of its sources." },
+    { .name = "connections", .type = CONF_OWN, .take = take_connections, .form = "N [per source]",
+      .help = "Connections to this backend at a time, all its servers and the whole relay together, besides max_connections to each server. \"per source\": from "
+              "each of its sources." },
+    { .name = "source", .type = CONF_OWN, .take = take_backend_leave, .form = "NAME", .help = "The \"source\" by which mail for this backend leaves. Default: the system chooses an address." },
+    { .name = "pool", .type = CONF_OWN, .take = take_backend_leave, .form = "NAME", .help = "The \"pool\" of sources by which mail for this backend leaves." },
     { .name = NULL },
 };
 
@@ -337,6 +351,10 @@ static const struct setting network_settings[] = {
       .help = "Sender domains these clients may use to any recipient; *.example.com is everything below." },
     { .name = "null_rate", .type = CONF_RATE, .offset = offsetof(struct network, null_rate), .preset = "60/min",
       .help = "How many messages with the null sender (bounces) these clients may relay to foreign recipients, together." },
+    { .name = "rate", .type = CONF_RATE, .offset = offsetof(struct network, rate), .preset = "0/min",
+      .help = "How many messages (not recipients) these clients may send, together; so many at once. MAIL for more is answered 450 and when to come back. 0/min: no limit." },
+    { .name = "connections", .type = CONF_INT, .offset = offsetof(struct network, connections), .preset = "0", .most = 1e9,
+      .help = "How many sessions these clients may have at a time, together; more are answered 421. 0: as many as \"limits { sessions }\" lets everybody have." },
     { .name = NULL },
 };
 
@@ -408,9 +426,13 @@ static bool take_bounce(struct binder *b, const struct node *node, struct backen
 
 static void take_default_via(struct binder *b, const struct node *node, void *into) { take_via(b, node, &((struct routes *)into)->fallback_name); }
 
+static void take_default_leave(struct binder *b, const struct node *node, void *into) { take_leave(b, node, &((struct routes *)into)->fallback_leave); }
+
 static const struct setting default_settings[] = {
     { .name = "via", .type = CONF_OWN, .take = take_default_via, .required = true, .form = "BACKEND",
       .help = "The backend that takes it: a smart host; or \"mx\", where its domain's MX records say." },
+    { .name = "source", .type = CONF_OWN, .take = take_default_leave, .form = "NAME", .help = "The \"source\" by which it leaves, before one that the backend has." },
+    { .name = "pool", .type = CONF_OWN, .take = take_default_leave, .form = "NAME", .help = "The \"pool\" of sources by which it leaves." },
     { .name = "fallback", .type = CONF_OWN, .take = take_default_fallback, .form = "NAME [after TIME]", .help = FALLBACK_HELP },
     { .name = "bounce", .type = CONF_ENUM, .offset = offsetof(struct routes, fallback_bounce), .preset = "all", .words = bounces, .form = "all | own | none",
       .help = BOUNCE_HELP },
@@ -426,6 +448,8 @@ static void take_rule_via(struct binder *b, const struct node *node, void *into)
         take_via(b, node, &u->backend_name);
 }
 
+static void take_rule_leave(struct binder *b, const struct node *node, void *into) { take_leave(b, node, &((struct route_rule *)into)->leave); }
+
 static const struct setting rule_settings[] = {
     { .name = "to", .type = CONF_STRS, RULE(to), .form = "ADDRESS|DOMAIN ...", .help = "Recipients: user@example.com, example.com, or *.example.com for what is below." },
     RULE_ORIGIN_SETTINGS(0),
@@ -433,6 +457,8 @@ static const struct setting rule_settings[] = {
     { .name = "via", .type = CONF_OWN, .take = take_rule_via, .required = true, .form = "BACKEND | bounce TEXT",
       .help = "The backend that takes it; or \"mx\"; or \"discard\": it is taken and thrown away; or \"bounce\": it is refused, with this text, which may begin "
               "with a status code (5.1.6 unless given), and returned where it was taken before." },
+    { .name = "source", .type = CONF_OWN, .take = take_rule_leave, .form = "NAME", .help = "The \"source\" by which it leaves, before one that the backend has." },
+    { .name = "pool", .type = CONF_OWN, .take = take_rule_leave, .form = "NAME", .help = "The \"pool\" of sources by which it leaves." },
     { .name = NULL },
 };
 
@@ -491,6 +517,12 @@ const struct setting route_settings[] = {
     { .name = "network", .type = CONF_BLOCK, .make = make_network, .done = done_network, .sub = network_settings, .repeats = true,
       .form = "NAME CIDR ...", .help = "Clients that may relay to any recipient, without a login, for their own sender domains. "
       "\"unix\" stands for clients of a Unix socket." },
+    { .name = "source", .type = CONF_OWN, .take = take_outlet, .sub = outlet_block, .repeats = true, .form = "NAME ADDRESS [ADDRESS] [helo NAME]",
+      .help = "An address of this machine by which mail leaves, IPv4, IPv6 or one of each, and the name said to EHLO there (the hostname unless given). To servers of "
+              "a family that it has no address of it is not used. Named by \"source\" or, through a \"pool\", in a backend, a route or the default route. What is learnt "
+              "of servers is learnt for each source apart." },
+    { .name = "pool", .type = CONF_BLOCK, .make = make_pool, .done = done_pool, .sub = pool_block, .repeats = true, .form = "NAME",
+      .help = "Sources that share mail by their weights. A message stays with its source; it changes to another when its own is out." },
     { .name = "alias", .type = CONF_BLOCK, .sub = alias_settings, .form = "", .help = "Addresses that stand for others, here or elsewhere." },
     { .name = "own", .type = CONF_BLOCK, .sub = own_block, .form = "",
       .help = "What else we are known as. Mail is never handed to ourselves, whatever MX records say." },
@@ -584,6 +616,7 @@ void routes_finish(struct binder *b, struct routes *r)
             closed_backend(b, r, r->rule[i]);
         rule_check(b, r->rule[i], "route", r);
     }
+    outlets_finish(b, r);
     for (size_t i = 0; i < r->ndomain; i++)
         recipients_finish(b, r, r->domain[i]);
     r->exact.fold = r->below.fold = true;

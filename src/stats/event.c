@@ -42,7 +42,7 @@ void event_keep(const struct event *e)
 {
     struct thread_cell *cell = cell_mine();
     struct ring *r = &cell->ring;
-    str part[PARTS] = { e->from, e->rcpt, e->remote, e->reply, e->detail, e->message_id };
+    str part[PARTS] = { e->from, e->rcpt, e->remote, e->reply, e->detail, e->message_id, e->source };
     struct stored s = { .kind = (uint8_t)e->kind, .attempt = e->attempt, .id = e->id, .at = e->at, .took = e->took, .bytes = e->size };
 
     for (size_t i = 0; i < COUNT(part); i++)
@@ -94,7 +94,7 @@ static const struct { enum log_level level; int counter; } about[EVENT_KINDS] = 
 
 void event_emit(const struct event *e)
 {
-    struct log_field field[12];
+    struct log_field field[13];
     size_t n = 0;
 
     if (!ulid_zero(e->id))
@@ -107,6 +107,8 @@ void event_emit(const struct event *e)
         field[n++] = (struct log_field)LOG_INT("size", e->size);
     if (e->remote.n)
         field[n++] = (struct log_field)LOG_STR("remote", e->remote);
+    if (e->source.n)
+        field[n++] = (struct log_field)LOG_STR("source", e->source);
     if (e->attempt)
         field[n++] = (struct log_field)LOG_INT("attempt", e->attempt);
     if (e->reply.n)
@@ -125,7 +127,7 @@ struct event stored_event(const struct stored *s)
 {
     const char *at = (const char *)(s + 1);
     struct event e = { .kind = (enum event_kind)s->kind, .attempt = s->attempt, .id = s->id, .at = s->at, .took = s->took, .size = s->bytes };
-    str *part[PARTS] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail, &e.message_id };
+    str *part[PARTS] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail, &e.message_id, &e.source };
 
     for (size_t i = 0; i < PARTS; i++) {
         *part[i] = str_of(at, s->n[i]);
@@ -158,7 +160,7 @@ static bool search_wants(const struct search *q, const struct stored *s)
 static void search_take(struct search *q, const struct stored *s)
 {
     struct event e = stored_event(s);
-    str *part[PARTS] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail, &e.message_id };
+    str *part[PARTS] = { &e.from, &e.rcpt, &e.remote, &e.reply, &e.detail, &e.message_id, &e.source };
 
     for (size_t i = 0; i < PARTS; i++)
         *part[i] = str_dup(q->a, *part[i]);

@@ -13,7 +13,7 @@ struct ring {
 
 /* An event in the ring, and on its way to the store: this head, then the strings one after another, padded to 8. In the ring, a head with
  * size 0 means that the rest up to the ring's end is unused. */
-#define PARTS 6
+#define PARTS 7
 struct stored {
     uint32_t size;
     uint16_t n[PARTS];

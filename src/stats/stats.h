@@ -39,6 +39,7 @@
     X(reread, "bodies read back from the spool") \
     X(lookups, "look-ups that a source of recipients was asked for") \
     X(lookups_stale, "look-ups answered as before while the source could not say") \
+    X(rate_waits, "times a lane waited for its turn in a rate") \
     X(lookups_undecided, "look-ups that no source could answer")
 
 enum counter {
@@ -67,8 +68,8 @@ void stats_sum(struct stats *ret);              /* of all threads, ended ones to
 
 /* What is counted apart, by a short name of the configuration's (a listener's kind, a backend), and by how it ended: labels of metrics. A
  * thread keeps LABELS_MOST names of a family, the first it meets; all others are counted as LABEL_OTHER. */
-enum family { FAMILY_SESSIONS, FAMILY_RECEIVED, FAMILY_DELIVERIES, FAMILIES };
-enum { SESSION_ENDED, SESSION_LOST, SESSION_REFUSED };  /* of FAMILY_SESSIONS; of FAMILY_DELIVERIES it is the enum event_kind */
+enum family { FAMILY_SESSIONS, FAMILY_RECEIVED, FAMILY_DELIVERIES, FAMILY_SOURCES, FAMILIES };
+enum { SESSION_ENDED, SESSION_LOST, SESSION_REFUSED };  /* of FAMILY_SESSIONS; of FAMILY_DELIVERIES and FAMILY_SOURCES it is the enum event_kind */
 #define LABELS_MOST 64
 #define LABEL_WAYS 24
 #define LABEL_TEXT 64                           /* longer names are cut */
@@ -100,6 +101,7 @@ struct event {
     when at;                        /* wall clock */
     str from, rcpt, remote, reply;  /* as far as they apply; borrowed */
     str detail;                     /* reason, "queued as", ... */
+    str source;                     /* by which it left, where one was configured */
     str message_id;                 /* the field of that name, at acceptance */
     uint64_t size;
     when took;                      /* accept: end of data to 250; delivery: since accepted; 0: not told */

@@ -222,8 +222,14 @@ err store_db_add(struct store_db *db, const struct stored *s)
 {
     sqlite3_stmt *st = db->st[INSERT];
     struct event e = stored_event(s);
-    const str part[] = { e.from, e.rcpt, e.remote, e.reply, e.detail, e.message_id };
+    AUTO_BUF remote = { 0 };
     int64_t key[5];
+
+    if (e.source.n) { /* in one column, which an earlier release reads and writes too */
+        buf_addf(&remote, "%.*s\n%.*s", STR(e.remote), STR(e.source));
+        e.remote = buf_str(&remote);
+    }
+    const str part[] = { e.from, e.rcpt, e.remote, e.reply, e.detail, e.message_id };
 
     bind_id(st, 1, &s->id);
     sqlite3_bind_int64(st, 2, ++db->seq);
@@ -372,6 +378,9 @@ err store_db_find(struct store_db *db, arena *a, ulid id, void (*each)(void *ctx
         e.kind = (enum event_kind)kind;
         for (size_t i = 0; i < COUNT(part); i++)
             *part[i] = str_dup(a, column(st, 7 + (int)i));
+        str both = e.remote;
+        if (str_cut(&both, S("\n"), &e.remote) && both.p)
+            e.source = both;
         each(ctx, &e);
     }
     return told(db, st, got);

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-struct seen { size_t n; char last[80]; };
+struct seen { size_t n; char last[80], by[80]; };
 
 static void see(void *ctx, const struct event *e)
 {
@@ -13,6 +13,7 @@ static void see(void *ctx, const struct event *e)
 
     s->n++;
     snprintf(s->last, sizeof s->last, "%s %.*s", event_name[e->kind], STR(e->reply));
+    snprintf(s->by, sizeof s->by, "%.*s by %.*s", STR(e->remote), STR(e->source));
 }
 
 static struct store *store_of(uint64_t keep_free, when retention)
@@ -32,7 +33,7 @@ static ulid tell_story(int n)
     event_keep(&(struct event){ .kind = EVENT_ACCEPTED, .id = id, .at = wall_now(), .from = S("ann@there.example"), .rcpt = str_z(rcpt),
                                 .message_id = str_z(mid), .size = 100 });
     event_keep(&(struct event){ .kind = EVENT_DELIVERED, .id = id, .at = wall_now(), .from = S("ann@there.example"), .rcpt = str_z(rcpt),
-                                .remote = S("mx"), .reply = S("250 2.0.0 ok"), .attempt = 1 });
+                                .remote = S("mx"), .source = S("a1"), .reply = S("250 2.0.0 ok"), .attempt = 1 });
     return id;
 }
 
@@ -62,6 +63,7 @@ TEST(store_tells_stories_by_id_address_domain_and_message_id_and_again_after_a_r
         CHECK_ERR(store_find(st, a, &id, 1, see, &s), OK);
         CHECK_INT((int64_t)s.n, 2);
         CHECK_STR(str_z(s.last), S("delivered 250 2.0.0 ok"));
+        CHECK_STR(str_z(s.by), S("mx by a1"));
         CHECK_INT((int64_t)found(st, S("user42@example.COM")), 1);
         CHECK_INT((int64_t)found(st, S("<m42@there.example>")), 1);
         CHECK_INT((int64_t)found(st, S("m42@there.example")), 1);

@@ -467,6 +467,7 @@ static bool hop_mail(struct visit *v)
 
     addr = str_head(addr, str_findc(addr, '>'));
     v->nrcpt = 0;
+    crowd->heard_mail((size_t)(v->h - crowd->hops), &v->t.s->peer);
     if (v->h->mail_limit && v->mails++ >= v->h->mail_limit) {
         say(&v->t, "421 4.7.0 that is enough\r\n");
         return false;

@@ -60,6 +60,7 @@ struct crowd {
     unsigned acked, took, reports;
     unsigned busy;                      /* clients at work */
     void (*wrong)(const char *fmt, ...) PRINTF(1, 2);
+    void (*heard_mail)(size_t hop, const struct addr *from);    /* each MAIL, by the number of the hop */
 };
 extern struct crowd *crowd;
 

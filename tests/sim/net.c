@@ -508,6 +508,12 @@ static int sock_bind(int fd, const struct sockaddr *sa, socklen_t n)
 {
     struct sock *s = sock_of(fd);
     s->local = addr_from(sa, n);
+    struct addr ip = s->local, *missing = &sim_network()->missing;
+    if (missing->n) {
+        addr_set_port(&ip, addr_port(missing));
+        if (addr_eq(&ip, missing))
+            return -EADDRNOTAVAIL;
+    }
     s->bound = true;
     return 0;
 }

@@ -64,6 +64,7 @@ struct sim_network {
     when latency_least, latency_most;   /* one way */
     enum sim_pieces pieces;
     size_t buffer;              /* octets a direction takes before send() is told to wait; 0: 64 KiB */
+    struct addr missing;        /* no machine has this address: binding to it fails; n 0: none */
     bool reset_loses;           /* a reset takes what was not read yet with it, as on some systems */
 };
 struct sim_network *sim_network(void);  /* in force; change it at will */

@@ -8,7 +8,8 @@
  *   a second copy comes only where the answer to the final dot never came, or a crash fell right behind it
  *   what is said to be delivered was taken by a hop; what is said to have failed was refused by one
  *   whoever waits has a reason and a next attempt, and in calm weather the queue empties
- *   limits hold: sessions, connections of a server, memory of bodies */
+ *   limits hold: sessions, connections of a server and of a backend, messages of a backend in a time, memory of bodies
+ *   mail leaves by the sources that it is told to, and by none else */
 #include "main/relay.h"
 #include "sim/crowd.h"
 #include "task/inside.h"
@@ -43,6 +44,9 @@ static struct world {
     uint32_t segment;           /* of the spool: small, so that there are many */
     uint64_t spool_bytes;
     bool hosts_file;
+    uint64_t rate, connections; /* of the smart hosts: messages a minute, connections; 0: no such limit */
+    bool sources;               /* mail for them leaves by two */
+    double sent; when sent_at;  /* what they got, less what may go meanwhile: the rate's meter; and of when that is */
     str config;
 } *world;
 
@@ -76,6 +80,30 @@ static str hop_name(arena *a, size_t i)
     return str_printf(a, "%.*s:25", STR(name));
 }
 
+#define SOURCE_1 "198.51.100.31"
+#define SOURCE_2 "198.51.100.32"
+#define FIRST_SMART 4           /* of the hops */
+
+/* A hop hears MAIL. Turns are taken before, and some may be late: one a connection, and one that each lane has in hand. */
+static void heard_mail(size_t hop, const struct addr *from)
+{
+    when now = clock_now();
+    char ip[ADDR_TEXT];
+    str text = addr_print_ip(from, ip);
+    bool ours = str_eq(text, S(SOURCE_1)) || str_eq(text, S(SOURCE_2));
+
+    if (ours != (world->sources && hop >= FIRST_SMART))
+        wrong("hop %zu: mail from %.*s", hop + 1, STR(text));
+    if (!world->rate || hop < FIRST_SMART)
+        return;
+    world->sent -= (double)(now - world->sent_at) * (double)world->rate / MINUTE;
+    world->sent = MAX(world->sent, 0) + 1;
+    world->sent_at = now;
+    double late = (world->connections ? (double)world->connections : 3.0 * (double)world->per_server_limit * (1 + world->sources)) + 3 * (1 + world->sources);
+    if (world->sent > 1 + late + 2)
+        wrong("%.1f messages more than %llu/min", world->sent - 1, (unsigned long long)world->rate);
+}
+
 static void names_good(void)
 {
     *sim_names() = (struct sim_names){ .delay_least = MILLISECOND, .delay_most = 50 * MILLISECOND };
@@ -106,8 +134,18 @@ static str config_text(arena *a)
              (unsigned long long)world->per_server_limit, sim_chance(3) ? 2ull : 0ull, sim_chance(2) ? "on" : "off");
     buf_addf(&out, "backend other { server %.*s; max_connections %llu; connect_timeout %llus }\n", STR(hop[3]),
              (unsigned long long)world->per_server_limit, 5 + (unsigned long long)sim_random(100));
-    buf_addf(&out, "backend smart { server %.*s; server %.*s; server %.*s; max_connections %llu }\n", STR(hop[4]), STR(hop[5]), STR(hop[6]),
+    world->sources = sim_chance(2);
+    world->rate = sim_chance(2) ? 4 + sim_random(12) : 0;
+    world->connections = sim_chance(2) ? 1 + sim_random(3) : 0;
+    if (world->sources)
+        buf_addf(&out, "source s1 %s helo s1.example.net\nsource s2 %s\npool out { use s1 weight %llu; use s2 }\n", SOURCE_1, SOURCE_2, 1 + (unsigned long long)sim_random(3));
+    buf_addf(&out, "backend smart { server %.*s; server %.*s; server %.*s; max_connections %llu", STR(hop[4]), STR(hop[5]), STR(hop[6]),
              (unsigned long long)world->per_server_limit);
+    if (world->rate)
+        buf_addf(&out, "; rate %llu/min", (unsigned long long)world->rate);
+    if (world->connections)
+        buf_addf(&out, "; connections %llu", (unsigned long long)world->connections);
+    buf_add(&out, world->sources ? S("; pool out }\n") : S(" }\n"));
     buf_add(&out, S("relay_domain near.example *.near.example { backend near; recipients any }\n"
                     "relay_domain other.example { backend other; recipients any }\n"
                     "network office 10.1.0.0/16 { relay_from office.example }\nroute default { via smart }\n"));
@@ -202,7 +240,10 @@ static void check_lane(const struct lane *lane)
     if (at == COUNT(world->idle))
         return;
     world->idle[at].lane = lane;
-    if (lasts(lane->nready && lane->state == LANE_OPEN && !lane->connections, &world->idle[at].since, 10 * SECOND))
+    if (lane->pacing.until > clock_now() + 5 * MINUTE)
+        wrong("lane %.*s has its turn in %lld s", STR(lane->name), (long long)((lane->pacing.until - clock_now()) / SECOND));
+    if (lasts(lane->nready && lane->state == LANE_OPEN && !lane->connections && !lane->pacing.until && !(lane->full && atomic_load(&lane->full->used)),
+              &world->idle[at].since, 10 * SECOND)) /* a connection that others have may hang for long */
         wrong("lane %.*s is open, %zu wait, and there is no connection", STR(lane->name), lane->nready);
     if (lasts(lane->nflying && !lane->connections, &world->idle[at].flying_since, 5 * MINUTE))
         wrong("lane %.*s: %zu are in flight on no connection", STR(lane->name), lane->nflying);
@@ -229,7 +270,7 @@ static void check_worker(const struct worker *w)
 static void check(struct sim_event *e)
 {
     struct worker *w[8];
-    size_t n = workers(w, COUNT(w));
+    size_t n = workers(w, COUNT(w)), smart = 0;
 
     for (size_t i = 0; i < n; i++)
         check_worker(w[i]);
@@ -239,9 +280,13 @@ static void check(struct sim_event *e)
         struct addr a = hop_addr(i);
         size_t open = sim_connections(&a);
         /* Each thread may have at least one, and what a crash left half open the hop still counts. */
-        if (!world->ncrash && open > MAX(world->per_server_limit, (uint64_t)MAX(n, 1)))
+        size_t by = world->sources && i >= FIRST_SMART ? 2 : 1; /* sources, each with its own */
+        if (!world->ncrash && open > by * MAX(world->per_server_limit, (uint64_t)MAX(n, 1)))
             wrong("%zu connections to hop %zu", open, i + 1);
+        smart += i >= FIRST_SMART ? open : 0;
     }
+    if (!world->ncrash && world->connections && smart > world->connections)
+        wrong("%zu connections to the smart hosts", smart);
     sim_at(e, clock_now() + 7 * SECOND);
 }
 
@@ -255,6 +300,10 @@ static void weather(struct sim_event *e)
     sim_network()->pieces = (enum sim_pieces)sim_random(3);
     sim_network()->buffer = sim_chance(4) ? 4096 : 0;
     sim_network()->reset_loses = sim_chance(2);
+    if (world->sources && sim_chance(3)) /* the address is taken away, or is there again */
+        must(addr_parse(sim_chance(2) ? S(SOURCE_1) : S(SOURCE_2), 25, &sim_network()->missing) == OK);
+    else
+        sim_network()->missing.n = 0;
     sim_network()->latency_most = sim_chance(4) ? 200 * MILLISECOND : 5 * MILLISECOND;
     names_good();
     switch (sim_random(8)) {
@@ -353,6 +402,7 @@ static void relay_end(void)
     }
     must(world->ncrash < COUNT(world->crash));
     world->crash[world->ncrash++] = (struct crash){ now, (world->disk_bad_since ? world->disk_bad_since : now) - behind };
+    world->sent = 0;            /* a rate is not remembered over a crash */
     sim_crash(world->ending == KILLED ? SIM_KILL : SIM_POWER);
     if (world->ending == POWER_CUT)
         sim_silence(&crowd->relay, true);
@@ -572,6 +622,7 @@ static void calm(void)
     names_good();
     disk_good();
     sim_network()->pieces = SIM_WHOLE;
+    sim_network()->missing.n = 0;
     sim_cancel(&world->end_at);
     sim_cancel(&world->end_in_a_moment);
     world->armed = false;
@@ -640,6 +691,7 @@ static bool hour(uint64_t seed, bool trace)
     crowd = mem_new(sizeof *crowd);
     crowd->a = arena_new();
     crowd->wrong = wrong;
+    crowd->heard_mail = heard_mail;
     must(addr_parse(S("198.51.100.25:25"), 25, &crowd->relay) == OK);
     stats_mine();               /* the counters of all lives, in one place */
     log_start(&(struct log_setup){ .tap = heard_log, .form = LOG_FORM_TEXT });

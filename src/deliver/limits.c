@@ -1,0 +1,177 @@
+/* Limits that all threads share: messages in a time, and connections.
+ *
+ * A rate is a row of turns, and a lane takes the next one as soon as it has mail and none; then it sleeps until that comes. So nobody polls, nobody is woken in vain,
+ * and lanes come in the order in which they asked, each with one message at a time: none has more of the rate than another that wants as much.
+ * Where there are two rates, the source's is asked for when the backend's turn has come. */
+#include "deliver/inside.h"
+
+#define WANTED (2 * SECOND)     /* a wish for a connection is older than that: nobody has it any more */
+
+/* ---- rates ---- */
+
+struct pace { struct dispatch *d; struct lane *lane; };
+
+static bool take_turns(struct lane *lane, const struct backend *b)
+{
+    struct pacing *p = &lane->pacing;
+    when now = clock_now();
+
+    for (; p->had < b->nlimit; p->had++) {
+        struct limit_state *s = b->limit[p->had].state;
+        when every = b->limit[p->had].rate.n ? atomic_load_explicit(&s->every, memory_order_relaxed) : 0;
+        if (!every)
+            continue;
+        when at = limiter_next(&s->clock, every, now);
+        if (at <= now)
+            continue;
+        p->had++;
+        p->until = at;
+        p->of = s;
+        p->changed = atomic_load(&s->changed);
+        atomic_fetch_add_explicit(&s->waited, 1, memory_order_relaxed);
+        stats_add(COUNT_rate_waits, 1);
+        return false;
+    }
+    p->had = 0;
+    return p->mine = true;
+}
+
+/* Is what it waits for still a limit of its, and the same? */
+static bool still_holds(const struct lane *lane)
+{
+    const struct pacing *p = &lane->pacing;
+
+    for (unsigned i = 0; lane->backend && i < lane->backend->nlimit; i++)
+        if (lane->backend->limit[i].state == p->of)
+            return lane->backend->limit[i].rate.n && atomic_load(&p->of->changed) == p->changed;
+    return false;
+}
+
+/* A lane's timer; it stays a second longer than it is needed, for the next turn. */
+static err pace_run(void *arg)
+{
+    struct pace pace = *(struct pace *)arg;
+    struct lane *lane = pace.lane;
+    struct pacing *p = &lane->pacing;
+
+    mem_free(arg);
+    for (;;) {
+        bool holds = still_holds(lane);
+        if (p->until && (!holds || clock_now() >= p->until)) {
+            if (!holds)
+                p->had = 0;
+            p->until = 0;
+            if (lane->backend && lane->nready && lane->state == LANE_OPEN && take_turns(lane, lane->backend))
+                dispatch_ready(pace.d, lane);
+            continue;
+        }
+        err e = waiters_wait(&p->wait, p->until ? p->until : clock_now() + SECOND);
+        if ((e != OK && e != E_TIMEOUT) || (e == E_TIMEOUT && !p->until))
+            break;
+    }
+    p->running = false;
+    return OK;
+}
+
+bool lane_may_send(struct dispatch *d, struct lane *lane, const struct backend *b)
+{
+    struct pacing *p = &lane->pacing;
+
+    if (p->mine)
+        return true;
+    if (p->until || take_turns(lane, b))
+        return !p->until;
+    if (p->running) {
+        waiters_wake_one(&p->wait);
+        return false;
+    }
+    struct pace *pace = mem_new(sizeof *pace);
+    *pace = (struct pace){ d, lane };
+    p->running = group_spawn(thread_group(), "pace", pace_run, pace) == OK;
+    if (!p->running) { /* too many tasks: asked again when something comes or goes */
+        mem_free(pace);
+        p->until = 0;
+        p->had = 0;
+    }
+    return false;
+}
+
+void lanes_pace_anew(struct dispatch *d)
+{
+    struct lane *lane;
+
+    for (size_t i = 0; (lane = queue_lane(d->setup.queue, i)); i++)
+        if (lane->pacing.running)
+            waiters_wake_all(&lane->pacing.wait);
+}
+
+/* ---- connections ---- */
+
+static bool wanted(const struct limit_state *s, when now)
+{
+    when at = atomic_load_explicit(&s->wanted, memory_order_relaxed);
+    return at && now - at < WANTED;
+}
+
+bool lane_may_connect(struct lane *lane, const struct backend *b)
+{
+    when now;
+
+    if (!b->nlimit)
+        return true;
+    now = clock_now();
+    for (unsigned i = 0; i < b->nlimit; i++) {
+        struct limit_state *s = b->limit[i].state;
+        if (!b->limit[i].connections)
+            continue;
+        /* Who has one leaves the next to who has none. */
+        if (lane->connections && wanted(s, now))
+            return false;
+        if (now < lane->yields_until && wanted(s, now))
+            return false;
+        if (atomic_load_explicit(&s->used, memory_order_relaxed) < b->limit[i].connections)
+            continue;
+        if (!lane->connections) {
+            if (lane->full != s)
+                atomic_fetch_add_explicit(&s->full, 1, memory_order_relaxed);
+            lane->full = s;
+            atomic_store_explicit(&s->wanted, now, memory_order_relaxed);
+        }
+        return false;
+    }
+    return true;
+}
+
+bool slots_take(struct slots *s, const struct backend *b)
+{
+    for (unsigned i = 0; i < b->nlimit; i++) {
+        struct limit_state *st = b->limit[i].state;
+        uint32_t used = atomic_load(&st->used);
+        if (!b->limit[i].connections)
+            continue;
+        do
+            if (used >= b->limit[i].connections) { /* another thread was faster */
+                slots_give(s);
+                return false;
+            }
+        while (!atomic_compare_exchange_weak(&st->used, &used, used + 1));
+        s->of[i] = st;
+    }
+    return true;
+}
+
+void slots_give(struct slots *s)
+{
+    for (size_t i = 0; i < COUNT(s->of); i++)
+        if (s->of[i])
+            atomic_fetch_sub(&s->of[i]->used, 1);
+    *s = (struct slots){ { NULL } };
+}
+
+bool slots_wanted(const struct slots *s)
+{
+    for (size_t i = 0; i < COUNT(s->of); i++)
+        if (s->of[i] && wanted(s->of[i], clock_now()))
+            return true;
+    return false;
+}
