@@ -375,7 +375,8 @@ void lane_down(struct lane *lane, str reason, when retry_at)
             struct ticket *t = AROUND(l, struct ticket, place);
             next = l->next;
             ticket_forget_mail(t);
-            const struct elsewhere *other = lane->suspended ? NULL : ticket_elsewhere(t, ticket_domain(t));
+            const struct elsewhere *other = lane->suspended || lane->unfit /* that is no fault of its way */ ? NULL :
+                                            ticket_elsewhere(t, ticket_domain(t));
             if (t->accepted + (when)t->lifetime * SECOND < wall)
                 q->setup.expired(q->setup.ctx, lane_remove(t));
             else if (other && other->fallback && t->accepted + other->after <= wall)
