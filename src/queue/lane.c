@@ -549,7 +549,7 @@ void lanes_sweep(struct queue *q)
     q->swept = now;
     for (size_t i = 0; i < q->nlane;) {
         struct lane *l = q->lane[i];
-        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->wake.at && !l->pacing.running && !l->asking && now - l->since > MINUTE;
+        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->wake.at && !l->pacing.turn.at && !l->asking && now - l->since > MINUTE;
         if (l->kind == LANE_BACKEND || !idle || l->domains || (l->kind == LANE_DOMAIN && now < l->fresh_until)) {
             i++;
             continue;

@@ -184,11 +184,11 @@ struct lane {
     bool unfit;                         /* while it is down: its source cannot be used, and others of the pool may */
     struct pacing {                     /* deliver/limits.c: it waits for its turn in a rate */
         bool mine;                      /* its turn is here, and nothing took it yet */
-        unsigned had;                   /* of its backend's limits: those whose turn it has */
-        when until;                     /* the next one's comes then; 0: it waits for none */
-        struct limit_state *of; uint32_t changed;
-        bool running;                   /* a timer does */
-        struct waiters wait;
+        uint8_t had;                    /* of its backend's limits: those whose turn it has */
+        uint32_t changed;               /* `of` when it began to wait */
+        struct limit_state *of;
+        when until;                     /* the next turn comes then; 0: it waits for none */
+        struct heap_entry turn;         /* for that */
     } pacing;
     const struct limit_state *full;     /* it has no connection, because this has all it may have; NULL: nothing has */
     when yields_until;                  /* it gave a connection up for others, and takes none before */
