@@ -103,7 +103,7 @@ TEST(postfix_open_relays_are_not_translated)
             refused += c.findings.p[i].became == REFUSED;
         CHECK(refused > 0, str_z(*m));
         config = str_from(config, str_find(config, S("\nwaypost 1\n")));     /* behind the lines to decide */
-        CHECK(!str_has(config, S("0.0.0.0/")) && !str_has(config, S("128.0.0.0/")) && !str_has(config, S("::/0")), config);
+        CHECK(!str_has(config, S(" 0.0.0.0/")) && !str_has(config, S("128.0.0.0/")) && !str_has(config, S("::/0")), config);
         CHECK(made.decisions > 0, str_z(*m));
         pf_free(&c);
     }

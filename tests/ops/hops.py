@@ -373,6 +373,9 @@ def test_settings():
         r = subprocess.run([WAYPOST, "check", "-c", relay.conf], capture_output=True, text=True, timeout=30)
         check(r.returncode == 2 and want in " ".join((r.stdout + r.stderr).split()), text, r.returncode, r.stdout + r.stderr)
         shutil.rmtree(relay.dir)
+    r = subprocess.run([WAYPOST, "check", "-c", os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../examples/other-ways.conf")],
+                       capture_output=True, text=True, timeout=30)
+    check(r.returncode == 0 and "error" not in r.stdout, "the example", r.stdout + r.stderr)
     relay = Relay(None, extra="backend a { server lmtp:unix:/run/lmtp; server lmtp:mail.example.com:24 priority 20; server [::1]:26 priority 30 }\n"
                   "backend b { server 127.0.0.1:26 }\nrelay_domain a.example { backend a; unknown_to b; fallback mx after 2h; cut_through 20s; recipients any }\n"
                   "route default { via mx; fallback b }", start=False)
