@@ -353,6 +353,7 @@ static void fall_back(struct ticket *t, struct backend *b, str reason)
                        .detail = str_printf(a, "to the fallback %.*s", STR(b->name)) };
 
     event_emit(&e);
+    stats_label(FAMILY_DELIVERIES, lane_backend_name(t->lane), EVENT_HANDED_ON);
     ticket_hand_on(t, b, domain);
 }
 

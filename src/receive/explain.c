@@ -119,7 +119,9 @@ static void tell_ways_out(const struct teller *t, const struct snapshot *snap, c
 {
     for (size_t i = 0; o && i < o->pool->n; i++) {
         char how[64];
-        snprintf(how, sizeof how, o->pool->use[i].fallback ? " (fallback)" : o->pool->n > 1 ? " (weight %u)" : "", o->pool->use[i].weight);
+        snprintf(how, sizeof how, " (weight %u)", o->pool->use[i].weight);
+        if (o->pool->use[i].fallback || o->pool->n == 1)
+            snprintf(how, sizeof how, "%s", o->pool->use[i].fallback ? " (fallback)" : "");
         tell_source(t, snap, o->pool->use[i].outlet, how);
         tell_servers(t, o->by[i]);
     }
