@@ -52,7 +52,8 @@ static void report(struct postfix_conf *c, const struct made *m, bool json, FILE
             continue;
         }
         buf_addf(&out, f->line ? "%.*s:%u: " : "%.*s: ", STR(f->file.n ? tell_text(c->a, f->file) : S("(default)")), f->line);
-        buf_addf(&out, f->name.n ? "%.*s: " : "", STR(tell_text(c->a, f->name)));
+        if (f->name.n)
+            buf_addf(&out, "%.*s: ", STR(tell_text(c->a, f->name)));
         buf_addf(&out, "%s%s%.*s\n", words[f->became], f->text.n ? ": " : "", STR(tell_text(c->a, f->text)));
     }
     if (json)

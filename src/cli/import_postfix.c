@@ -350,7 +350,7 @@ static void expand_comparison(struct expansion *x, str s)
         return;
     }
     right = expanded(x, braced(str_from(rest, strlen(words[op])), &behind));
-    bool numbers = str_u64(str_head(left, MIN(str_findc(left, '.'), left.n)), 1u << 30, &a) & str_u64(str_head(right, MIN(str_findc(right, '.'), right.n)), 1u << 30, &b);
+    bool numbers = str_u64(str_head(left, MIN(str_findc(left, '.'), left.n)), 1u << 30, &a) && str_u64(str_head(right, MIN(str_findc(right, '.'), right.n)), 1u << 30, &b);
     int order = numbers ? (a > b) - (a < b) : str_cmp(left, right);
     bool holds = op == 0 ? order == 0 : op == 1 ? order != 0 : op == 2 || op == 6 ? order <= 0 : op == 3 || op == 7 ? order >= 0 : op == 4 || op == 8 ? order < 0 : order > 0;
     str no = S("");
