@@ -224,6 +224,18 @@ static void settling_judge(struct settling *s, struct flight *f, enum flight_end
     }
 }
 
+/* While the report was stored another configuration may have come, and with it another backend, or none: then it is tried again. */
+static void settling_route_again(struct settling *s, const struct flight *f)
+{
+    for (size_t i = 0; i < f->env.nrcpt; i++) {
+        if (s->verdict[i] != HANDED_ON)
+            continue;
+        s->to[i] = other_way(f, i, f->out[i].settled && reply_never(f->out[i].reply) ? FAILED : LATER);
+        if (!s->to[i])
+            s->verdict[i] = LATER;
+    }
+}
+
 /* A failure nobody could be told of is none yet: it is tried again, until it succeeds or its report is safe. */
 static void settling_postpone(struct settling *s, struct flight *f)
 {
@@ -330,6 +342,7 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
         reason = S("it failed, but the report to its sender could not be stored");
         warn = false;
     }
+    settling_route_again(&s, f);
     t->warned |= warn;
     when now = clock_now(), due = now + retry_after(stream_retry(&f->snap->streams, t->stream, &f->snap->retry), t->attempts + 1u), late = MAX(due, now + UNKNOWN_WAIT);
     settling_note(&s, f, reason, remote, due, late, &why);

@@ -165,8 +165,8 @@ static void lane_is_down(struct connection *k, str reason, when retry_at)
     retry_at = MAX(retry_at, clock_now() + PROBE_LEAST);
     if (lane->state == LANE_OPEN)
         log_warn("lane_down", LOG_STR("lane", lane->name), LOG_STR("reason", reason), LOG_INT("waiting", lane->nready));
-    lane_down(lane, reason, retry_at);
     lane->unfit = k->unfit;
+    lane_down(lane, reason, retry_at);
     lane_wake_later(k->d, lane);
     if (lane->backend->outlet && lane_leave(lane, !k->unfit))
         group_spawn(thread_group(), "leave", queue_leave, lane->queue); /* else it is asked for again when this lane next fails */

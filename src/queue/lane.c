@@ -349,6 +349,8 @@ struct ticket *lane_after(const struct ticket *t)
     return l ? line_first(l) : NULL;
 }
 
+#define HAND_ON_SWEEP (5 * SECOND) /* a lane that is tried more often than that is not looked through each time */
+
 /* No server of its own way is there, and for too long. */
 static void fall_back(struct ticket *t, struct backend *b, str reason)
 {
@@ -358,6 +360,7 @@ static void fall_back(struct ticket *t, struct backend *b, str reason)
                        .detail = str_printf(a, "to the fallback %.*s", STR(b->name)) };
 
     event_emit(&e);
+    stats_label(FAMILY_DELIVERIES, lane_backend_name(t->lane), EVENT_HANDED_ON);
     ticket_hand_on(t, b, domain);
 }
 
@@ -372,7 +375,8 @@ void lane_down(struct lane *lane, str reason, when retry_at)
     lane_reason(lane, reason);
     /* What waits for a dead server need not lie in memory, and what is too old has now had its last attempt, or goes another way. */
     when now = clock_now(), wall = wall_now();
-    if (lane->swept && now - lane->swept < (q->setup.routes->hands_on ? 5 * SECOND : MINUTE) && q->body_bytes < q->setup.body_budget / 2)
+    when rest = !q->setup.routes->hands_on ? MINUTE : retry_at - now > HAND_ON_SWEEP ? 0 : HAND_ON_SWEEP;
+    if (lane->swept && now - lane->swept < rest && q->body_bytes < q->setup.body_budget / 2)
         return;
     lane->swept = now;
     for (struct lane_line *line = &lane->line; line; line = line->next)
@@ -380,7 +384,8 @@ void lane_down(struct lane *lane, str reason, when retry_at)
             struct ticket *t = AROUND(l, struct ticket, place);
             next = l->next;
             ticket_forget_mail(t);
-            const struct elsewhere *other = lane->suspended ? NULL : ticket_elsewhere(t, ticket_domain(t));
+            const struct elsewhere *other = lane->suspended || lane->unfit /* that is no fault of its way */ ? NULL :
+                                            ticket_elsewhere(t, ticket_domain(t));
             if (t->accepted + (when)t->lifetime * SECOND < wall)
                 q->setup.expired(q->setup.ctx, lane_remove(t));
             else if (other && other->fallback && t->accepted + other->after <= wall)

@@ -44,6 +44,7 @@ ZONES = {
     "loop.test": "@ MX 10 lo\nlo A 127.0.0.1\nlo AAAA ::1\n",
     "linklocal.test": "@ MX 10 ll\n@ MX 20 c\nll A 169.254.7.7\nc A %s\n" % C,
     "by.test": "@ MX 10 a.one.test.\n",
+    "down.test": "@ MX 10 b.one.test.\n",
     "alias.test": "really CNAME one.test.\n",
     "many.test": "".join("@ MX %d m%d\nm%d A %s\n" % (10 + i, i, i, C if i == 0 else A) for i in range(150)),
 }
@@ -223,6 +224,22 @@ try:
     c.start()
     relay.send("one.test")
     check(sum(relay.delivered("one.test", 41).values()) == 41, "and it goes on")
+
+    # A last resort for what its own hosts do not take; what is refused for good is none of its business.
+    with open(f"{relay.dir}/conf") as f:
+        text = f.read()
+    with open(f"{relay.dir}/conf", "w") as f:
+        f.write(text.replace("route default { via mx }", "route default { via mx; fallback hub after 0s }"))
+    check(relay.ask("reload").returncode == 0, "a reload")
+    check(relay.delivered("dark.test", 3) == {C: 3}, "whose hosts cannot be found", relay.queue("dark.test"))
+    b.stop()
+    relay.send("down.test", 5)
+    check(relay.delivered("down.test", 5) == {C: 5}, "whose hosts are down", relay.queue("down.test"))
+    check(relay.events("handed_on", "down.test"), "and it is told", relay.events()[-3:])
+    before = len(relay.events("failed", "@null.test"))
+    relay.send("null.test", 1, "ann@implicit.test")
+    check(until(lambda: len(relay.events("failed", "@null.test")) == before + 1), "null MX is for good", relay.queue("null.test"))
+    b.start()
     check(not [e for e in relay.events() if e["event"] == "worker_crashed"], "it was well all the time")
 finally:
     for sink in (a, b, c):

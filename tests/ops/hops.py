@@ -342,6 +342,26 @@ def test_cut():
             queue = [json.loads(line) for line in ask(relay, "queue", "list", "--json").splitlines()]
             check(all(m["domain"] == "later.example" or m["sender_domain"] == "" for m in queue), "nothing waits but what failed for now, and reports", queue)
             relay.alive()
+    # One connection for three threads: most sessions wait for what another thread's delivery meets.
+    with Sink("--reject", "dot:554:we do not like it:50%") as maybe:
+        relay = Relay(None, retry="1h", extra=domain("maybe", f"server {maybe.at}", "; cut_through 20s"), start=False)
+        with open(relay.conf) as f:
+            text = f.read()
+        with open(relay.conf, "w") as f:
+            f.write(text.replace("threads 1\n", "threads 3\n"))
+        with relay.start():
+            said = []
+            senders = [threading.Thread(target=lambda: said.extend(relay.send(to=["ann@maybe.example"], rcpt_params="")[:3] for _ in range(20))) for _ in range(5)]
+            for t in senders:
+                t.start()
+            for t in senders:
+                t.join(PATIENCE)
+            no, yes = said.count("554"), said.count("250")
+            check(no + yes == 100 and min(no, yes) > 10, "each client hears its own answer", no, yes, set(said))
+            got = relay.settled(failed=no, delivered=yes, cut_through_refused=no)
+            check(got["failed"] == no and got["delivered"] == yes and reports(relay) == 0, "and that is what happened", got)
+            check(len(maybe.taken()) == yes, "each that was taken is there", len(maybe.taken()), yes)
+            relay.alive()
     # Nobody is there: the client is not kept.
     with Relay(None, extra=domain("down", f"server 127.0.0.1:{free_port()}", "; cut_through 60s")) as relay:
         began = time.monotonic()
@@ -373,6 +393,9 @@ def test_settings():
         r = subprocess.run([WAYPOST, "check", "-c", relay.conf], capture_output=True, text=True, timeout=30)
         check(r.returncode == 2 and want in " ".join((r.stdout + r.stderr).split()), text, r.returncode, r.stdout + r.stderr)
         shutil.rmtree(relay.dir)
+    r = subprocess.run([WAYPOST, "check", "-c", os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../examples/other-ways.conf")],
+                       capture_output=True, text=True, timeout=30)
+    check(r.returncode == 0 and "error" not in r.stdout, "the example", r.stdout + r.stderr)
     relay = Relay(None, extra="backend a { server lmtp:unix:/run/lmtp; server lmtp:mail.example.com:24 priority 20; server [::1]:26 priority 30 }\n"
                   "backend b { server 127.0.0.1:26 }\nrelay_domain a.example { backend a; unknown_to b; fallback mx after 2h; cut_through 20s; recipients any }\n"
                   "route default { via mx; fallback b }", start=False)

@@ -173,7 +173,7 @@ try:
                          ('blast', '127.0.0.1:1', '--to', 'x'), ('blast', '127.0.0.1:1', '--size', 'x'), ('blast', '127.0.0.1:1', '--rate', 'x'),
                          ('blast', '127.0.0.1:1', '--time', '3'), ('blast', '127.0.0.1:1', '--pipelining', 'x'), ('blast', '127.0.0.1:1', '--form', 'x'),
                          ('sink', 'x'), ('sink', '--reject', 'dot:250'), ('sink', '--reject', 'x:450'), ('sink', '--delay', 'dot'),
-                         ('sink', '--close', 'dot:x'), ('sink', '--fail-rcpt', 'x'), ('sink', '--threads', '0'), ('sink', '--max-size', 'x'),
+                         ('sink', '--close', 'dot:x'), ('sink', '--fail-rcpt', 'x'), ('sink', '--fail-dot', '*:550'), ('sink', '--lmtp', '--fail-dot', 'x'), ('sink', '--threads', '0'), ('sink', '--max-size', 'x'),
                          ('sink', '-l', 'x'), ('sink', '-l', '127.0.0.1:9-8'), ('sink', '-l', '127.0.0.1:0-8'), ('sink', '-l', '127.0.0.1:1-65536'),
                          ('blast', '127.0.0.1:1', '--open'), ('blast', '127.0.0.1:1', '--rate-limit', '0'), ('blast', '127.0.0.1:1', '--bind', 'x'),
                          ('blast', '127.0.0.1:1', '--bind', '::1'), ('blast', 'unix:/nowhere', '--bind', 'unix')]:
