@@ -106,7 +106,7 @@ err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own
     err e = reach(d, d->setup.resolver, srv, own, ehlo_name, timeout, by, remote, ret);
 
     if (srv->addr.n == 0 && own && !*ret && (e == E_AGAIN || e == E_BOGUS))
-        fault_names(d, srv->host, false);
+        fault_names(d, srv->host);
     return e;
 }
 

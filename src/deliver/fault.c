@@ -10,7 +10,8 @@
 #define NAMES 3                 /* and a question to which everybody has an answer */
 #define HOSTS 3                 /* with addresses of a family without a way out */
 #define SUSPECTS_MOST 16
-#define ASK_AGAIN (15 * SECOND) /* whether names can be looked up */
+#define ASK_FIRST SECOND        /* whether names can be looked up again; doubled each time */
+#define ASK_LAST (15 * SECOND)
 #define ASK_MOST (10 * SECOND)
 #define FAMILY_AGAIN (10 * MINUTE)
 
@@ -114,7 +115,7 @@ bool fault_unreached(struct dispatch *d, struct lane *lane, err why, str reason,
         bool fresh = !atomic_exchange(&s->open, true);
         if (fresh || !local)
             incident_open(INCIDENT_NO_WAY, subject_of(lane), reason, S("each is tried by one connection at a time; the first that is reached opens all"));
-        return freeze(d, lane, INCIDENT_NO_WAY, subject_of(lane), reason, MAX(retry_at, now + (lane->kind == LANE_SITE ? 20 * SECOND + (when)random_below(20 * SECOND) : 0)));
+        return freeze(d, lane, INCIDENT_NO_WAY, subject_of(lane), reason, retry_at);
     }
     if (!local)
         return false;
@@ -136,27 +137,41 @@ static bool anybody_answers(struct dispatch *d)
     return e == OK || e == E_NONAME || e == E_CANCELED;
 }
 
-bool fault_names(struct dispatch *d, str name, bool answered)
+static void names_are_back(struct dispatch *d)
+{
+    if (suspects_clear(&names)) {
+        incident_close(INCIDENT_NO_NAMES, S("resolver"), S("questions are answered"));
+        thaw(d, INCIDENT_NO_NAMES, S(""));
+    }
+}
+
+/* Until somebody does. */
+static err names_run(void *dispatch)
+{
+    struct dispatch *d = dispatch;
+
+    for (when step = ASK_FIRST; names.open; step = MIN(2 * step, ASK_LAST)) {
+        TRY(task_sleep(clock_now() + step));
+        if (anybody_answers(d))
+            names_are_back(d);
+    }
+    return OK;
+}
+
+bool fault_names(struct dispatch *d, str name)
 {
     static _Atomic bool asking;
-    static _Atomic int64_t again;
-    bool open = names.open, no = false;
+    bool no = false;
     AUTO_ARENA a = arena_new();
     str why = str_dup(a, err_text());
 
-    /* What is answered may have been known before, and proves nothing. */
-    if (answered ? !open : suspects_add(&names, name, E_AGAIN, clock_now()) < NAMES && !open)
-        return false;
-    if (clock_now() < again || !atomic_compare_exchange_strong(&asking, &no, true))
-        return open;
-    if (anybody_answers(d)) {
-        if (suspects_clear(&names)) {
-            incident_close(INCIDENT_NO_NAMES, S("resolver"), S("questions are answered"));
-            thaw(d, INCIDENT_NO_NAMES, S(""));
-        }
-    } else if (!atomic_exchange(&names.open, true))
-        incident_open(INCIDENT_NO_NAMES, S("resolver"), str_printf(a, "%.*s", STR(why)), S("it is asked again each 15 seconds while mail waits for it"));
-    again = clock_now() + ASK_AGAIN;
+    if (suspects_add(&names, name, E_AGAIN, clock_now()) < NAMES || names.open || !atomic_compare_exchange_strong(&asking, &no, true))
+        return names.open;
+    if (!anybody_answers(d) && !atomic_exchange(&names.open, true)) {
+        incident_open(INCIDENT_NO_NAMES, S("resolver"), why, S("it is asked again at growing intervals of up to 15 seconds"));
+        if (group_spawn(thread_group(), "names", names_run, d) != OK)
+            suspects_clear(&names); /* found out again by the next that fail */
+    }
     asking = false;
     fail(E_AGAIN, "%.*s", STR(why));
     return names.open;

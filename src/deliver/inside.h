@@ -118,8 +118,8 @@ void brake_said(struct dispatch *d, struct lane *lane, enum brake_said said);   
 void fault_reached(struct dispatch *d, struct lane *lane);
 /* None of a lane's servers could be reached, the last by the error `why` (OK: it was reached). True: it is our own fault, and the lane is frozen. */
 bool fault_unreached(struct dispatch *d, struct lane *lane, err why, str reason, when retry_at);
-/* A name could not be looked up, or could. True: nobody can look names up just now. */
-WAITS bool fault_names(struct dispatch *d, str name, bool answered);
+/* A name could not be looked up, as err_text() says. True: nobody can look names up just now. */
+WAITS bool fault_names(struct dispatch *d, str name);
 /* Addresses of that family: is there a way out for them, as far as is known? What became of one that was tried; E_NOWAY: none. */
 bool family_works(int family);
 void family_tried(struct dispatch *d, const struct addr *to, str host, err e);

@@ -19,14 +19,12 @@ static void resolve(struct dispatch *d, struct lane *lane)
     struct site s;
     err e = route_mx(d->setup.resolver, a, domain, &snap->routes.own, clock_now() + LOOKUP_TIME, &s);
 
-    if (e == OK || e == E_NONAME)
-        fault_names(d, domain, true);
     if (e == OK && s.kind == SITE_HOSTS) {
         queue_site(lane, &s);
     } else if (e == OK) {
         queue_no_site(lane, no_site[s.kind].status, str_printf(a, no_site[s.kind].reason, STR(domain)), s.ttl);
     } else {
-        bool local = e != E_CANCELED && fault_names(d, domain, false);
+        bool local = e != E_CANCELED && fault_names(d, domain);
         str reason = str_printf(a, "looking up the mail hosts of %.*s: %.*s", STR(domain), STR(err_text()));
         if (!lane->site && lane->state == LANE_OPEN && e != E_CANCELED && !local)
             log_warn("mx_unknown", LOG_STR("domain", domain), LOG_STR("reason", reason));

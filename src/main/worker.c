@@ -241,6 +241,8 @@ static void changed_arrived(struct post *p)
 
     for (size_t i = 0; !ch->w->ending && (lane = queue_lane(ch->w->queue, i)); i++)
         if (concerns(ch, lane)) {
+            if (ch->thaw && lane->backend)
+                backend_try_now(lane->backend, clock_now());
             lane_open(lane);
             dispatch_look(lane);
         }
