@@ -231,7 +231,11 @@ static bool concerns(const struct changed *ch, const struct lane *lane)
 {
     bool named = lane->kind == LANE_BACKEND && str_eq(lane_backend_name(lane), str_z(ch->backend));
 
-    return ch->thaw ? lane->frozen && lane->frozen_by == ch->kind && (!*ch->backend || named) : named;
+    if (!ch->thaw || *ch->backend)
+        return named && (!ch->thaw || lane->frozen);
+    /* Those that failed before it was an incident are down. */
+    bool before = lane->state == LANE_DOWN && ((ch->kind == INCIDENT_NO_NAMES && lane->kind == LANE_DOMAIN) || (ch->kind == INCIDENT_NO_WAY && lane->kind == LANE_SITE));
+    return before || (lane->frozen && lane->frozen_by == ch->kind);
 }
 
 static void changed_arrived(struct post *p)

@@ -254,14 +254,14 @@ def local_faults():
     nsd.stop()
     inside = Sink("127.0.0.1:0") # not reached from there: the relay's own loopback is another
     relay = Relay(f"dns {{ hosts off; resolv_conf off; dnssec off; server {NAMES}:{nsd.port}; timeout 2s; {stubs} }}\n"
-                  f"network outside {OUTSIDE} {{ relay_from sender.example }}\nroute default {{ via mx }}\n", RELAY, network)
+                  f"network outside {OUTSIDE} {{ relay_from sender.example }}\nbackend mx {{ idle_timeout 0s }}\nroute default {{ via mx }}\n", RELAY, network)
     sinks = []
     try:
         # The resolver is down: one incident, no attempt.
         for i in range(N):
             relay.send(2, to=f"u%d@d{i}.test", sender="ann@sender.example")
         check(until(lambda: [i["kind"] for i in relay.incidents()] == ["no_names"]), "no names", relay.incidents())
-        check(until(lambda: len([lane for lane in relay.stats()["lanes"] if lane["state"] == "frozen"]) >= 3), "frozen", relay.stats()["lanes"])
+        check(until(lambda: len([lane for lane in relay.stats()["lanes"] if lane["state"] == "frozen"]) >= 1), "frozen", relay.stats()["lanes"])
         check(relay.counter("attempts") == 0, "no attempt is burnt")
         nothing_returned(relay, "no names")
         nsd.start()
@@ -277,7 +277,7 @@ def local_faults():
         for i in range(N):
             relay.send(2, to=f"u%d@six{i}.test", sender="ann@sender.example")
         relay.settled(delivered=4 * N)
-        for k in range(6): # which of its addresses comes first is chance
+        for k in range(20): # which of its addresses comes first is chance
             if "family_dead" not in [i["kind"] for i in relay.incidents()]:
                 for i in range(N):
                     relay.send(1, to=f"u%d@six{i}.test", sender="ann@sender.example")
