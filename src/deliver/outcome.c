@@ -304,7 +304,7 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
             rest = NULL;
         kept->doubt = s.era;
         stats_add(COUNT_kept, s.n[KEPT]);
-        ticket_put_off(kept, s.kept_until ? s.kept_until : now, s.kept_why, false);
+        ticket_put_off(kept, s.kept_until, s.kept_why, false);
     }
     if (rest)
         ticket_defer(rest, due, why);

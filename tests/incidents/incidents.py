@@ -121,7 +121,7 @@ CUT = "backend old {{ server {at}; bounce_brake 20 within {window} }}\nrelay_dom
 
 def cut_over(reject, mails=500):
     bad = Sink("127.0.0.1:0", "--reject", reject)
-    relay = Relay(CUT.format(at=bad.at, window="10s"))
+    relay = Relay(CUT.format(at=bad.at, window="5s"))
     relay.send(mails)
     check(until(lambda: relay.incidents()), reject, "an incident", relay.stats()["counters"])
     one = relay.incidents()
@@ -154,7 +154,7 @@ def cut_over(reject, mails=500):
 def believed():
     """A backend that is well and refuses one whom we know: he is tried again, and then believed refused."""
     sink = Sink("127.0.0.1:0", "--fail-rcpt", "user7@example.com:550")
-    relay = Relay(CUT.format(at=sink.at, window="10s"))
+    relay = Relay(CUT.format(at=sink.at, window="5s"))
     relay.send(30)
     check(until(lambda: relay.counter("kept") == 1), "kept for a moment", relay.stats()["counters"])
     relay.send(30, to="user9@example.com") # it works: it takes others
@@ -210,10 +210,10 @@ def hold_max():
     """Time in which a lane was suspended is not counted, up to hold_max."""
     for most, expired in (("1h", 0), ("0s", 1)):
         sink = Sink("127.0.0.1:0", "--reject", "rcpt:451")
-        relay = Relay(f"backend old {{ server {sink.at} }}\nrelay_domain example.com {{ backend old; recipients any }}\nretry [ 1s ] for 5s\nhold_max {most}\n")
+        relay = Relay(f"backend old {{ server {sink.at} }}\nrelay_domain example.com {{ backend old; recipients any }}\nretry [ 1s ] for 3s\nhold_max {most}\n")
         check(relay.ask("queue", "suspend", "--lane", "old").returncode == 0, "suspended")
         relay.send(1)
-        end = time.monotonic() + 6 # longer than its lifetime; there is nothing to wait for but that
+        end = time.monotonic() + 4 # longer than its lifetime; there is nothing to wait for but that
         check(until(lambda: time.monotonic() > end), "time goes by")
         check(relay.counter("attempts") == 0 and relay.counter("expired") == 0, "a lifetime does not end without an attempt", relay.stats()["counters"])
         check(relay.ask("queue", "resume", "--lane", "old").returncode == 0, "resumed")
