@@ -161,7 +161,7 @@ static void want_connections(struct probes *all, const struct settings *s, when 
     const struct routes *r = &s->snapshot.routes;
 
     for (size_t i = 0; i < r->nbackend; i++)
-        for (size_t k = 0; k < r->backend[i]->nserver; k++) {
+        for (size_t k = 0; !backend_is_pattern(r->backend[i]) && k < r->backend[i]->nserver; k++) {
             struct probe *p = probe_new(all, s, timeout, "connect", server_name(all->a, r->backend[i], &r->backend[i]->server[k]), ask_server);
             p->server = &r->backend[i]->server[k];
             p->outlet = r->backend[i]->outlet;
@@ -184,7 +184,7 @@ static void want_names(struct probes *all, const struct settings *s, when timeou
 
     probe_new(all, s, timeout, "name", str_printf(all->a, "hostname %.*s", STR(s->snapshot.receive.hostname)), ask_name)->name = s->snapshot.receive.hostname;
     for (size_t i = 0; i < r->nbackend; i++)
-        for (size_t k = 0; k < r->backend[i]->nserver; k++)
+        for (size_t k = 0; !backend_is_pattern(r->backend[i]) && k < r->backend[i]->nserver; k++)
             if (r->backend[i]->server[k].addr.n == 0)
                 probe_new(all, s, timeout, "name", server_name(all->a, r->backend[i], &r->backend[i]->server[k]), ask_name)->name = r->backend[i]->server[k].host;
     for (size_t i = 0; i < r->ndomain; i++)

@@ -93,6 +93,7 @@ const struct cli_verb cli_verbs[] = {
       .run = cli_sink,
       .more = "  -l, --listen ADDR:PORT       127.0.0.1:2525 unless given; may be given again; ADDR:FIRST-LAST is a server a port\n"
               "  --threads N                  1 unless given\n"
+              "  --lmtp                       speak LMTP, not SMTP: each recipient is answered behind the final dot\n"
               "  --json                       figures as JSON; they are printed at the end, and on SIGUSR1\n"
               "  --count-file FILE            and written there\n"
               "  --unique                     count ids (X-Blast-Id) that came twice\n"
@@ -102,6 +103,7 @@ const struct cli_verb cli_verbs[] = {
               "  --delay STAGE:TIME           wait before it answers, such as dot:200ms\n"
               "  --reject STAGE:CODE[:TEXT][:PERCENT%]    such as rcpt:452:too many:30%\n"
               "  --fail-rcpt PATTERN:CODE[:TEXT][:PERCENT%]   such as '*@slow.example:451'\n"
+              "  --fail-dot PATTERN:CODE[:TEXT][:PERCENT%]    the same behind the final dot, with --lmtp\n"
               "  --close STAGE[:N]            end the connection there instead of answering, after N times\n"
               "  --max-size SIZE              refuse what is larger\n"
               "  --max-mails-per-session N    then 421\n"
@@ -157,7 +159,7 @@ const struct cli_verb cli_verbs[] = {
               "Reads main.cf, master.cf and the text of the tables they name, and tells of each line what became of it: translated, partly,\n"
               "not translated, needless, refused (an open relay), or decide: nobody but you can. Without -o or --out the configuration goes to\n"
               "the standard output and the report to the standard error. Exits with 1 when `check` would not take what was written.\n"
-              "The mail that waits: waypost spool import SPOOL --from postfix /var/spool/postfix" },
+              "The mail that waits in its queue is for `waypost spool import`" },
     { "sendmail", "hand a message to the relay, as programs do; also by that name", "waypost sendmail [-t] [-i] [-f ADDRESS] [OPTIONS] [RECIPIENT ...]",
       .run = cli_sendmail, .more = "waypost-sendmail(1) tells all. Exit codes are those of sysexits.h." },
     { "completion", "what a shell offers behind TAB, as a script for it", "waypost completion bash|zsh|fish", .run = cli_completion,

@@ -113,7 +113,8 @@ static int gather_file(struct gathered *g, const char *path)
         return CLI_USAGE;
     }
     diags_print(&d, &text);
-    fwrite(text.p, 1, text.n, stderr);
+    if (text.n)
+        fwrite(text.p, 1, text.n, stderr);
     if (d.errors)
         return CLI_USAGE;
     conf_show(settings_table(), &tree, &(struct conf_view){ .presets = true, .each = gather, .ctx = g });

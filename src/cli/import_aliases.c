@@ -172,6 +172,8 @@ static void take_local(struct relay *r, const struct pf_entry *e)
     }
 }
 
+static bool is_bounce(str targets) { return str_starts(targets, S("bounce:")); }
+
 /* Who stands in no list of a domain here is left out of what an alias stands for; Postfix does not ask. */
 static bool is_listed(const struct relay *r, const struct row *row, str target)
 {
@@ -196,7 +198,7 @@ static void tell_unlisted(struct relay *r)
 {
     for (size_t i = 0; i < r->nalias; i++) {
         str rest = r->alias[i].targets, word;
-        while (next_target(&rest, &word)) {
+        while (!is_bounce(rest) && next_target(&rest, &word)) {
             const struct row *row = row_for(r, domain_of(word));
             if (row && word.p[0] != '@' && !str_has(row->recipients, S("nobody.txt")) && !is_listed(r, row, word) && !has_alias(r, word))
                 pf_find_at(r->c, r->alias[i].file, r->alias[i].line, r->alias[i].key, DECIDE,
@@ -210,7 +212,7 @@ static bool leads_on(const struct relay *r, str target, str key)
 {
     const struct row *row = row_for(r, domain_of(target));
 
-    if (target.p[0] == '@' || !row || str_eq(row->name, S(REFUSED_DOMAIN)) || !str_has(row->recipients, S("nobody.txt")))
+    if (target.p[0] == '@' || !row || !str_has(row->recipients, S("nobody.txt")))
         return true;
     if (str_ieq(target, key))
         return false;
@@ -228,6 +230,8 @@ static void prune(struct relay *r)
             struct alias *al = &r->alias[i];
             struct buf out = buf_in(r->a, al->targets.n);
             str rest = al->targets, word;
+            if (is_bounce(rest))
+                continue;
             while (next_target(&rest, &word)) {
                 if (leads_on(r, word, al->key)) {
                     join(&out, word);
@@ -284,21 +288,52 @@ static void take_bcc(struct relay *r)
 
 /* ---- who is refused ---- */
 
+static void refuse_entry(struct relay *r, const struct pf_entry *e, bool over)
+{
+    const struct row *row = row_for(r, domain_of(e->key));
+
+    if (row)
+        put_alias(r, e->key, str_printf(r->a, "bounce:%.*s", STR(e->value)), e->file, e->line, over);
+    else
+        rule_add(r, e->key, false, (struct hop){ .kind = HOP_ERROR, .what = e->value });
+}
+
+/* relocated(5): who is gone, and where to. */
+static void take_relocated(struct relay *r)
+{
+    struct pf_table t;
+    size_t n = 0;
+
+    if (!pf_is_set(r->c, S("relocated_maps")))
+        return;
+    pf_tables(r->c, "relocated_maps", pf_value(r->c, "relocated_maps"), &t);
+    for (size_t i = 0; i < t.n; i++) {
+        const struct pf_entry *e = &t.entry[i];
+        struct hop moved = { .kind = HOP_ERROR, .what = str_printf(r->a, "5.1.6 moved to %.*s", STR(e->value)) };
+        str address = e->key;
+        bool all = e->key.p[0] == '@' && domain_valid(str_from(e->key, 1));
+        if ((all || postfix_address(r->a, e->key, &address)) && str_findc(address, '*') == STR_NONE && row_for(r, domain_of(address))) {
+            put_alias(r, address, str_printf(r->a, "bounce:%.*s", STR(refusal(r, &moved))), e->file, e->line, true);
+            n++;
+        } else
+            pf_find_at(r->c, e->file, e->line, e->key, NOT_TRANSLATED, "no address at a domain here");
+    }
+    pf_find(r->c, "relocated_maps", t.partial || n < t.n ? PARTLY : TRANSLATED, "%zu of %zu entries are refusals in aliases.txt", n, t.n);
+}
+
 static void take_refused(struct relay *r)
 {
-    for (size_t i = 0; i < r->refused.n; i++) {
-        const struct pf_entry *e = &r->refused.entry[i];
-        const struct row *row = row_for(r, domain_of(e->key));
-        if (row) {
-            put_alias(r, e->key, S("nobody@" REFUSED_DOMAIN), e->file, e->line, str_eq(e->value, S("ACCESS")));
-            r->refuses = true;
-        } else
-            pf_find_at(r->c, e->file, e->line, e->key, PARTLY, "%.*s is no domain here: who may relay can still send there", STR(domain_of(e->key)));
+    for (size_t i = 0; i < r->refused.n; i++)
+        refuse_entry(r, &r->refused.entry[i], false);
+    for (size_t i = 0; i < r->nrow; i++) {      /* what error: says of a whole domain */
+        const struct row *row = &r->row[i];
+        str key = str_printf(r->a, "@%.*s", STR(row->name));
+        if (row->hop.kind == HOP_ERROR && row->explicit && row->hop.what.n)
+            put_alias(r, key, str_printf(r->a, "bounce:%.*s", STR(refusal(r, &row->hop))), row->file, row->line, false);
     }
-    if (!r->refuses)
-        return;
-    row_add(r, &(struct row){ .name = S(REFUSED_DOMAIN), .class = CLASS_ALIAS, .hop = { .kind = HOP_ERROR }, .recipients = S("{ file nobody.txt }") });
-    r->nobody = S("# Nobody: addresses of these domains are taken when they stand for others, in aliases.txt.\n");
+    take_relocated(r);
+    for (size_t i = 0; i < r->access.n; i++)
+        refuse_entry(r, &r->access.entry[i], true);
 }
 
 void aliases_read(struct relay *r)

@@ -66,10 +66,11 @@ static void take_recipient_access(struct relay *r, const char *list, str table)
     for (size_t i = 0; i < t.n; i++) {
         const struct pf_entry *e = &t.entry[i];
         str address;
-        bool refuses = str_istarts(e->value, S("REJECT")) || (e->value.n && (e->value.p[0] == '5' || e->value.p[0] == '4'));
+        bool word = str_istarts(e->value, S("REJECT")), refuses = word || (e->value.n > 2 && e->value.p[0] == '5' && ascii_digit(e->value.p[1]));
+        struct hop why = { .kind = HOP_ERROR, .what = str_trim(str_from(e->value, word ? 6 : 3)) };
         if (refuses && str_findc(e->key, '@') != STR_NONE && postfix_address(r->a, e->key, &address)) {
-            GROW(r->a, r->refused.entry, r->refused.n, r->refused.cap);
-            r->refused.entry[r->refused.n++] = (struct pf_entry){ address, S("ACCESS"), e->file, e->line };
+            GROW(r->a, r->access.entry, r->access.n, r->access.cap);
+            r->access.entry[r->access.n++] = (struct pf_entry){ address, refusal(r, &why), e->file, e->line };
             pf_find_at(r->c, e->file, e->line, e->key, TRANSLATED, "refused, whoever sends");
             n++;
         } else
@@ -159,8 +160,6 @@ static str sender_domains(struct relay *r)
         const struct row *row = &r->row[i];
         if (row->class == CLASS_RELAY && (row->hop.kind == HOP_ERROR || row->hop.kind == HOP_NONE))
             continue;           /* nobody is there who could send */
-        if (str_eq(row->name, S(REFUSED_DOMAIN)))
-            continue;
         buf_addf(&out, out.n ? " %.*s" : "%.*s", STR(r->row[i].name));
         origin |= str_ieq(r->row[i].name, r->myorigin);
     }
@@ -187,6 +186,12 @@ static bool network_of(struct relay *r, str key, struct cidr *ret, str *text)
     }
     *text = buf_str(&out);
     return !str_eq(*text, S("unix")) && cidr_parse(*text, ret) == OK;
+}
+
+/* 10.0.0.0/8 and fc00::/7 are the widest that belong to one owner; two halves of the world are the world. */
+static bool too_wide(const struct cidr *c)
+{
+    return c->bits < (c->base.sa.sa_family == AF_INET ? 8 : 7);
 }
 
 static void networks(struct relay *r)
@@ -226,8 +231,8 @@ static void networks(struct relay *r)
         bool holds = false;
         for (size_t k = 0; k < nbut; k++)       /* what follows an exclusion and holds it would take it in again */
             holds |= cidr_has(&c, &but[k].base) || cidr_has(&but[k], &c.base);
-        if (c.bits == 0) {
-            pf_find_at(r->c, e->file, e->line, S("mynetworks"), REFUSED, "%.*s trusts every address, which is an open relay: not translated", STR(e->key));
+        if (too_wide(&c)) {
+            pf_find_at(r->c, e->file, e->line, S("mynetworks"), REFUSED, "%.*s trusts more than anybody's own network, which is an open relay: not translated", STR(e->key));
             decide(r, "mynetworks had %.*s, an open relay: not written", STR(e->key));
         } else if (holds)
             pf_find_at(r->c, e->file, e->line, S("mynetworks"), DECIDE, "%.*s is not written, for the part that is left out of it", STR(e->key));
@@ -383,7 +388,7 @@ static void tell_service(struct relay *r, const struct pf_service *s)
     struct buf options = buf_in(r->a, 100);
 
     for (size_t i = 0; i < s->noverride; i++)
-        if (!str_eq(s->override[i].name, S("syslog_name")))
+        if (!str_eq(s->override[i].name, S("syslog_name")) && !str_starts(s->override[i].name, S("smtp_bind_address")) && !str_eq(s->override[i].name, S("smtp_helo_name")))
             buf_addf(&options, options.n ? ", %.*s" : "%.*s", STR(s->override[i].name));
     for (size_t i = 0; i < COUNT(transports); i++)
         if (str_eq(s->command, str_z(transports[i]))) {

@@ -128,7 +128,18 @@ static void domains_of(struct relay *r, const char *name, enum domain_class clas
 
 /* ---- transports of their own ---- */
 
-static void add_rule(struct relay *r, str pattern, bool sender, struct hop hop)
+str refusal(struct relay *r, const struct hop *h)
+{
+    str text = h->kind == HOP_NONE ? S("5.3.2 mail for it is not taken here") : str_head(h->what, 200);
+    char *copy = str_cz(r->a, text);
+
+    for (size_t i = 0; i < text.n; i++)
+        if (ascii_control(copy[i]) || (unsigned char)copy[i] > 127 || strchr("\"\\$", copy[i]))
+            copy[i] = '?';
+    return text.n ? str_of(copy, text.n) : S("5.7.1 not taken here");
+}
+
+void rule_add(struct relay *r, str pattern, bool sender, struct hop hop)
 {
     size_t dots = 0;
 
@@ -150,13 +161,13 @@ static void transport_address(struct relay *r, const struct pf_entry *e, struct 
     }
     if (hop.kind == HOP_ERROR || hop.kind == HOP_NONE) {
         GROW(r->a, r->refused.entry, r->refused.n, r->refused.cap);
-        r->refused.entry[r->refused.n++] = (struct pf_entry){ address, S("REJECT"), e->file, e->line };
+        r->refused.entry[r->refused.n++] = (struct pf_entry){ address, refusal(r, &hop), e->file, e->line };
         if (hop.kind == HOP_NONE)
             decide(r, "%.*s: no mail is taken for it; with Postfix it went by %.*s", STR(address), STR(hop.what));
         pf_find_at(r->c, e->file, e->line, e->key, hop.kind == HOP_NONE ? DECIDE : TRANSLATED, "%.*s", STR(way_text(r, &hop)));
         return;
     }
-    add_rule(r, address, false, hop);
+    rule_add(r, address, false, hop);
     pf_find_at(r->c, e->file, e->line, e->key, TRANSLATED, "a route to %.*s", STR(way_text(r, &hop)));
 }
 
@@ -185,14 +196,14 @@ static void transport_entry(struct relay *r, const struct pf_entry *e)
         pf_find_at(r->c, e->file, e->line, key, row->hop.kind == HOP_NONE ? DECIDE : TRANSLATED, "relay_domain %.*s: %.*s", STR(pattern), STR(way_text(r, &hop)));
         return;
     }
-    if (hop.kind == HOP_ERROR || hop.kind == HOP_NONE) { /* what cannot be sent is refused: a domain where nobody is */
-        add_row(r, pattern, CLASS_RELAY, e->file, e->line);
+    if (hop.kind == HOP_ERROR || hop.kind == HOP_NONE) { /* what cannot be sent is refused */
+        rule_add(r, pattern, false, hop);
         pf_find_at(r->c, e->file, e->line, key, hop.kind == HOP_NONE ? DECIDE : TRANSLATED, "%.*s", STR(way_text(r, &hop)));
         if (hop.kind == HOP_NONE)
             decide(r, "%.*s: no mail is taken for it; with Postfix it went by %.*s", STR(pattern), STR(hop.what));
         return;
     }
-    add_rule(r, pattern, false, hop);
+    rule_add(r, pattern, false, hop);
     pf_find_at(r->c, e->file, e->line, key, TRANSLATED, "a route: %.*s", STR(way_text(r, &hop)));
 }
 
@@ -213,7 +224,7 @@ static void sender_entry(struct relay *r, const struct pf_entry *e)
         pf_find_at(r->c, e->file, e->line, key, NOT_TRANSLATED, "%.*s", STR(hop.what));
         return;
     }
-    add_rule(r, pattern, true, hop);
+    rule_add(r, pattern, true, hop);
     pf_find_at(r->c, e->file, e->line, key, TRANSLATED, "a route for this sender: %.*s", STR(way_text(r, &hop)));
 }
 
@@ -222,7 +233,7 @@ static void rules_before_senders(struct relay *r)
 {
     for (size_t i = 0; i < r->nrow; i++)
         if (r->row[i].explicit && (r->row[i].hop.kind == HOP_BACKEND || r->row[i].hop.kind == HOP_MX || r->row[i].hop.kind == HOP_DISCARD))
-            add_rule(r, r->row[i].name, false, r->row[i].hop);
+            rule_add(r, r->row[i].name, false, r->row[i].hop);
 }
 
 static bool list_has(str list, str word)
@@ -327,6 +338,8 @@ void recipients_read(struct relay *r)
     for (size_t i = 0; i < r->nrow; i++) {
         struct row *row = &r->row[i];
         unsigned k = row->class;
+        if (k == CLASS_LOCAL && row->hop.kind == HOP_NONE && !str_eq(pf_value(r->c, "local_recipient_maps"), pf_value(r->c, "alias_maps")))
+            decide(r, "%.*s: users of this machine had their mailboxes here; waypost has none: which server takes their mail?", STR(row->name));
         if (row->hop.kind == HOP_ERROR || row->hop.kind == HOP_NONE || !names[k]) {
             row->recipients = S("{ file nobody.txt }");
             r->nobody = S("# Nobody: addresses of these domains are taken when they stand for others, in aliases.txt.\n");

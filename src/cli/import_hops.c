@@ -95,7 +95,7 @@ static str backend_name(struct relay *r, str service, const struct server *s, ui
 
     if (!str_eq(service, S("smtp")) && !str_eq(service, S("relay")))
         buf_addf(&out, "%.*s-", STR(service));
-    for (size_t i = 0; i < s->host.n; i++) {
+    for (size_t i = s->unix_path && s->host.p[0] == '/'; i < s->host.n; i++) {
         char c = ascii_lower(s->host.p[i]);
         buf_addc(&out, ascii_alpha(c) || ascii_digit(c) || c == '.' ? c : '-');
     }
@@ -108,6 +108,53 @@ static str backend_name(struct relay *r, str service, const struct server *s, ui
             i = 0;
         }
     return name;
+}
+
+/* ---- sources ---- */
+
+static void add_source(struct relay *r, str name, const struct pf_service *s)
+{
+    static const char *const names[] = { "smtp_bind_address", "smtp_bind_address6" };
+    struct buf out = buf_in(r->a, 60);
+    str helo = pf_value_of(r->c, s, "smtp_helo_name");
+    struct addr a;
+
+    for (size_t i = 0; i < COUNT(names); i++) {
+        str value = pf_value_of(r->c, s, names[i]);
+        if (value.n == 0)
+            continue;
+        bool fine = addr_parse(i ? str_printf(r->a, "[%.*s]:25", STR(value)) : value, 25, &a) == OK && a.sa.sa_family == (i ? AF_INET6 : AF_INET);
+        if (fine)
+            buf_addf(&out, " %.*s", STR(value));
+        if (!s)
+            pf_find(r->c, names[i], fine ? TRANSLATED : NOT_TRANSLATED, "%s", fine ? "source postfix" : "this is no address");
+    }
+    GROW(r->a, r->source, r->nsource, r->source_cap);
+    r->source[r->nsource++] = (struct source_out){ name, buf_str(&out), out.n && domain_valid(helo) && !str_eq(helo, r->myhostname) ? helo : S("") };
+    if (!s && out.n && pf_is_set(r->c, S("smtp_helo_name")))
+        pf_find(r->c, "smtp_helo_name", TRANSLATED, "source postfix ... helo");
+}
+
+/* The first is what main.cf says for all, the others are services that say otherwise. */
+void sources_read(struct relay *r)
+{
+    add_source(r, S("postfix"), NULL);
+    for (size_t i = 0; i < r->c->nservice; i++) {
+        const struct pf_service *s = &r->c->service[i];
+        bool own = false;
+        for (size_t k = 0; k < s->noverride; k++)
+            own |= str_starts(s->override[k].name, S("smtp_bind_address")) || str_eq(s->override[k].name, S("smtp_helo_name"));
+        if (own && str_eq(s->command, S("smtp")) && !str_eq(s->type, S("inet")))
+            add_source(r, s->name, s);
+    }
+}
+
+static str source_of(const struct relay *r, str service)
+{
+    for (size_t i = 1; i < r->nsource; i++)
+        if (str_eq(r->source[i].name, service))
+            return r->source[i].addresses.n ? service : S("");
+    return r->nsource && r->source[0].addresses.n ? r->source[0].name : S("");
 }
 
 /* The limit of connections to one next hop: the transport's own, or everybody's. */
@@ -123,6 +170,32 @@ static uint64_t connections(struct relay *r, str service)
     return MIN(MAX(n, 1), 10000);
 }
 
+/* A delay after each delivery is a rate; what is not per destination is told so. */
+static uint64_t per_hour(struct relay *r, str service)
+{
+    str own = str_printf(r->a, "%.*s_destination_rate_delay", STR(service));
+    const char *name = pf_is_set(r->c, own) ? str_cz(r->a, own) : "default_destination_rate_delay";
+    when delay;
+
+    if (!pf_is_set(r->c, str_z(name)) || !pf_time(pf_value(r->c, name), 's', &delay) || delay == 0)
+        return 0;
+    uint64_t n = (uint64_t)(MAX(HOUR / delay, 1));
+    pf_find(r->c, name, PARTLY, "rate %u/h, of all mail for the backend", (unsigned)n);
+    return n;
+}
+
+static when connect_time(struct relay *r, bool lmtp)
+{
+    const char *name = lmtp ? "lmtp_connect_timeout" : "smtp_connect_timeout";
+    when t;
+
+    if (!pf_is_set(r->c, str_z(name)) || !pf_time(pf_value(r->c, name), 's', &t) || t == 0)
+        return 0;
+    t = MIN(MAX(t, SECOND), 5 * MINUTE);
+    pf_find(r->c, name, TRANSLATED, "connect_timeout %u s", (unsigned)(t / SECOND));
+    return t;
+}
+
 static struct hop backend_hop(struct relay *r, const char *name, str file, unsigned line, str service, bool lmtp, str nexthop)
 {
     str rest = nexthop, word;
@@ -130,7 +203,7 @@ static struct hop backend_hop(struct relay *r, const char *name, str file, unsig
     unsigned priority = 10;
     struct buf servers = buf_in(r->a, 200);
     struct server s, first = { 0 };
-    bool same = str_eq(service, S("relay"));
+    bool same = str_eq(service, S("relay")) && str_eq(source_of(r, service), source_of(r, S("smtp")));
     str key = str_printf(r->a, "%.*s:%.*s", STR(same ? S("smtp") : service), STR(nexthop));
 
     for (size_t i = 0; i < r->nbackend; i++)
@@ -145,12 +218,13 @@ static struct hop backend_hop(struct relay *r, const char *name, str file, unsig
             pf_find_at(r->c, file, line, str_z(name), PARTLY, "%.*s without brackets: Postfix looks for its MX records, waypost connects to the host itself", STR(s.host));
         if (s.unix_path && s.host.p[0] != '/')          /* lmtp(8): below the queue directory */
             s.host = str_printf(r->a, "%.*s/%.*s", STR(pf_value(r->c, "queue_directory")), STR(s.host));
+        buf_addf(&servers, "    server %s", lmtp ? "lmtp:" : "");
         if (s.unix_path)
-            buf_addf(&servers, "    server unix:%.*s", STR(s.host));
+            buf_addf(&servers, "unix:%.*s", STR(s.host));
         else if (str_findc(s.host, ':') != STR_NONE)
-            buf_addf(&servers, "    server [%.*s]:%u", STR(s.host), (unsigned)s.port);
+            buf_addf(&servers, "[%.*s]:%u", STR(s.host), (unsigned)s.port);
         else
-            buf_addf(&servers, "    server %.*s:%u", STR(s.host), (unsigned)s.port);
+            buf_addf(&servers, "%.*s:%u", STR(s.host), (unsigned)s.port);
         buf_addf(&servers, priority > 10 || str_has(str_trim(nexthop), S(",")) ? " priority %u\n" : "\n", priority);
         if (priority == 10)
             first = s;
@@ -160,7 +234,7 @@ static struct hop backend_hop(struct relay *r, const char *name, str file, unsig
         return (struct hop){ .kind = HOP_NONE, .what = S("a next hop that cannot be read") };
     GROW(r->a, r->backend, r->nbackend, r->backend_cap);
     struct backend_out b = { .name = backend_name(r, service, &first, usual), .servers = buf_str(&servers), .key = key, .lmtp = lmtp,
-                             .connections = connections(r, service) };
+                             .connections = connections(r, service), .per_hour = per_hour(r, service), .connect = connect_time(r, lmtp), .source = lmtp ? S("") : source_of(r, service) };
     r->backend[r->nbackend++] = b;
     return (struct hop){ .kind = HOP_BACKEND, .backend = b.name };
 }
@@ -184,10 +258,13 @@ struct hop hop_of(struct relay *r, const char *name, str file, unsigned line, st
         return (struct hop){ .kind = HOP_DISCARD };
     if (str_eq(kind, S("error")))
         return (struct hop){ .kind = HOP_ERROR, .what = nexthop };
-    if (str_eq(kind, S("smtp")) && nexthop.n == 0)
+    if (str_eq(kind, S("smtp")) && nexthop.n == 0) {
+        if (!str_eq(source_of(r, transport), source_of(r, S("smtp"))))
+            pf_find_at(r->c, file, line, str_z(name), PARTLY, "%.*s: by MX it leaves by the same addresses as all mail by MX; a \"route\" can name its source", STR(transport));
         return (struct hop){ .kind = HOP_MX };
-    if (str_eq(kind, S("smtp")))
-        return backend_hop(r, name, file, line, transport, false, nexthop);
+    }
+    if (str_eq(kind, S("smtp")) || (str_eq(kind, S("lmtp")) && nexthop.n))
+        return backend_hop(r, name, file, line, transport, str_eq(kind, S("lmtp")), nexthop);
     if (kind.n == 0)
         return (struct hop){ .kind = HOP_NONE, .what = str_printf(r->a, "the transport \"%.*s\", which master.cf does not know", STR(transport)) };
     return (struct hop){ .kind = HOP_NONE, .what = str_printf(r->a, "the transport \"%.*s\" (%.*s), which waypost has not", STR(transport), STR(kind)) };
@@ -254,6 +331,13 @@ void hops_default(struct relay *r)
         r->fallback = hop_of(r, "transport_maps", any->file, any->line, S("smtp"), nexthop);
     else
         r->fallback = hop_by(r, "default_transport");
+    str last = pf_value(r->c, "smtp_fallback_relay");
+    if (last.n) {               /* "fallback_relay" is its old name */
+        const char *name = pf_is_set(r->c, S("smtp_fallback_relay")) ? "smtp_fallback_relay" : "fallback_relay";
+        struct hop h = hop_of(r, name, S("main.cf"), 0, S("smtp"), last);
+        r->last_resort = h.kind == HOP_BACKEND ? h.backend : S("");
+        pf_find(r->c, name, h.kind == HOP_BACKEND ? PARTLY : NOT_TRANSLATED, "fallback %.*s, of relay domains and the default route; not of transport_maps' other entries", STR(r->last_resort));
+    }
     if (r->fallback.kind == HOP_NONE)
         decide(r, "mail to other domains went by %.*s: there is no \"route default\" now", STR(r->fallback.what));
     if (pf_value(r->c, "relayhost").n)

@@ -12,11 +12,13 @@ enum hop_kind {
     HOP_BACKEND,
     HOP_MX,
     HOP_DISCARD,
-    HOP_ERROR,          /* Postfix would return it; waypost refuses it at RCPT */
+    HOP_ERROR,          /* refused at RCPT, with `what` */
 };
 struct hop { enum hop_kind kind; str backend; /* its name */ str what; /* for findings */ };
 
-struct backend_out { str name, servers /* lines */, key; bool lmtp; uint64_t connections; str source; };
+struct backend_out { str name, servers /* lines */, key; bool lmtp; uint64_t connections, per_hour; when connect; str source; };
+/* Addresses that mail leaves by: smtp_bind_address of all, or of a transport's service. */
+struct source_out { str name, addresses, helo; };
 struct row {            /* a domain that is taken */
     str name;           /* "example.com", or "*.example.com" */
     enum domain_class class;
@@ -34,6 +36,7 @@ struct relay {
     struct postfix_conf *c;
     arena *a;
     struct backend_out *backend; size_t nbackend, backend_cap;
+    struct source_out *source; size_t nsource, source_cap;     /* the first is everybody's, unless it is empty */
     struct row *row; size_t nrow, row_cap;
     struct map row_by_name;     /* name -> 1 + index */
     struct rule *rule; size_t nrule, rule_cap;
@@ -44,20 +47,19 @@ struct relay {
     bool parents_relay, parents_transport;      /* parent_domain_matches_subdomains */
     str myhostname, mydomain, myorigin;
     struct hop fallback;        /* where mail for all others goes; HOP_ERROR: nowhere */
+    str last_resort;            /* smtp_fallback_relay's backend */
     bool callout;               /* reject_unverified_recipient */
     /* of clients.c */
     str listen, networks, relay_from, own;
     bool strangers;             /* they may send to the domains here */
     bool own_clients;           /* those of mynetworks may send elsewhere */
-    struct pf_table refused;    /* recipients that check_recipient_access refuses */
-    bool refuses;               /* some alias leads to the domain where nobody is */
+    struct pf_table refused, access;    /* recipients that transport_maps and check_recipient_access refuse; the value is the text */
     str nobody, relay_list, mailbox_list, local_list;   /* files; NULL: not needed */
     struct buf decisions;       /* lines for the head of the file */
 };
 
-#define REFUSED_DOMAIN "refused.invalid"        /* RFC 2606 2: where nobody ever is */
-
 /* import_hops.c */
+void sources_read(struct relay *r);
 struct hop hop_of(struct relay *r, const char *name, str file, unsigned line, str transport, str nexthop);
 struct hop hop_of_class(struct relay *r, enum domain_class class);
 struct hop hop_by_relayhost(struct relay *r, str service);
@@ -68,6 +70,9 @@ str service_kind(const struct relay *r, str transport);        /* "smtp", "lmtp"
 
 /* import_domains.c */
 void domains_read(struct relay *r);
+void rule_add(struct relay *r, str pattern, bool sender, struct hop hop);
+/* What is said to who writes there: one line of text, a status code in front if it has one. */
+str refusal(struct relay *r, const struct hop *h);
 struct row *row_add(struct relay *r, const struct row *row);
 struct row *row_named(const struct relay *r, str name);
 struct row *row_for(const struct relay *r, str domain);         /* the closest */

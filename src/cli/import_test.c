@@ -88,6 +88,7 @@ TEST(postfix_open_relays_are_not_translated)
     static const char *const mains[] = {
         "myhostname = a.example\nmynetworks = 0.0.0.0/0\nrelay_domains = b.example\n",
         "myhostname = a.example\nmynetworks = 10.0.0.0/8 [::]/0\nrelay_domains = b.example\n",
+        "myhostname = a.example\nmynetworks = 0.0.0.0/1 128.0.0.0/1\nrelay_domains = b.example\n",
         "myhostname = a.example\nmynetworks = static:all\nrelay_domains = b.example\n",
         "myhostname = a.example\nsmtpd_relay_restrictions = permit\nrelay_domains = b.example\n",
         "compatibility_level = 0\nmyhostname = a.example\nsmtpd_recipient_restrictions = check_sender_access hash:/x, permit\nrelay_domains = b.example\n",
@@ -102,7 +103,7 @@ TEST(postfix_open_relays_are_not_translated)
             refused += c.findings.p[i].became == REFUSED;
         CHECK(refused > 0, str_z(*m));
         config = str_from(config, str_find(config, S("\nwaypost 1\n")));     /* behind the lines to decide */
-        CHECK(!str_has(config, S("0.0.0.0/0")) && !str_has(config, S("::/0")), config);
+        CHECK(!str_has(config, S("0.0.0.0/")) && !str_has(config, S("128.0.0.0/")) && !str_has(config, S("::/0")), config);
         CHECK(made.decisions > 0, str_z(*m));
         pf_free(&c);
     }
@@ -132,6 +133,42 @@ TEST(postfix_domains_without_a_counterpart_take_nobody)
     CHECK(str_has(config, S("backend 192.0.2.1-26 {\n    server 192.0.2.1:26\n")), config);
     CHECK(str_has(config, S("# DECIDE: fax.example: ")), config);
     CHECK(found(&c, 3, S("relay_domains"), DECIDE));
+    pf_free(&c);
+}
+
+TEST(postfix_bind_addresses_are_sources)
+{
+    AUTO_ARENA a = arena_new();
+    struct made m;
+    struct postfix_conf c = conf_of(a, S("myhostname = a.example\nmydestination =\nsmtp_bind_address = 192.0.2.5\nsmtp_helo_name = out.example\n"
+                                         "transport_maps = inline:{b.example=bulk:[192.0.2.9], c.example=smtp:[192.0.2.8], d.example=bulk:}\nrelay_domains = b.example c.example\n"),
+                                    S("smtp unix - - y - - smtp\nrelay unix - - y - - smtp\nbulk unix - - y - - smtp -o smtp_bind_address=192.0.2.6\n"));
+
+    pf_translate(&c, &m);
+    CHECK(str_has(m.config, S("source postfix 192.0.2.5 helo out.example\nsource bulk 192.0.2.6 helo out.example\nbackend mx { source postfix }\n")), m.config);
+    CHECK(str_has(m.config, S("server 192.0.2.9:25\n    source bulk\n")), m.config);
+    CHECK(str_has(m.config, S("server 192.0.2.8:25\n    source postfix\n")), m.config);
+    CHECK(found(&c, 3, S("smtp_bind_address"), TRANSLATED) && found(&c, 5, S("transport_maps"), PARTLY));
+    pf_free(&c);
+}
+
+TEST(postfix_refusals_keep_their_words)
+{
+    AUTO_ARENA a = arena_new();
+    struct made m;
+    struct postfix_conf c = conf_of(a, S("myhostname = a.example\nmydestination =\nrelay_domains = b.example, old.example\nparent_domain_matches_subdomains =\n"
+                                         "transport_maps = inline:{{x@b.example=error:5.1.1 has left}, {old.example=error:5.1.2 \"re\\named\"}, {no.example=error:not there}}\n"
+                                         "relocated_maps = inline:{y@b.example=y@new.example}\n"
+                                         "smtpd_recipient_restrictions = check_recipient_access inline:{{z@b.example=550 5.7.1 closed}, {w@b.example=450 later}}\n"),
+                                    MASTER);
+
+    pf_translate(&c, &m);
+    str aliases = m.nfile ? m.file[0].text : S("");
+    CHECK_STR(aliases, S("x@b.example  bounce:5.1.1 has left\n@old.example  bounce:5.1.2 ?re?named?\ny@b.example  bounce:5.1.6 moved to y@new.example\n"
+                         "z@b.example  bounce:5.7.1 closed\n"));
+    CHECK(str_has(m.config, S("{ to no.example; via bounce \"not there\" }")), m.config);
+    CHECK(str_has(m.config, S("relay_domain old.example {\n    backend    mx\n    recipients { file nobody.txt }\n")), m.config);
+    CHECK(found(&c, 7, S("w@b.example"), NOT_TRANSLATED));
     pf_free(&c);
 }
 

@@ -101,27 +101,55 @@ static str postmaster_of(struct relay *r)
 
 /* ---- blocks ---- */
 
-static str via(const struct hop *h)
+static str via(struct relay *r, const struct hop *h)
 {
+    if (h->kind == HOP_ERROR || h->kind == HOP_NONE)
+        return str_printf(r->a, "bounce \"%.*s\"", STR(refusal(r, h)));
     return h->kind == HOP_BACKEND ? h->backend : h->kind == HOP_DISCARD ? S("discard") : S("mx");
 }
 
 static void write_backends(struct relay *r, struct buf *out)
 {
+    for (size_t i = 0; i < r->nsource; i++)
+        if (r->source[i].addresses.n)
+            buf_addf(out, "source %.*s%.*s%s%.*s\n", STR(r->source[i].name), STR(r->source[i].addresses), r->source[i].helo.n ? " helo " : "", STR(r->source[i].helo));
+    if (r->nsource && r->source[0].addresses.n)
+        buf_addf(out, "backend mx { source %.*s }\n", STR(r->source[0].name));
     for (size_t i = 0; i < r->nbackend; i++) {
         const struct backend_out *b = &r->backend[i];
         buf_addf(out, "backend %.*s {\n%.*s", STR(b->name), STR(b->servers));
         if (b->connections)
             buf_addf(out, "    max_connections %llu per server\n", (unsigned long long)b->connections);
+        if (b->per_hour)
+            buf_addf(out, "    rate %llu/h\n", (unsigned long long)b->per_hour);
+        if (b->connect)
+            buf_addf(out, "    connect_timeout %llus\n", (unsigned long long)(b->connect / SECOND));
+        if (b->source.n)
+            buf_addf(out, "    source %.*s\n", STR(b->source));
         buf_add(out, S("}\n"));
     }
     if (r->nbackend)
         buf_addc(out, '\n');
 }
 
+/* Where nobody is, nothing goes. */
+static str row_via(const struct row *row)
+{
+    return row->hop.kind == HOP_BACKEND ? row->hop.backend : row->hop.kind == HOP_DISCARD ? S("discard") : S("mx");
+}
+
 static bool same_block(const struct row *a, const struct row *b)
 {
-    return str_eq(via(&a->hop), via(&b->hop)) && str_eq(a->recipients, b->recipients) && str_eq(a->copy, b->copy);
+    return str_eq(row_via(a), row_via(b)) && str_eq(a->recipients, b->recipients) && str_eq(a->copy, b->copy);
+}
+
+/* Postfix' smtp(8) knows a last resort, its lmtp(8) does not; and nothing falls back on itself. */
+static bool falls_back(const struct relay *r, const struct hop *h)
+{
+    for (size_t i = 0; h->kind == HOP_BACKEND && i < r->nbackend; i++)
+        if (str_eq(r->backend[i].name, h->backend))
+            return !r->backend[i].lmtp && !str_eq(h->backend, r->last_resort);
+    return h->kind == HOP_MX;
 }
 
 static void write_rows(struct relay *r, struct buf *out)
@@ -138,7 +166,9 @@ static void write_rows(struct relay *r, struct buf *out)
                 r->row[k].written = true;
                 n++;
             }
-        buf_addf(out, " {\n    backend    %.*s\n    recipients %.*s\n", STR(via(&row->hop)), STR(row->recipients));
+        buf_addf(out, " {\n    backend    %.*s\n    recipients %.*s\n", STR(row_via(row)), STR(row->recipients));
+        if (r->last_resort.n && falls_back(r, &row->hop))
+            buf_addf(out, "    fallback   %.*s after 0s\n", STR(r->last_resort));
         if (row->copy.n)
             buf_addf(out, "    copy_to    %.*s\n", STR(row->copy));
         buf_add(out, S("}\n"));
@@ -179,10 +209,11 @@ static void write_rules(struct relay *r, struct buf *out)
     for (size_t i = 0; i < r->nrule; i++) {
         const struct rule *u = &r->rule[i];
         buf_addf(out, "route %s%zu { %s %.*s; via %.*s }\n", u->sender ? "sender" : "transport", i + 1, u->sender ? "from" : "to",
-                 STR(word_of(r, u->pattern)), STR(via(&u->hop)));
+                 STR(word_of(r, u->pattern)), STR(via(r, &u->hop)));
     }
     if (r->fallback.kind == HOP_BACKEND || r->fallback.kind == HOP_MX || r->fallback.kind == HOP_DISCARD)
-        buf_addf(out, "route default { via %.*s }\n", STR(via(&r->fallback)));
+        buf_addf(out, r->last_resort.n && falls_back(r, &r->fallback) ? "route default { via %.*s; fallback %.*s after 0s }\n" : "route default { via %.*s }\n",
+                 STR(via(r, &r->fallback)), STR(r->last_resort));
 }
 
 /* Strangers cannot send here, and a relay_domain is for everybody: as ways only, its mail is for clients of a network. */
@@ -221,6 +252,7 @@ static str alias_list(struct relay *r)
 static void read_all(struct relay *r)
 {
     names_read(r);
+    sources_read(r);
     restrictions_read(r);
     domains_read(r);
     recipients_read(r);

@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #define DEEP_MOST 20            /* hash_queue_depth, and some */
+#define AT_ONCE 64              /* files that share a sync, */
+#define BYTES_AT_ONCE (64 << 20) /* and what they may hold */
 #define HOLD_MOST (30 * DAY)    /* as `waypost queue hold` without --for */
 
 static const char *const queues[] = { "incoming", "active", "deferred", "hold" };
@@ -19,14 +21,15 @@ static const char *const queues[] = { "incoming", "active", "deferred", "hold" }
 struct import {
     struct postfix_queue_job *j;
     struct spool_port *port;
-    arena *a;                   /* the file's */
-    arena *ids;
+    arena *a;                   /* the run's */
     struct map known;           /* ids of what waits in the spool */
 };
+/* One file, by a task of its own. */
+struct one { struct import *i; arena *a; int dir; const char *base; str name; bool held; };
 
 /* ---- told ---- */
 
-static void tell(struct import *i, str name, const char *what, ulid id, size_t rcpts, str why)
+static void tell(struct import *i, arena *a, str name, const char *what, ulid id, size_t rcpts, str why)
 {
     char text[ULID_TEXT];
     AUTO_BUF out = { 0 };
@@ -43,18 +46,18 @@ static void tell(struct import *i, str name, const char *what, ulid id, size_t r
         }
         buf_add(&out, S("}\n"));
     } else {
-        buf_addf(&out, "%.*s: %s", STR(str_printable(i->a, name)), what);
+        buf_addf(&out, "%.*s: %s", STR(str_printable(a, name)), what);
         if (!ulid_zero(id))
             buf_addf(&out, " as %.*s, %zu recipient%s", STR(ulid_print(id, text)), rcpts, rcpts == 1 ? "" : "s");
-        buf_addf(&out, why.n ? ": %.*s\n" : "\n", STR(str_printable(i->a, why)));
+        buf_addf(&out, why.n ? ": %.*s\n" : "\n", STR(str_printable(a, why)));
     }
     fwrite(out.p, 1, out.n, stdout);
 }
 
-static void refuse(struct import *i, str name)
+static void refuse(const struct one *f)
 {
-    i->j->refused++;
-    tell(i, name, "refused", (ulid){ { 0 } }, 0, str_dup(i->a, err_text()));
+    f->i->j->refused++;
+    tell(f->i, f->a, f->name, "refused", (ulid){ { 0 } }, 0, str_dup(f->a, err_text()));
 }
 
 /* ---- one file ---- */
@@ -84,20 +87,21 @@ static ulid id_of(str name, const struct postfix_mail *m)
 
 static void remember(struct import *i, ulid id)
 {
-    str key = str_dup(i->ids, str_of((const char *)id.b, sizeof id.b));
+    str key = str_dup(i->a, str_of((const char *)id.b, sizeof id.b));
     map_put(&i->known, key, i);
 }
 
 /* Bodies of some size go in chunks, as they do when they are received. */
-static err store(struct import *i, struct message *m, str body)
+static err store(const struct one *f, struct message *m, str body)
 {
-    struct spool_piece *piece = NEW_ARRAY(i->a, struct spool_piece, body.n / SPOOL_CHUNK + 1);
+    struct import *i = f->i;
+    struct spool_piece *piece = NEW_ARRAY(f->a, struct spool_piece, body.n / SPOOL_CHUNK + 1);
     size_t n = 0;
 
     if (body.n <= SPOOL_CHUNK) {
         AUTO(spool_slab) slab = spool_slab_new(MAX(body.n, 1));
         buf_add(&slab->body, body);
-        return spool_accept(i->port, i->a, m, slab);
+        return spool_accept(i->port, f->a, m, slab);
     }
     for (size_t at = 0; at < body.n; at += SPOOL_CHUNK, n++) {
         err e = spool_chunk(i->port, m->id, str_head(str_from(body, at), SPOOL_CHUNK), &piece[n]);
@@ -108,26 +112,26 @@ static err store(struct import *i, struct message *m, str body)
     }
     m->piece = piece;
     m->npiece = n;
-    err e = spool_accept(i->port, i->a, m, NULL);
+    err e = spool_accept(i->port, f->a, m, NULL);
     if (e != OK)
         spool_abort(i->port, m->id, piece, n);
     return e;
 }
 
 /* What a relay reads as "held by an operator" when it starts. */
-static void hold(struct import *i, const struct message *m)
+static void hold(const struct one *f, const struct message *m)
 {
-    struct rcpt_state *state = NEW_ARRAY(i->a, struct rcpt_state, m->env.nrcpt);
+    struct rcpt_state *state = NEW_ARRAY(f->a, struct rcpt_state, m->env.nrcpt);
 
     for (uint32_t k = 0; k < m->env.nrcpt; k++)
         state[k] = (struct rcpt_state){ .index = k, .status = RCPT_WAITING, .version = 1, .next = wall_now() + HOLD_MOST,
                                         .reply = S("held: it lay in Postfix' hold queue") };
-    spool_outcome(i->port, m->id, m->at, state, m->env.nrcpt, false);
+    spool_outcome(f->i->port, m->id, m->at, state, m->env.nrcpt, false);
 }
 
-static str remarks(struct import *i, const struct postfix_mail *p)
+static str remarks(arena *a, const struct postfix_mail *p)
 {
-    struct buf out = buf_in(i->a, 200);
+    struct buf out = buf_in(a, 200);
 
     if (p->settled)
         buf_addf(&out, "; %zu recipient%s settled before", p->settled, p->settled == 1 ? " was" : "s were");
@@ -141,25 +145,26 @@ static str remarks(struct import *i, const struct postfix_mail *p)
 }
 
 /* An error is of the spool, and ends it all; what is wrong with the file is told. */
-static err take_file(struct import *i, str name, str octets, bool held)
+static err take_file(const struct one *f, str octets)
 {
+    struct import *i = f->i;
     struct postfix_queue_job *j = i->j;
     struct postfix_mail p;
 
-    if (postfix_mail_parse(i->a, octets, &p) != OK) {
-        refuse(i, name);
+    if (postfix_mail_parse(f->a, octets, &p) != OK) {
+        refuse(f);
         return OK;
     }
     AUTO_BUF body = p.body;
-    ulid id = id_of(name, &p);
+    ulid id = id_of(f->name, &p);
     if (p.env.nrcpt == 0) {
         j->settled++;
-        tell(i, name, "settled", (ulid){ { 0 } }, 0, S("no recipient of it waits"));
+        tell(i, f->a, f->name, "settled", (ulid){ { 0 } }, 0, S("no recipient of it waits"));
         return OK;
     }
     if (map_get(&i->known, str_of((const char *)id.b, sizeof id.b))) {
         j->known++;
-        tell(i, name, "known", id, p.env.nrcpt, S("it is in the spool already"));
+        tell(i, f->a, f->name, "known", id, p.env.nrcpt, S("it is in the spool already"));
         return OK;
     }
     struct message m = { .id = id, .env = p.env, .origin = { .listener = S("postfix"), .client = p.client, .client_name = p.client_name,
@@ -169,19 +174,19 @@ static err take_file(struct import *i, str name, str octets, bool held)
     scan_end(&m.scan);
     if (m.scan.eight_bit_body || m.scan.eight_bit_header)
         m.env.body = BODY_8BIT;
-    err e = store(i, &m, buf_str(&body));
+    remember(i, id);             /* at once: others are under way */
+    err e = store(f, &m, buf_str(&body));
     if (e == E_LIMIT) {         /* its envelope is larger than a segment */
-        refuse(i, name);
+        refuse(f);
         return OK;
     }
     TRY(e);
-    if (held)
-        hold(i, &m);
-    remember(i, id);
+    if (f->held)
+        hold(f, &m);
     j->taken++;
     j->rcpts += m.env.nrcpt;
-    j->held += held;
-    tell(i, name, held ? "held" : "taken", id, m.env.nrcpt, remarks(i, &p));
+    j->held += f->held;
+    tell(i, f->a, f->name, f->held ? "held" : "taken", id, m.env.nrcpt, remarks(f->a, &p));
     return OK;
 }
 
@@ -202,13 +207,12 @@ static err read_file(int fd, const struct stat *st, struct buf *ret)
     }
 }
 
-static err open_file(struct import *i, int dir, const char *base, str name, bool held)
+static err open_file(const struct one *f, struct buf *octets)
 {
     struct stat st;
-    AUTO_BUF octets = { 0 };
-
-    int fd = openat(dir, base, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = openat(f->dir, f->base, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     err e = fd < 0 || fstat(fd, &st) < 0 ? fail_errno(errno, "opening") : OK;
+
     if (e == OK && !S_ISREG(st.st_mode))
         e = fail(E_SYNTAX, "this is no file");
     if (e == OK && !(st.st_mode & S_IXUSR)) /* Postfix sets this bit last, before it answers the client */
@@ -216,47 +220,93 @@ static err open_file(struct import *i, int dir, const char *base, str name, bool
     if (e == OK && st.st_size > POSTFIX_FILE_MOST)
         e = fail(E_LIMIT, "it is larger than 1 GiB");
     if (e == OK)
-        e = read_file(fd, &st, &octets);
+        e = read_file(fd, &st, octets);
     if (fd >= 0)
         close(fd);
-    if (e != OK) {
-        refuse(i, name);
-        return OK;
-    }
-    return take_file(i, name, buf_str(&octets), held);
+    return e;
+}
+
+static err file_task(void *arg)
+{
+    struct one *f = arg;
+    AUTO_ARENA a = arena_new();
+    AUTO_BUF octets = { 0 };
+
+    f->a = a;
+    if (open_file(f, &octets) == OK)
+        return take_file(f, buf_str(&octets));
+    refuse(f);
+    return OK;
 }
 
 /* ---- directories ---- */
 
+struct batch { arena *a; struct one one[AT_ONCE]; size_t n; uint64_t bytes; };
+
+/* Each has a task, so that one sync is for all of them. */
+static err batch_run(struct batch *b)
+{
+    AUTO_GROUP g = group_open(NEVER);
+    err e = OK;
+
+    for (size_t k = 0; k < b->n && e == OK; k++)
+        e = group_spawn(&g, "file", file_task, &b->one[k]);
+    err done = group_wait(&g);
+    b->n = 0;
+    b->bytes = 0;
+    arena_reset(b->a);
+    return e != OK ? e : done;
+}
+
+static err walk(struct import *i, int fd, str name, unsigned deep, bool held);
+
+static err walk_below(struct import *i, int dir, const char *base, str name, unsigned deep, bool held)
+{
+    int below = deep < DEEP_MOST ? openat(dir, base, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+
+    if (below >= 0)
+        return walk(i, below, name, deep, held);
+    AUTO_ARENA a = arena_new();
+    fail(E_LIMIT, "a directory that cannot be entered, or too deep");
+    refuse(&(struct one){ .i = i, .a = a, .name = name });
+    return OK;
+}
+
+static err walk_dir(struct import *i, DIR *dir, str name, unsigned deep, bool held, struct batch *b)
+{
+    const struct dirent *e;
+    struct stat st;
+
+    while ((e = readdir(dir))) {
+        if (e->d_name[0] == '.')
+            continue;
+        bool known = fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+        if (known && S_ISDIR(st.st_mode)) {
+            TRY(batch_run(b));
+            TRY(walk_below(i, dirfd(dir), e->d_name, str_printf(b->a, "%.*s/%s", STR(name), e->d_name), deep + 1, held));
+            continue;
+        }
+        b->one[b->n++] = (struct one){ .i = i, .dir = dirfd(dir), .base = str_cz(b->a, str_z(e->d_name)), .held = held,
+                                       .name = str_printf(b->a, "%.*s/%s", STR(name), e->d_name) };
+        b->bytes += known ? (uint64_t)st.st_size : 0;
+        if (b->n == AT_ONCE || b->bytes > BYTES_AT_ONCE)
+            TRY(batch_run(b));
+    }
+    return batch_run(b);
+}
+
 static err walk(struct import *i, int fd, str name, unsigned deep, bool held)
 {
     DIR *dir = fdopendir(fd);
-    const struct dirent *e;
-    err done = OK;
+    AUTO_ARENA a = arena_new();
+    struct batch *b = NEW(i->a, struct batch);
 
+    b->a = a;
     if (!dir) {
         close(fd);
         return fail_errno(errno, "%.*s", STR(name));
     }
-    while (done == OK && (e = readdir(dir))) {
-        struct stat st;
-        if (e->d_name[0] == '.')
-            continue;
-        AUTO_BUF path = { 0 };
-        buf_addf(&path, "%.*s/%s", STR(name), e->d_name);
-        if (fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode)) {
-            int below = openat(dirfd(dir), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-            if (below < 0 || deep == DEEP_MOST) {
-                if (below >= 0)
-                    close(below);
-                fail(E_LIMIT, "a directory that cannot be entered, or too deep");
-                refuse(i, buf_str(&path));
-            } else
-                done = walk(i, below, buf_str(&path), deep + 1, held);
-        } else
-            done = open_file(i, dirfd(dir), e->d_name, buf_str(&path), held);
-        arena_reset(i->a);
-    }
+    err done = walk_dir(i, dir, name, deep, held, b);
     closedir(dir);
     return done;
 }
@@ -307,7 +357,7 @@ static void tell_left(struct import *i)
         const struct dirent *e;
         while (dir && (e = readdir(dir)))
             if (e->d_name[0] != '.' && e->d_type != DT_DIR)
-                tell(i, str_printf(i->a, "%s/%s", left[k].dir, e->d_name), "left", (ulid){ { 0 } }, 0, str_z(left[k].what));
+                tell(i, i->a, str_printf(i->a, "%s/%s", left[k].dir, e->d_name), "left", (ulid){ { 0 } }, 0, str_z(left[k].what));
         if (dir)
             closedir(dir);
     }
@@ -330,8 +380,7 @@ static err import_all(struct import *i)
 err postfix_queue_import(struct postfix_queue_job *j)
 {
     AUTO_ARENA a = arena_new();
-    AUTO_ARENA ids = arena_new();
-    struct import i = { .j = j, .a = a, .ids = ids };
+    struct import i = { .j = j, .a = a };
     struct spool_loaded loaded;
     struct spool *s;
 

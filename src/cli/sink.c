@@ -226,15 +226,15 @@ static bool reject_parse(struct sink *k, const char *value)
     return rule_add(k, r);
 }
 
-static bool fail_parse(struct sink *k, arena *a, const char *value)
+static bool fail_parse(struct sink *k, arena *a, enum stage at, const char *value)
 {
     str rest = str_z(value), pattern;
-    struct rule r = { .at = AT_RCPT };
+    struct rule r = { .at = at };
 
     str_cut(&rest, S(":"), &pattern);
     r.pattern = str_cz(a, pattern);
     if (!refusal_parse(&r, rest)) {
-        cli_usage("sink", "--fail-rcpt %s: PATTERN:CODE[:TEXT][:PERCENT%%], such as *@slow.example:451", value);
+        cli_usage("sink", "--fail-%s %s: PATTERN:CODE[:TEXT][:PERCENT%%], such as *@slow.example:451", stage_names[at], value);
         return false;
     }
     return rule_add(k, r);
@@ -315,7 +315,7 @@ int cli_sink(int argc, char **argv)
 {
     AUTO_ARENA a = arena_new();
     struct sink *k = NEW(a, struct sink);
-    struct flag_values at = { 0 }, delays = { 0 }, rejects = { 0 }, fails = { 0 }, closes = { 0 };
+    struct flag_values at = { 0 }, delays = { 0 }, rejects = { 0 }, fails = { 0 }, fails_dot = { 0 }, closes = { 0 };
     const char *hash = NULL, *max_size = NULL, *rate = NULL;
     bool no_pipelining = false, no_8bit = false, no_chunking = false, no_dsn = false, no_utf8 = false,
          no_enhanced = false;
@@ -329,7 +329,9 @@ int cli_sink(int argc, char **argv)
         { "unique", .on = &k->unique },
         { "delay", .many = &delays },
         { "reject", .many = &rejects },
+        { "lmtp", .on = &k->lmtp },
         { "fail-rcpt", .many = &fails },
+        { "fail-dot", .many = &fails_dot },
         { "close", .many = &closes },
         { "max-size", .text = &max_size },
         { "max-mails-per-session", .number = &k->max_mails },
@@ -363,7 +365,12 @@ int cli_sink(int argc, char **argv)
         if (!reject_parse(k, rejects.p[i]))
             return CLI_USAGE;
     for (size_t i = 0; i < fails.n; i++)
-        if (!fail_parse(k, a, fails.p[i]))
+        if (!fail_parse(k, a, AT_RCPT, fails.p[i]))
+            return CLI_USAGE;
+    if (fails_dot.n && !k->lmtp)
+        return cli_usage("sink", "--fail-dot needs --lmtp: by SMTP the final dot is answered once for all recipients");
+    for (size_t i = 0; i < fails_dot.n; i++)
+        if (!fail_parse(k, a, AT_DOT, fails_dot.p[i]))
             return CLI_USAGE;
     for (size_t i = 0; i < closes.n; i++)
         if (!close_parse(k, closes.p[i]))

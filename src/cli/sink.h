@@ -46,6 +46,7 @@ struct sink {
     size_t noffers;
     uint64_t max_size, max_mails, octets_a_second, seed, threads;
     bool json, unique, no_ehlo;
+    bool lmtp;                  /* RFC 2033: LHLO, and behind the final dot an answer for each recipient */
     const char *count_file, *capture;
     int hash_fd, capture_fd;
     /* what it is doing */
@@ -61,7 +62,7 @@ struct visit {
     struct server v;
     arena *a;                   /* of the message */
     struct buf body;            /* the message, or the piece of it that is being heard */
-    struct buf to;              /* recipients, one a line, for those who want them */
+    struct buf to;              /* recipients, one a line, for those who want them; by LMTP always */
     str from, id;
     size_t nrcpt;
     bool mail, ehlo;

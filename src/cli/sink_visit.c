@@ -145,22 +145,12 @@ static void capture_write(struct visit *s)
     close(fd);
 }
 
-/* The message is here: take it, or do what was asked for instead. */
-static bool message_end(struct visit *s, uint64_t size, bool bare)
+/* It is taken, for s->nrcpt recipients. */
+static void message_take(struct visit *s, uint64_t size, bool bare)
 {
     struct sink *k = s->w->sink;
     struct counts *n = &s->w->counts;
-    enum fate fate = stage_enter(s, AT_DOT, NULL);
 
-    if (fate == LEAVE)
-        count(&n->unanswered, 1);
-    if (fate != GO)
-        return fate == REFUSED;
-    if (k->max_size && size > k->max_size) {
-        count(&n->refused, 1);
-        server_reply(&s->v, 552, ENH(5, 3, 4), "too large");
-        return true;
-    }
     if (k->unique) {
         id_find(s);
         uint64_t hash = str_hash(s->id);
@@ -181,6 +171,58 @@ static bool message_end(struct visit *s, uint64_t size, bool bare)
     count(&n->recipients, s->nrcpt);
     count(&n->octets, size);
     count(&n->bare, bare);
+}
+
+static bool too_large(struct visit *s, uint64_t size)
+{
+    if (!s->w->sink->max_size || size <= s->w->sink->max_size)
+        return false;
+    count(&s->w->counts.refused, 1);
+    server_reply(&s->v, 552, ENH(5, 3, 4), "too large");
+    return true;
+}
+
+/* RFC 2033 4.2: an answer for each recipient, in their order. Who is not taken stands in no capture. */
+static bool message_end_lmtp(struct visit *s, uint64_t size, bool bare)
+{
+    struct buf all = s->to;
+    str to = buf_str(&all), rcpt;
+    bool stay = true;
+
+    s->to = (struct buf){ 0 };
+    s->nrcpt = 0;
+    while (stay && str_cut(&to, S("\n"), &rcpt) && to.p) {
+        enum fate fate = stage_enter(s, AT_DOT, str_cz(s->a, rcpt));
+        if (fate == LEAVE)
+            count(&s->w->counts.unanswered, 1);
+        stay = fate != LEAVE;
+        if (fate != GO || too_large(s, size))
+            continue;
+        s->nrcpt++;
+        buf_add(&s->to, rcpt);
+        buf_addc(&s->to, '\n');
+        server_reply(&s->v, 250, ENH(2, 0, 0), "taken for %.*s", STR(rcpt));
+    }
+    if (s->nrcpt)
+        message_take(s, size, bare);
+    buf_free(&all);
+    return stay;
+}
+
+/* The message is here: take it, or do what was asked for instead. */
+static bool message_end(struct visit *s, uint64_t size, bool bare)
+{
+    if (s->w->sink->lmtp)
+        return message_end_lmtp(s, size, bare);
+    enum fate fate = stage_enter(s, AT_DOT, NULL);
+
+    if (fate == LEAVE)
+        count(&s->w->counts.unanswered, 1);
+    if (fate != GO)
+        return fate == REFUSED;
+    if (too_large(s, size))
+        return true;
+    message_take(s, size, bare);
     server_reply(&s->v, 250, ENH(2, 0, 0), "taken");
     return true;
 }
@@ -269,7 +311,7 @@ static bool chunk_take(struct visit *s, const struct command *c)
 static bool hello_take(struct visit *s, const struct command *c)
 {
     const struct sink *k = s->w->sink;
-    bool extended = c->verb == VERB_EHLO;
+    bool extended = c->verb != VERB_HELO;
     enum fate fate = stage_enter(s, AT_EHLO, NULL);
 
     if (fate != GO)
@@ -326,7 +368,7 @@ static bool rcpt_take(struct visit *s, const struct command *c)
     if (fate != GO)
         return fate == REFUSED;
     s->nrcpt++;
-    if (k->capture || k->hash_fd >= 0) {
+    if (k->capture || k->hash_fd >= 0 || k->lmtp) {
         buf_add(&s->to, c->path.text);
         buf_addc(&s->to, '\n');
     }
@@ -357,6 +399,11 @@ static bool command_take(struct visit *s, const struct command *c)
     switch (c->verb) {
     case VERB_HELO:
     case VERB_EHLO:
+    case VERB_LHLO:
+        if ((c->verb == VERB_LHLO) != s->w->sink->lmtp) { /* RFC 2033 4.1 */
+            server_reply(&s->v, 500, ENH(5, 5, 1), s->w->sink->lmtp ? "this is LMTP: say LHLO" : "this is SMTP: say EHLO");
+            return true;
+        }
         return hello_take(s, c);
     case VERB_MAIL:
         return mail_take(s, c);
@@ -409,7 +456,7 @@ err visit_run(void *arg)
     enum fate fate = stage_enter(s, AT_GREETING, NULL);
 
     if (fate == GO)
-        server_reply(&s->v, 220, ENH(0, 0, 0), "sink.example ESMTP waypost sink");
+        server_reply(&s->v, 220, ENH(0, 0, 0), "sink.example %s waypost sink", s->w->sink->lmtp ? "LMTP" : "ESMTP");
     if (fate != LEAVE)
         while (server_hear(&s->v, s->a, clock_now() + COMMAND_WAIT, &c) == OK && command_take(s, &c))
             ;

@@ -56,7 +56,11 @@ void brake_judge(struct dispatch *d, struct flight *f, bool *keep, uint8_t *era,
     when now = clock_now();
     bool came_on = brake_count(b->brake, &b->braking, &n, now);
     *era = f->t->doubt;
-    if (kept && brake_believes(b->brake, &b->braking, era, ((when)f->t->since + 1) * SECOND, now, until))
+    /* A client waits for it (cut_through), and may be told now or never. */
+    bool now_or_never = f->mail->vigil && brake_well(b->brake, &b->braking, now);
+    if (kept && now_or_never)
+        memset(keep, 0, f->env.nrcpt * sizeof *keep);
+    else if (kept && brake_believes(b->brake, &b->braking, era, ((when)f->t->since + 1) * SECOND, now, until))
         memset(keep, 0, f->env.nrcpt * sizeof *keep);
     else if (kept) {
         *why = str_printf(f->a, "refused by %.*s although our own lists know it: kept until it is clear which of them is right", STR(b->name));

@@ -93,7 +93,7 @@ static err reach(struct dispatch *d, struct resolver *names, const struct next_h
         TRY(connect_by(by, &srv->addr, clock_now() + timeout, &s));
     }
     /* client_open() owns the stream from here, whatever it returns. */
-    return client_open(take(s), ehlo_name, ret);
+    return srv->lmtp ? client_open_lmtp(take(s), ehlo_name, ret) : client_open(take(s), ehlo_name, ret);
 }
 
 err hop_reach(struct resolver *names, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct leaving *by, struct remote *remote, struct client **ret)

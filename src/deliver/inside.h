@@ -13,6 +13,7 @@ struct dispatch {
     unsigned asking;            /* look-ups under way */
     struct waiters impatient; bool patient; /* pool.c: who looks for mail that waits for connections; it rests */
     struct heap down; struct waiters down_wait; /* lanes that are down, by their retry_at: pool.c opens them */
+    struct heap paced; struct waiters paced_wait;   /* lanes that wait for their turn in a rate: limits.c */
     struct group *probers;      /* of the newest configuration; NULL: none run */
 };
 
@@ -28,6 +29,7 @@ struct flight {
     bool offered;               /* MAIL was said */
     size_t server_at;           /* place of the server in its backend */
     const char *status;         /* RFC 3463, of a failure without an answer; NULL: none in particular */
+    bool cut_through;           /* all were refused, and the client is told: nobody else is */
     bool peer_dsn;              /* the peer offered DSN: it takes over the duty to report */
     when began;
     /* the body on its way out */
@@ -80,6 +82,7 @@ static inline str hop_ehlo(const struct outlet *o, str hostname) { return o && o
 /* May a message of the lane go now? Its turn in each of the rates was taken then, and is the caller's to use up (lane->pacing.mine). False: it waits for one, and
  * dispatch_ready() will be called when that comes. Only where b->nlimit is not 0. */
 bool lane_may_send(struct dispatch *d, struct lane *lane, const struct backend *b);
+WAITS err pace_run(void *dispatch);     /* a task: lanes whose turn comes */
 /* Configurations changed: what lanes wait for may have. */
 void lanes_pace_anew(struct dispatch *d);
 /* Would one more connection be within all limits of the backend? */

@@ -9,8 +9,6 @@
 
 /* ---- rates ---- */
 
-struct pace { struct dispatch *d; struct lane *lane; };
-
 static bool take_turns(struct lane *lane, const struct backend *b)
 {
     struct pacing *p = &lane->pacing;
@@ -47,30 +45,45 @@ static bool still_holds(const struct lane *lane)
     return false;
 }
 
-/* A lane's timer; it stays a second longer than it is needed, for the next turn. */
-static err pace_run(void *arg)
+/* Its turn came, or what it waits for is void: on to the next rate, or to work. */
+static void go_on(struct dispatch *d, struct lane *lane)
 {
-    struct pace pace = *(struct pace *)arg;
-    struct lane *lane = pace.lane;
     struct pacing *p = &lane->pacing;
 
-    mem_free(arg);
+    if (!still_holds(lane))
+        p->had = 0;
+    p->until = 0;
+    if (!lane->backend || !lane->nready || lane->state != LANE_OPEN)
+        return;
+    if (lane_may_send(d, lane, lane->backend))
+        dispatch_ready(d, lane);
+}
+
+/* One task for all lanes: a source's rate may be shared by a hundred thousand. */
+err pace_run(void *dispatch)
+{
+    struct dispatch *d = dispatch;
+
     for (;;) {
-        bool holds = still_holds(lane);
-        if (p->until && (!holds || clock_now() >= p->until)) {
-            if (!holds)
-                p->had = 0;
-            p->until = 0;
-            if (lane->backend && lane->nready && lane->state == LANE_OPEN && take_turns(lane, lane->backend))
-                dispatch_ready(pace.d, lane);
+        struct heap_entry *next = heap_least(&d->paced);
+        if (next && next->key <= clock_now()) {
+            heap_del(&d->paced, next);
+            go_on(d, AROUND(next, struct lane, pacing.turn));
             continue;
         }
-        err e = waiters_wait(&p->wait, p->until ? p->until : clock_now() + SECOND);
-        if ((e != OK && e != E_TIMEOUT) || (e == E_TIMEOUT && !p->until))
-            break;
+        err e = waiters_wait(&d->paced_wait, next ? next->key : NEVER);
+        if (e != OK && e != E_TIMEOUT)
+            return e;
     }
-    p->running = false;
-    return OK;
+}
+
+static void pace_later(struct dispatch *d, struct lane *lane, when at)
+{
+    bool sooner = !heap_least(&d->paced) || at < heap_least(&d->paced)->key;
+
+    heap_put(&d->paced, &lane->pacing.turn, at);
+    if (sooner)
+        waiters_wake_one(&d->paced_wait);
 }
 
 bool lane_may_send(struct dispatch *d, struct lane *lane, const struct backend *b)
@@ -79,20 +92,11 @@ bool lane_may_send(struct dispatch *d, struct lane *lane, const struct backend *
 
     if (p->mine)
         return true;
-    if (p->until || take_turns(lane, b))
-        return !p->until;
-    if (p->running) {
-        waiters_wake_one(&p->wait);
+    if (p->until)
         return false;
-    }
-    struct pace *pace = mem_new(sizeof *pace);
-    *pace = (struct pace){ d, lane };
-    p->running = group_spawn(thread_group(), "pace", pace_run, pace) == OK;
-    if (!p->running) { /* too many tasks: asked again when something comes or goes */
-        mem_free(pace);
-        p->until = 0;
-        p->had = 0;
-    }
+    if (take_turns(lane, b))
+        return true;
+    pace_later(d, lane, p->until);
     return false;
 }
 
@@ -101,8 +105,8 @@ void lanes_pace_anew(struct dispatch *d)
     struct lane *lane;
 
     for (size_t i = 0; (lane = queue_lane(d->setup.queue, i)); i++)
-        if (lane->pacing.running)
-            waiters_wake_all(&lane->pacing.wait);
+        if (lane->pacing.until && !still_holds(lane))
+            pace_later(d, lane, clock_now());
 }
 
 /* ---- connections ---- */

@@ -54,12 +54,15 @@ static void scene_open(struct scene *s, const char *source, struct rate rate, ui
         add_mail(s, S("a@one.example"));
         add_mail(s, S("a@two.example"));
     }
+    group_spawn(thread_group(), "pace", pace_run, &s->d);
     s->lane[0] = queue_lane(s->d.setup.queue, 0);
     s->lane[1] = queue_lane(s->d.setup.queue, 1);
 }
 
 static void scene_close(struct scene *s)
 {
+    group_close(thread_group());
+    heap_free(&s->d.paced);
     queue_free(s->d.setup.queue);
     map_free(&s->routes.exact);
     arena_free(s->a);
@@ -96,7 +99,6 @@ TASK_TEST(limits_lanes_wait_each_for_one_turn_and_in_order)
     CHECK(w.next > wall_now() - SECOND && w.next <= wall_now() + SECOND);
     CHECK_INT(lane_first(s.lane[0])->attempts, 0);
     scene_close(&s);
-    group_cancel(thread_group());
 }
 
 TASK_TEST(limits_a_turn_comes_by_itself_and_not_before_its_time)
@@ -122,7 +124,6 @@ TASK_TEST(limits_a_turn_comes_by_itself_and_not_before_its_time)
         CHECK(s.lane[0]->nready > 0);
     }
     scene_close(&s);
-    group_cancel(thread_group());
 }
 
 TASK_TEST(limits_a_new_rate_holds_at_once)
@@ -147,7 +148,6 @@ TASK_TEST(limits_a_new_rate_holds_at_once)
         CHECK_ERR(task_sleep(clock_now() + 5 * MILLISECOND), OK);
     CHECK_INT(s.lane[0]->pacing.until, 0);
     scene_close(&s);
-    group_cancel(thread_group());
 }
 
 TASK_TEST(limits_connections_are_shared_and_left_to_who_has_none)

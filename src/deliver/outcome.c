@@ -3,7 +3,8 @@
 
 #define UNKNOWN_WAIT (15 * MINUTE)      /* the answer never came: it may be there, so not soon */
 
-enum verdict { DELIVERED, FAILED, LATER, AT_ONCE, UNKNOWN, EXPIRED, DELETED, KEPT /* refused, but that is not believed: brake.c */ };
+enum verdict { DELIVERED, FAILED, LATER, AT_ONCE, UNKNOWN, EXPIRED, DELETED, HANDED_ON, GONE /* handed on already */,
+               KEPT /* refused, but that is not believed: brake.c */ };
 
 /* RFC 3463 from what we have: the peer's own code, else one for the basic code. */
 static str status_of(arena *a, const struct reply *r, const char *fallback)
@@ -71,14 +72,15 @@ struct settling {
     size_t nstate;
     struct report_item *item;
     size_t nitem;
+    struct backend **to;        /* of who is handed on */
     size_t n[KEPT + 1];
     uint8_t era; when kept_until; str kept_why; /* of those kept; kept_until 0: when their lane opens */
 };
 
-static void tell(const struct flight *f, size_t i, enum verdict v, str remote, str reason, when due)
+static void tell(const struct flight *f, size_t i, enum verdict v, const struct backend *to, str remote, str reason, when due)
 {
     static const enum event_kind kind[] = { EVENT_DELIVERED, EVENT_FAILED, EVENT_DEFERRED, EVENT_DEFERRED, EVENT_UNKNOWN, EVENT_EXPIRED,
-                                            EVENT_DELETED, EVENT_DEFERRED };
+                                            EVENT_DELETED, EVENT_HANDED_ON, [KEPT] = EVENT_DEFERRED };
     const struct reply *r = decided_by(&f->out[i]);
     struct event e = { .kind = kind[v], .id = f->t->id, .at = wall_now(), .from = f->env.sender, .rcpt = f->env.rcpt[i].to, .remote = remote,
                        .attempt = f->t->attempts + 1u };
@@ -95,6 +97,10 @@ static void tell(const struct flight *f, size_t i, enum verdict v, str remote, s
         e.detail = str_printf(f->a, "%sagain in %.*s", v == KEPT ? "our own lists know it: " : "", STR(time_span(span, due - clock_now())));
     } else if (v == KEPT) {
         e.detail = S("our own lists know it: kept while the backend may be in error");
+    } else if (v == FAILED && f->cut_through) {
+        e.detail = S("cut_through: its client was told, and nobody else is");
+    } else if (v == HANDED_ON) {
+        e.detail = str_printf(f->a, "on to %.*s", STR(to->name));
     } else if (v == DELIVERED) {
         histogram_add(&stats_mine()->deliver, e.took);
         if (f->t->stream)
@@ -177,6 +183,29 @@ static bool is_at_once(enum verdict v) { return v == AT_ONCE; }
 static bool is_unknown(enum verdict v) { return v == UNKNOWN; }
 static bool is_kept(enum verdict v) { return v == KEPT; }
 
+static str domain_of_rcpt(const struct flight *f, size_t i)
+{
+    str to = f->env.rcpt[i].to;
+    size_t at = to.n;
+
+    while (at && to.p[at - 1] != '@')
+        at--;
+    return at ? str_from(to, at) : S("");
+}
+
+/* Who else gets this recipient, its own way having failed for it; NULL: nobody. An outcome that is unknown stays where it may be known. */
+static struct backend *other_way(const struct flight *f, size_t i, enum verdict v)
+{
+    const struct answer *o = &f->out[i];
+    const struct elsewhere *e = v == FAILED || v == LATER ? ticket_elsewhere(f->t, domain_of_rcpt(f, i)) : NULL;
+
+    if (!e)
+        return NULL;
+    if (v == FAILED)
+        return o->settled && o->stage == STAGE_RCPT && callout_says_absent(&o->reply) ? e->unknown : NULL;
+    return f->mail->m->origin.accepted + e->after <= wall_now() ? e->fallback : NULL;
+}
+
 /* Who ends how, and what of it the sender is to be told. `warn`: a delay, too. */
 static void settling_judge(struct dispatch *d, struct settling *s, struct flight *f, enum flight_end end, str reason, str remote, bool warn)
 {
@@ -191,9 +220,11 @@ static void settling_judge(struct dispatch *d, struct settling *s, struct flight
     }
     for (size_t i = 0; i < f->env.nrcpt; i++) {
         s->verdict[i] = verdict_of(f, i, end, some_taken);
-        refused[i] = s->verdict[i] == FAILED && f->out[i].settled && !soft;
-        if (s->verdict[i] == FAILED && f->out[i].settled && soft)
+        if (s->verdict[i] == FAILED && (s->to[i] = other_way(f, i, FAILED))) /* to be refused here is the way of things there */
+            s->verdict[i] = HANDED_ON;
+        else if (s->verdict[i] == FAILED && f->out[i].settled && soft)
             s->verdict[i] = LATER;
+        refused[i] = s->verdict[i] == FAILED && f->out[i].settled;
     }
     brake_judge(d, f, refused, &s->era, &s->kept_until, &s->kept_why);
     bool too_old = ticket_too_old(f->t, f->mail->m->origin.accepted, wall_now());
@@ -203,6 +234,8 @@ static void settling_judge(struct dispatch *d, struct settling *s, struct flight
             v = KEPT;
         if (too_old && (v == LATER || v == UNKNOWN))
             v = EXPIRED;
+        if (v == LATER && (s->to[i] = other_way(f, i, LATER)))
+            v = HANDED_ON;
         s->verdict[i] = v;
         if ((v == DELETED && end == FLIGHT_DELETED && !f->mail->m->report) || ((v == LATER || v == UNKNOWN || v == KEPT) && warn) || v == DELIVERED || v == FAILED || v == EXPIRED)
             settling_report(s, f, i, v, remote, reason);
@@ -223,7 +256,7 @@ static void settling_postpone(struct settling *s, struct flight *f)
 static void settling_note(struct settling *s, const struct flight *f, str reason, str remote, when due, when late, str *why)
 {
     static const enum rcpt_status status[] = { RCPT_DELIVERED, RCPT_FAILED, RCPT_WAITING, RCPT_WAITING, RCPT_WAITING, RCPT_EXPIRED,
-                                               RCPT_DELETED, RCPT_WAITING };
+                                               RCPT_DELETED, [KEPT] = RCPT_WAITING };
     when now = clock_now(), wall = wall_now();
 
     *why = reason;
@@ -231,7 +264,9 @@ static void settling_note(struct settling *s, const struct flight *f, str reason
         enum verdict v = s->verdict[i];
         const struct reply *r = &f->out[i].reply;
         s->n[v]++;
-        if (v == AT_ONCE)
+        if (v == HANDED_ON) /* no note: who starts anew asks the first again */
+            tell(f, i, v, s->to[i], remote, reason, 0);
+        if (v == AT_ONCE || v == HANDED_ON)
             continue;
         struct rcpt_state *st = &s->state[s->nstate++];
         *st = (struct rcpt_state){ .index = f->index[i], .status = status[v], .version = f->t->version, .last = wall, .remote = remote,
@@ -242,8 +277,57 @@ static void settling_note(struct settling *s, const struct flight *f, str reason
             st->reply = r->code ? reply_print(f->a, r) : reason;
         if (v == LATER && r->code)
             *why = short_reason(f->a, &f->out[i], remote);
-        tell(f, i, v, remote, reason, v == UNKNOWN ? late : v == KEPT ? s->kept_until : due);
+        tell(f, i, v, NULL, remote, reason, v == UNKNOWN ? late : v == KEPT ? s->kept_until : due);
     }
+}
+
+/* A client's answer waits for this: when everybody was refused it is told so, in place of the sender. What is tried again at once, it goes on
+ * waiting for. True: it will be told. */
+static bool cut_through(const struct settling *s, const struct flight *f)
+{
+    struct vigil *w = f->mail->vigil;
+    size_t n = f->env.nrcpt, refused = 0, at_once = 0;
+    bool whole = n == f->mail->m->env.nrcpt;
+
+    if (!w)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        refused += s->verdict[i] == FAILED && f->out[i].settled && reply_never(f->out[i].reply);
+        at_once += s->verdict[i] == AT_ONCE || s->verdict[i] == HANDED_ON;
+    }
+    if (whole && at_once == n)
+        return false;
+    f->mail->vigil = NULL;
+    if (whole && refused == n)
+        return vigil_refuse(w, &f->out[0].reply);
+    vigil_end(w);
+    return false;
+}
+
+/* Those who are handed on to the same backend, and of one domain where that is asked for. Returns what is left of the ticket. */
+static struct ticket *hand_on(struct settling *s, const struct flight *f, struct ticket *rest, bool warned)
+{
+    size_t n = f->mail->m->env.nrcpt, first = 0;
+    struct rcpt_set *set = arena_alloc(f->a, sizeof *set + (n + 63) / 64 * sizeof set->bits[0]);
+    struct ticket *part = rest;
+
+    while (s->verdict[first] != HANDED_ON)
+        first++;
+    str domain = domain_of_rcpt(f, first);
+    set->n = (uint32_t)n;
+    for (size_t i = first; i < f->env.nrcpt; i++)
+        if (s->verdict[i] == HANDED_ON && s->to[i] == s->to[first] && (s->to[i]->mix_domains || str_ieq(domain_of_rcpt(f, i), domain))) {
+            set->bits[f->index[i] / 64] |= (uint64_t)1 << f->index[i] % 64;
+            s->verdict[i] = GONE;
+            s->n[HANDED_ON]--;
+        }
+    if (s->n[HANDED_ON] + s->n[LATER] + s->n[UNKNOWN] + s->n[KEPT])
+        part = ticket_split(rest, set);
+    else
+        rest = NULL;
+    part->warned &= !warned;
+    ticket_hand_on(part, s->to[first], domain);
+    return rest;
 }
 
 void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, str reason, str remote)
@@ -251,11 +335,13 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
     struct ticket *t = f->t;
     size_t n = f->env.nrcpt;
     struct settling s = { .verdict = NEW_ARRAY(f->a, enum verdict, n), .state = NEW_ARRAY(f->a, struct rcpt_state, n),
-                          .item = NEW_ARRAY(f->a, struct report_item, n) };
+                          .item = NEW_ARRAY(f->a, struct report_item, n), .to = NEW_ARRAY(f->a, struct backend *, n) };
     str why;
     bool warn = warn_due(t, f->mail->m->origin.accepted, f->snap->reports.delay_warning);
 
     settling_judge(d, &s, f, end, reason, remote, warn);
+    if ((f->cut_through = cut_through(&s, f)))
+        s.nitem = 0;
     /* The report is ours before the failure is noted: a crash between the two tells the sender twice, never not at all. */
     if (s.nitem && !report_send(d, f, s.item, s.nitem)) {
         settling_postpone(&s, f);
@@ -279,13 +365,15 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
         ticket_done(ticket_split(t, set_with(f, &s, is_over)));
     if (rest && s.n[AT_ONCE]) {
         struct ticket *soon = rest;
-        if (s.n[LATER] + s.n[UNKNOWN] + s.n[KEPT])
+        if (s.n[LATER] + s.n[UNKNOWN] + s.n[HANDED_ON] + s.n[KEPT])
             soon = ticket_split(rest, set_with(f, &s, is_at_once));
         else
             rest = NULL;
         soon->warned &= !warn; /* it is not they who were told */
         ticket_return(soon);
     }
+    while (s.n[HANDED_ON])
+        rest = hand_on(&s, f, rest, warn);
     if (rest && s.n[UNKNOWN]) {
         struct ticket *unknown = rest;
         if (s.n[LATER] + s.n[KEPT])

@@ -744,3 +744,107 @@ TASK_TEST(flight_fits_the_size_and_number_the_peer_says)
     ticket_done(s.f.t);
     scene_close(&s);
 }
+
+/* ---- other ways ---- */
+
+static struct backend other_hop = { .name = S("two"), .max_connections = 1 };
+
+/* As it is where the domain's way has another for what it does not take. */
+static void scene_with_another_way(struct scene *s, struct backend *both[2], size_t n, struct elsewhere other)
+{
+    scene_open(s, S("ann@a.example"), n);
+    both[0] = &s->one;
+    both[1] = &other_hop;
+    s->snap.routes.backend = both;
+    s->snap.routes.nbackend = 2;
+    s->snap.routes.other = other;
+    s->snap.routes.hands_on = s->f.t->hand_on = true;
+}
+
+static struct lane *lane_named_two(struct scene *s)
+{
+    for (size_t i = 0; queue_lane(s->d->setup.queue, i); i++)
+        if (str_eq(queue_lane(s->d->setup.queue, i)->name, S("two")))
+            return queue_lane(s->d->setup.queue, i);
+    return NULL;
+}
+
+TASK_TEST(outcome_of_who_is_unknown_here_is_another_backend)
+{
+    struct scene s;
+    struct backend *both[2];
+
+    scene_with_another_way(&s, both, 6, (struct elsewhere){ .unknown = &other_hop });
+    struct got before = counts(&s);
+    uint64_t handed_on = stats_mine()->counter[COUNT_handed_on];
+    answer(&s, 0, 250, STAGE_DOT);
+    answer(&s, 1, 550, STAGE_RCPT);
+    answer(&s, 2, 554, STAGE_RCPT); /* for another reason */
+    answer(&s, 3, 550, STAGE_DOT);  /* not of the recipient */
+    answer(&s, 4, 450, STAGE_RCPT);
+    answer(&s, 5, 553, STAGE_RCPT);
+    flight_settle(s.d, &s.f, FLIGHT_ANSWERED, S("no answer"), S("hop"));
+    struct got g = since(&s, &before);
+    CHECK_INT((int64_t)g.delivered, 1);
+    CHECK_INT((int64_t)g.failed, 2);
+    CHECK_INT((int64_t)g.deferred, 1);
+    CHECK_INT((int64_t)(stats_mine()->counter[COUNT_handed_on] - handed_on), 2);
+    struct ticket *t = lane_take(lane_named_two(&s));
+    CHECK(t && ticket_count(t) == 2 && ticket_has(t, 1) && ticket_has(t, 5));
+    CHECK(t && !t->hand_on); /* what is said there holds */
+    ticket_return(t);
+    scene_close(&s);
+}
+
+TASK_TEST(outcome_of_what_fails_for_too_long_is_the_fallback)
+{
+    static const struct { when after; enum flight_end end; unsigned code; size_t handed_on; } cases[] = {
+        { 0, FLIGHT_ANSWERED, 451, 1 }, { 0, FLIGHT_BROKEN, 0, 1 }, { HOUR, FLIGHT_ANSWERED, 451, 0 }, { 0, FLIGHT_ANSWERED, 550, 0 },
+        { 0, FLIGHT_UNKNOWN, 0, 0 }, { 0, FLIGHT_FAILED, 0, 0 },
+    };
+    EACH(cases, c) {
+        struct scene s;
+        struct backend *both[2];
+        scene_with_another_way(&s, both, 1, (struct elsewhere){ .fallback = &other_hop, .after = c->after });
+        if (c->code)
+            answer(&s, 0, c->code, STAGE_DOT);
+        else
+            offered(&s, 0);
+        flight_settle(s.d, &s.f, c->end, S("no answer"), S("hop"));
+        CHECK_INT(lane_named_two(&s) ? (int64_t)lane_named_two(&s)->nready : 0, (int64_t)c->handed_on);
+        scene_close(&s);
+    }
+}
+
+static bool client_gone;
+
+TASK_TEST(outcome_is_told_to_a_client_whose_answer_waits)
+{
+    static const struct { unsigned code[2]; enum flight_end end; bool refused; size_t reports; } cases[] = {
+        { { 554, 550 }, FLIGHT_ANSWERED, true, 0 }, { { 554, 250 }, FLIGHT_ANSWERED, false, 1 }, { { 250, 250 }, FLIGHT_ANSWERED, false, 0 },
+        { { 451, 550 }, FLIGHT_ANSWERED, false, 1 }, { { 0, 0 }, FLIGHT_UNKNOWN, false, 0 }, { { 0, 0 }, FLIGHT_FAILED, false, 1 },
+    };
+    EACH(cases, c) {
+        AUTO_ARENA a = arena_new();
+        struct scene s;
+        struct reply r = { 0 };
+        scene_open(&s, S("ann@a.example"), 2);
+        struct vigil *v = s.f.mail->vigil = vigil_new(&client_gone);
+        struct got before = counts(&s);
+        for (size_t i = 0; i < 2; i++) {
+            if (c->code[i])
+                answer(&s, i, c->code[i], STAGE_DOT);
+            else
+                offered(&s, i);
+        }
+        flight_settle(s.d, &s.f, c->end, S("no answer"), S("hop"));
+        CHECK_INT(vigil_wait(v, clock_now() + KIT_SLOW * SECOND, a, &r), c->refused);
+        CHECK_INT(r.code, c->refused ? 554 : 0);
+        struct got g = since(&s, &before);
+        CHECK_INT((int64_t)g.reports, (int64_t)c->reports);
+        CHECK_INT((int64_t)g.dropped, 0);
+        if (c->refused)
+            CHECK_INT((int64_t)g.messages, 0);
+        scene_close(&s);
+    }
+}

@@ -572,6 +572,7 @@ struct dispatch *dispatch_new(const struct dispatch_setup *setup)
     group_spawn(thread_group(), "settle", settle_run, d);
     group_spawn(thread_group(), "impatience", impatience, d);
     group_spawn(thread_group(), "lane-wake", wake_run, d);
+    group_spawn(thread_group(), "pace", pace_run, d);
     group_spawn(thread_group(), "warn", warn_run, d);
     return d;
 }
@@ -579,6 +580,7 @@ struct dispatch *dispatch_new(const struct dispatch_setup *setup)
 void dispatch_free(struct dispatch *d)
 {
     heap_free(&d->down);
+    heap_free(&d->paced);
     mem_free(d);
 }
 

@@ -182,7 +182,7 @@ static void status_rcpt_add(const struct status *s, const struct report_rcpt *rc
     status_add(s, "Final-Recipient", typed_address(s, S("rfc822"), rcpt->rcpt->given));
     status_add(s, "Action", str_z(actions[rcpt->action].word));
     status_add(s, "Status", rcpt->status);
-    if (rcpt->remote.n)
+    if (rcpt->remote.n && !str_starts(rcpt->remote, S("unix:"))) /* a path of ours says nothing to anybody */
         status_add(s, "Remote-MTA", str_printf(s->a, "dns; %.*s", STR(rcpt->remote)));
     if (rcpt->diagnostic.n)
         status_add(s, "Diagnostic-Code", str_printf(s->a, "smtp; %.*s", STR(rcpt->diagnostic)));

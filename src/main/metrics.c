@@ -96,6 +96,7 @@ static void add_labelled(struct metrics *m)
     static const struct { const char *name; enum event_kind kind; } outcomes[] = {
         { "delivered", EVENT_DELIVERED }, { "deferred", EVENT_DEFERRED }, { "failed", EVENT_FAILED },
         { "expired", EVENT_EXPIRED }, { "deleted", EVENT_DELETED }, { "unknown", EVENT_UNKNOWN },
+        { "handed_on", EVENT_HANDED_ON },
     };
     struct label_count *l = mem_new((LABELS_MOST + 1) * sizeof *l);
 
@@ -258,6 +259,13 @@ static void add_queue(struct metrics *m, const struct relay *r, const struct thr
 
 /* ---- backends ---- */
 
+/* The label's name, or NULL: it has no source, and so none of the label. */
+static const char *source_label(const struct backend *b, char text[OUTLET_NAME + 1])
+{
+    snprintf(text, OUTLET_NAME + 1, "%.*s", STR(b->outlet ? b->outlet->name : S("")));
+    return b->outlet ? "source" : NULL;
+}
+
 static void add_servers(struct metrics *m, const struct routes *routes)
 {
     size_t left = SERVERS_MOST;
@@ -266,18 +274,18 @@ static void add_servers(struct metrics *m, const struct routes *routes)
     for (size_t i = 0; i < routes->nbackend; i++)
         for (size_t k = 0; !backend_is_pattern(routes->backend[i]) && k < routes->backend[i]->nserver && left; k++, left--) {
             const struct backend *b = routes->backend[i];
-            char name[LABEL_TEXT];
-            snprintf(name, sizeof name, "%.*s", STR(b->name));
-            metrics_value(m, server_in(&b->server[k]), "backend", name, "server", b->server[k].state->key + b->name.n + 1, NULL);
+            char name[LABEL_TEXT], source[OUTLET_NAME + 1];
+            snprintf(name, sizeof name, "%.*s", STR(backend_base_name(b)));
+            metrics_value(m, server_in(&b->server[k]), "backend", name, "server", b->server[k].state->key + b->name.n + 1, source_label(b, source), source, NULL);
         }
     left = SERVERS_MOST;
     metrics_family(m, METRIC_GAUGE, "waypost_backend_connections", "Connections to the server of the backend.");
     for (size_t i = 0; i < routes->nbackend; i++)
         for (size_t k = 0; !backend_is_pattern(routes->backend[i]) && k < routes->backend[i]->nserver && left; k++, left--) {
             const struct backend *b = routes->backend[i];
-            char name[LABEL_TEXT];
-            snprintf(name, sizeof name, "%.*s", STR(b->name));
-            metrics_value(m, atomic_load(&b->server[k].state->connections), "backend", name, "server", b->server[k].state->key + b->name.n + 1, NULL);
+            char name[LABEL_TEXT], source[OUTLET_NAME + 1];
+            snprintf(name, sizeof name, "%.*s", STR(backend_base_name(b)));
+            metrics_value(m, atomic_load(&b->server[k].state->connections), "backend", name, "server", b->server[k].state->key + b->name.n + 1, source_label(b, source), source, NULL);
         }
 }
 

@@ -159,6 +159,8 @@ static void tell(struct told *x, const struct ticket *t, arena *a)
                         .stream = stream_name(t->stream), .reason = str_dup(a, w.reason),
                         .state = t->held && t->state == TICKET_WAITING ? "held" : states[t->state], .rcpts = ticket_count(t), .attempts = t->attempts,
                         .since = w.since, .next = w.next, .accepted = t->accepted };
+    if (lane_outlet(t->lane))
+        x->source = str_dup(a, lane_outlet(t->lane)->name);
 }
 
 static void told_line(const struct told *x, struct buf *b)

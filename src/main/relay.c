@@ -247,24 +247,11 @@ static err batch_send(struct loader *l, unsigned worker)
     return OK;
 }
 
-static bool goes_narrow(struct loader *l, const struct message *m)
-{
-    struct way w;
-
-    way_begin(&w, &l->settings->snapshot.routes, m);
-    for (size_t i = 0; i < m->env.nrcpt; i++) {
-        const struct backend *b = way_of(&w, i);
-        if (b && backend_is_narrow(b, w.outlets, l->relay->nworker))
-            return true;
-    }
-    return false;
-}
-
 /* Copy what a queue needs of it: the rest is read when it is due. */
 static err load_one(void *ctx, const struct message *m, const struct rcpt_state *state)
 {
     struct loader *l = ctx;
-    unsigned worker = goes_narrow(l, m) ? 0 : (unsigned)(ulid_hash(m->id) % l->relay->nworker);
+    unsigned worker = way_is_narrow(&l->settings->snapshot.routes, m, l->relay->nworker) ? 0 : (unsigned)(ulid_hash(m->id) % l->relay->nworker);
     struct batch *b = l->open[worker];
 
     if (!b) {

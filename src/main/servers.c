@@ -30,6 +30,7 @@ void backend_list(struct control *c, void *relay)
             buf_add_json(&line, server_name(b, hop));
             buf_add(&line, S(",\"state\":"));
             buf_add_json(&line, server_words(hop, now));
+            buf_addf(&line, ",\"protocol\":\"%s\"", hop->lmtp ? "lmtp" : "smtp");
             buf_addf(&line, ",\"priority\":%u,\"weight\":%u,\"connections\":%u,\"busy\":%u,\"latency_us\":%u,\"delivered\":%llu,\"failed\":%llu}",
                      hop->priority, hop->weight, atomic_load(&st->connections), atomic_load(&st->busy), atomic_load(&st->latency_us),
                      (unsigned long long)atomic_load(&st->delivered), (unsigned long long)atomic_load(&st->failed));

@@ -345,7 +345,19 @@ struct ticket *lane_after(const struct ticket *t)
     return l ? line_first(l) : NULL;
 }
 
-/* What waits there need not lie in memory; `expire`: what is too old has now had its last attempt. */
+/* No server of its own way is there, and for too long. */
+static void fall_back(struct ticket *t, struct backend *b, str reason)
+{
+    AUTO_ARENA a = arena_new();
+    str domain = str_dup(a, ticket_domain(t));
+    struct event e = { .kind = EVENT_HANDED_ON, .id = t->id, .at = wall_now(), .rcpt = str_printf(a, "@%.*s", STR(domain)), .reply = reason,
+                       .detail = str_printf(a, "to the fallback %.*s", STR(b->name)) };
+
+    event_emit(&e);
+    ticket_hand_on(t, b, domain);
+}
+
+/* What waits there need not lie in memory, or goes another way; `expire`: what is too old has now had its last attempt. */
 static void lane_shut(struct lane *lane, str reason, when retry_at, bool expire)
 {
     struct queue *q = lane->queue;
@@ -356,7 +368,7 @@ static void lane_shut(struct lane *lane, str reason, when retry_at, bool expire)
     lane->state = LANE_DOWN;
     lane->retry_at = retry_at;
     lane_reason(lane, reason);
-    if (lane->swept && now - lane->swept < MINUTE && q->body_bytes < q->setup.body_budget / 2)
+    if (lane->swept && now - lane->swept < (q->setup.routes->hands_on ? 5 * SECOND : MINUTE) && q->body_bytes < q->setup.body_budget / 2)
         return;
     lane->swept = now;
     for (struct lane_line *line = &lane->line; line; line = line->next)
@@ -364,8 +376,11 @@ static void lane_shut(struct lane *lane, str reason, when retry_at, bool expire)
             struct ticket *t = AROUND(l, struct ticket, place);
             next = l->next;
             ticket_forget_mail(t);
+            const struct elsewhere *other = lane->suspended ? NULL : ticket_elsewhere(t, ticket_domain(t));
             if (expire && ticket_too_old(t, t->accepted, wall))
                 q->setup.expired(q->setup.ctx, lane_remove(t));
+            else if (other && other->fallback && t->accepted + other->after <= wall)
+                fall_back(lane_remove(t), other->fallback, reason);
         }
 }
 
@@ -566,7 +581,7 @@ void lanes_sweep(struct queue *q)
     q->swept = now;
     for (size_t i = 0; i < q->nlane;) {
         struct lane *l = q->lane[i];
-        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->wake.at && !l->pacing.running && !l->asking && now - l->since > MINUTE;
+        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->wake.at && !l->pacing.turn.at && !l->asking && now - l->since > MINUTE;
         if (l->kind == LANE_BACKEND || !idle || l->domains || (l->kind == LANE_DOMAIN && now < l->fresh_until)) {
             i++;
             continue;

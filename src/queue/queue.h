@@ -68,12 +68,36 @@ struct mail {
     uint32_t holders;                   /* tickets and flights */
     size_t bytes, *counted;             /* its share of a queue's body_bytes; NULL: of none */
     struct spool_move *move;            /* its pieces are read where they were before; held */
+    struct vigil *vigil;                /* somebody waits for what becomes of it; NULL: nobody */
     struct post post;                   /* to hand it to another thread */
     void *to;                           /* inside: that thread's queue */
 };
 /* Takes over the arena, which holds m, and the slab. One holder. */
 struct mail *mail_new(arena *a, struct message *m, struct spool_slab *slab);
 void mail_drop(struct mail *m);         /* one holder less */
+
+/* ---- vigil: a session waits for what the first delivery of its message meets (cut_through) --------------------------------------- */
+
+/* Held by the session and by the mail, which may be on different threads; the first of them to speak decides. */
+struct vigil {
+    _Atomic int state;                  /* enum vigil_state */
+    _Atomic int holders;
+    struct reply reply;                 /* why it is refused; text in `text` */
+    char text[400];                     /* a line of a reply has 512 octets, and our own words stand in it too */
+    struct thread *home;                /* the session's */
+    const bool *gone;                   /* its client has closed its side; read on its own thread, while it waits */
+    struct waiters session;
+    struct post post;
+};
+enum vigil_state { VIGIL_WAITS, VIGIL_SETTLED /* delivered, or ours to deliver */, VIGIL_REFUSED };
+/* Two holders: the caller, and the mail it is put into. */
+struct vigil *vigil_new(const bool *gone);
+/* By the session: wait until `deadline`, or until vigil_end(); its holder is gone. True: refused, and *ret says how, its text in `a`. Else the mail is ours. */
+WAITS bool vigil_wait(struct vigil *w, when deadline, arena *a, struct reply *ret);
+/* By who delivers: its holder is gone, too. True: the client will be told the refusal, so that nobody else is to be. One that has left is none to tell. */
+bool vigil_refuse(struct vigil *w, const struct reply *r);
+void vigil_end(struct vigil *w);        /* it is ours, whatever comes. NULL is fine */
+void vigil_leave(struct vigil *w);      /* by the session's own thread: it waits no longer, and goes on as with vigil_end() */
 
 /* ---- ticket -------------------------------------------------------------------------------------------------------------------- */
 
@@ -102,6 +126,7 @@ struct ticket {
     uint16_t excused;                   /* minutes that it was held, which do not count against its lifetime */
     uint8_t doubt;                      /* its backend's brake_era() when that refused it although our lists know it; 0: it did not */
     bool many : 1, unknown : 1, report : 1, expired : 1;
+    bool hand_on : 1;                   /* its way is its domain's own, and route_elsewhere() says who gets what that does not take */
     bool held : 1;                      /* waits until an operator says otherwise, or until `due` */
     bool warned : 1;                    /* of its delay, or it is known that nobody is to be */
 };
@@ -162,11 +187,11 @@ struct lane {
     bool unfit;                         /* while it is down: its source cannot be used, and others of the pool may */
     struct pacing {                     /* deliver/limits.c: it waits for its turn in a rate */
         bool mine;                      /* its turn is here, and nothing took it yet */
-        unsigned had;                   /* of its backend's limits: those whose turn it has */
-        when until;                     /* the next one's comes then; 0: it waits for none */
-        struct limit_state *of; uint32_t changed;
-        bool running;                   /* a timer does */
-        struct waiters wait;
+        uint8_t had;                    /* of its backend's limits: those whose turn it has */
+        uint32_t changed;               /* `of` when it began to wait */
+        struct limit_state *of;
+        when until;                     /* the next turn comes then; 0: it waits for none */
+        struct heap_entry turn;         /* for that */
     } pacing;
     const struct limit_state *full;     /* it has no connection, because this has all it may have; NULL: nothing has */
     when yields_until;                  /* it gave a connection up for others, and takes none before */
@@ -209,9 +234,12 @@ struct way {
     const struct routes *routes; const struct message *m; struct route_key key;
     when expire;                        /* of the last recipient asked for; 0: the schedule's */
     struct outlets *outlets;            /* of the same: by which sources it leaves; NULL: as the system chooses */
+    const struct elsewhere *other;      /* of the same: who gets what its way does not take; NULL: nobody */
 };
 void way_begin(struct way *w, const struct routes *r, const struct message *m);
 struct backend *way_of(struct way *w, size_t rcpt);     /* NULL: nowhere; w->key.domain is the recipient's domain */
+/* Does any of its recipients go, or might it be handed on, to a backend with fewer connections than there are threads? Such a lane lives on one thread. */
+bool way_is_narrow(const struct routes *r, const struct message *m, unsigned threads);
 
 /* Take a message in: tickets for all its recipients. Takes over one holder of `mail`. */
 void queue_add(struct queue *q, struct mail *mail);
@@ -236,6 +264,10 @@ void ticket_defer(struct ticket *t, when due, str reason);
 /* The same without an attempt: by an operator, who holds it or gives it free again (`due` now: to the end of its lane), or because an incident keeps it.
  * Its states are to be noted by the caller, with t->version. */
 void ticket_put_off(struct ticket *t, when due, str reason, bool held);
+/* Who gets recipients at `domain` that this ticket's way does not take; NULL: nobody. Of the newest configuration. */
+const struct elsewhere *ticket_elsewhere(const struct ticket *t, str domain);
+/* A ticket in flight goes to another backend at once, and to no third one after that; `domain` is that of its recipients. */
+void ticket_hand_on(struct ticket *t, struct backend *b, str domain);
 /* All its recipients are settled. True: it was the message's last ticket, so the caller notes the end. */
 bool ticket_done(struct ticket *t);
 /* Is the flying ticket the last of its message? Then ticket_done() will return true. */

@@ -571,3 +571,76 @@ TEST(mail_by_mx_has_lanes_a_source_too)
     CHECK_STR(t->lane->name, S("domain:a.example"));
     scene_close(&f.s);
 }
+
+/* ---- handed on ---- */
+
+TEST(what_a_way_does_not_take_in_time_goes_to_its_fallback_once)
+{
+    struct scene s;
+    str rcpt[] = { S("x@a.example"), S("y@two.two.example"), S("z@other.two.example") };
+
+    scene_open(&s);
+    s.d1.other = (struct elsewhere){ .fallback = &s.two, .after = MINUTE };
+    s.routes.hands_on = true;
+    struct mail *fresh = scene_mail(rcpt, 1), *old = scene_mail(rcpt, 3);
+    old->m->origin.accepted -= 2 * MINUTE;
+    ulid id = old->m->id;
+    queue_add(s.q, fresh);
+    queue_add(s.q, old);
+    struct lane *one = scene_lane(&s, S("one")), *two = scene_lane(&s, S("two"));
+    CHECK_INT((int64_t)one->nready, 2);
+    lane_down(one, S("connection refused"), clock_now() + SECOND);
+    CHECK_INT((int64_t)one->nready, 1); /* the fresh one still waits here */
+    CHECK_INT((int64_t)two->nready, 2);
+    struct ticket *t = lane_take(two);
+    CHECK_INT(ticket_count(t), 2); /* recipients of a lane that mixes domains stay together */
+    ticket_return(t);
+    lane_down(two, S("connection refused"), clock_now() + SECOND);
+    CHECK_INT((int64_t)two->nready, 2); /* and from there nothing goes on */
+    CHECK(queue_find(s.q, id) != NULL);
+    scene_close(&s);
+}
+
+TEST(an_operator_who_closes_a_lane_keeps_its_mail_there)
+{
+    struct scene s;
+    str rcpt[] = { S("x@a.example") };
+
+    scene_open(&s);
+    s.d1.other = (struct elsewhere){ .fallback = &s.two };
+    s.routes.hands_on = true;
+    queue_add(s.q, scene_mail(rcpt, 1));
+    queue_suspend(s.q, S("one"), clock_now() + HOUR, S("repair"));
+    CHECK_INT((int64_t)scene_lane(&s, S("one"))->nready, 1);
+    CHECK(scene_lane(&s, S("two")) == NULL);
+    scene_close(&s);
+}
+
+TEST(mail_that_may_be_handed_on_goes_by_its_domain_alone)
+{
+    struct scene s;
+    str rcpt[] = { S("x@a.two.example"), S("y@b.two.example") };
+
+    scene_open(&s);
+    s.d2.other = (struct elsewhere){ .unknown = &s.one };
+    s.routes.hands_on = true;
+    queue_add(s.q, scene_mail(rcpt, 2));
+    struct lane *two = scene_lane(&s, S("two"));
+    CHECK_INT((int64_t)two->nready, 2); /* although it mixes domains */
+    struct ticket *t = lane_take(two);
+    const struct elsewhere *e = ticket_elsewhere(t, S("a.two.example"));
+    CHECK(e && e->unknown == &s.one);
+    ticket_hand_on(t, e->unknown, S("a.two.example"));
+    t = lane_take(scene_lane(&s, S("one")));
+    CHECK(t && !ticket_elsewhere(t, S("a.two.example")));
+    ticket_return(t);
+    /* A new configuration asks the first again: it may know by now. */
+    queue_configure(s.q, &s.retry, NULL, &s.routes);
+    CHECK_INT((int64_t)two->nready, 2);
+    /* Where no rule decides, that is. */
+    struct ticket *r = lane_take(two);
+    ticket_return(r);
+    CHECK(ticket_reroute(r, &s.one));
+    CHECK(!ticket_elsewhere(r, S("a.two.example")));
+    scene_close(&s);
+}

@@ -39,7 +39,29 @@ struct backend *way_of(struct way *w, size_t rcpt)
     const struct route_rule *rule;
     struct backend *b = route_find(w->routes, &w->key, &w->expire, &rule);
     w->outlets = route_outlets(w->routes, rule, b, w->key.domain);
+    w->other = rule ? NULL : route_elsewhere(w->routes, w->key.domain);
     return b;
+}
+
+/* `b` is one that mail of the domain is handed on to. */
+static bool other_is_narrow(const struct routes *r, const struct backend *b, str domain, unsigned threads)
+{
+    return b && backend_is_narrow(b, route_outlets(r, NULL, b, domain), threads);
+}
+
+bool way_is_narrow(const struct routes *r, const struct message *m, unsigned threads)
+{
+    struct way w;
+
+    way_begin(&w, r, m);
+    for (size_t i = 0; i < m->env.nrcpt; i++) {
+        const struct backend *b = way_of(&w, i);
+        if (b && backend_is_narrow(b, w.outlets, threads))
+            return true;
+        if (w.other && (other_is_narrow(r, w.other->unknown, w.key.domain, threads) || other_is_narrow(r, w.other->fallback, w.key.domain, threads)))
+            return true;
+    }
+    return false;
 }
 
 /* ---- a new configuration ---- */
@@ -77,6 +99,7 @@ static void reroute_by_domain(struct queue *q, struct ticket *t)
     struct lane *to = lane_leaving(q, b, route_outlets(q->setup.routes, NULL, b, ticket_domain(t)), ticket_domain(t), t->lane, NULL);
 
     set_lifetime(t, expire);
+    t->hand_on = route_elsewhere(q->setup.routes, ticket_domain(t)) != NULL;
     if (!leads_to(to, t->lane))
         ticket_move(t, to);
 }
@@ -92,7 +115,7 @@ static void reroute_by_message(struct queue *q, struct ticket *t, const struct m
         struct rcpt_set *others = arena_alloc(a, sizeof *others + (n + 63) / 64 * sizeof others->bits[0]);
         struct lane *to = NULL;
         when expire = 0;
-        bool any = false;
+        bool any = false, hand_on = false;
         others->n = (uint32_t)n;
         for (uint32_t i = 0; i < n; i++) {
             if (!ticket_has(t, i))
@@ -102,7 +125,8 @@ static void reroute_by_message(struct queue *q, struct ticket *t, const struct m
             if (!to) {
                 to = lane;
                 expire = w.expire;
-            } else if (lane != to) {
+                hand_on = w.other != NULL;
+            } else if (lane != to || hand_on != (w.other != NULL)) {
                 others->bits[i / 64] |= (uint64_t)1 << i % 64;
                 any = true;
             }
@@ -117,6 +141,7 @@ static void reroute_by_message(struct queue *q, struct ticket *t, const struct m
             ticket_settle_as(rest, was);
         }
         set_lifetime(t, expire);
+        t->hand_on = hand_on;
         if (!leads_to(to, t->lane))
             ticket_move(t, to);
         t = rest;
@@ -129,6 +154,7 @@ bool ticket_reroute(struct ticket *t, struct backend *b)
 
     if (t->state == TICKET_FLYING)
         return false;
+    t->hand_on = false; /* an operator chose its way */
     if (!leads_to(to, t->lane))
         ticket_move(t, to);
     return true;

@@ -15,6 +15,7 @@ void mail_drop(struct mail *m)
         return;
     if (m->counted)
         *m->counted -= m->bytes;
+    vigil_end(take(m->vigil)); /* it waits for long: no answer to a client does */
     if (m->move)
         spool_move_done(m->move);
     spool_slab_free(m->slab);
@@ -188,10 +189,8 @@ bool ticket_last(const struct ticket *t)
 
 /* ---- from a message ---- */
 
-/* Which mail goes the same way at a backend that sticks: the same in each run, case ignored. */
-static uint16_t sticky_key(const struct backend *b, const struct message *m, str domain)
+static uint16_t key_of(str by)
 {
-    str by = b->sticky_by == STICKY_SENDER ? m->env.sender : b->sticky_by == STICKY_TENANT ? m->origin.tenant : domain;
     uint32_t crc = 0;
 
     for (size_t i = 0; i < by.n; i++)
@@ -199,13 +198,20 @@ static uint16_t sticky_key(const struct backend *b, const struct message *m, str
     return (uint16_t)(crc ^ crc >> 16);
 }
 
+/* Which mail goes the same way at a backend that sticks: the same in each run, case ignored. */
+static uint16_t sticky_key(const struct backend *b, const struct message *m, str domain)
+{
+    return key_of(b->sticky_by == STICKY_SENDER ? m->env.sender : b->sticky_by == STICKY_TENANT ? m->origin.tenant : domain);
+}
+
 /* The ticket for recipients of `m` that wait, go to `lane` and (unless the backend mixes domains) to `domain`, as of `due`. */
-static struct ticket *ticket_for(struct queue *q, const struct message *m, struct lane *lane, str domain, uint32_t due, bool warned)
+static struct ticket *ticket_for(struct queue *q, const struct message *m, struct lane *lane, str domain, uint32_t due, bool warned, bool hand_on)
 {
     struct ticket *first = queue_find(q, m->id), *t = first;
+    bool mixes = lane->backend && lane->backend->mix_domains && !hand_on; /* whom the rest is handed on to, the domain says */
 
     for (; t; t = t->sibling == first ? NULL : t->sibling)
-        if (t->lane == lane && t->due == due && t->warned == warned && ((lane->backend && lane->backend->mix_domains) || str_ieq(ticket_domain(t), domain)))
+        if (t->lane == lane && t->due == due && t->warned == warned && t->hand_on == hand_on && (mixes || str_ieq(ticket_domain(t), domain)))
             return t;
     t = ticket_new(q, m->id);
     t->lane = lane;
@@ -223,6 +229,7 @@ static struct ticket *ticket_for(struct queue *q, const struct message *m, struc
     }
     q->by_stream[t->stream]++;
     t->warned = warned;
+    t->hand_on = hand_on;
     if (m->not_before)
         t->reason = intern_get(&q->words, S("reports are paced: its turn comes"));
     t->version = 1;
@@ -297,7 +304,7 @@ static void queue_take(struct queue *q, const struct message *m, const struct rc
         const struct backend *b = way_of(&way, i);
         struct lane *lane = lane_leaving(q, b, way.outlets, way.key.domain, NULL, way.outlets ? queue_find(q, m->id) : NULL);
         struct ticket *t = ticket_for(q, m, lane, way.key.domain,
-                                      wait ? seconds_now() + (uint32_t)(wait / SECOND) : 0, state && state[i].warned);
+                                      wait ? seconds_now() + (uint32_t)(wait / SECOND) : 0, state && state[i].warned, way.other != NULL);
         if (ticket_count(t) == 0) {
             if (n == cap) {
                 struct ticket **more = mem_new(4 * cap * sizeof(struct ticket *));
@@ -437,6 +444,28 @@ void ticket_put_off(struct ticket *t, when due, str reason, bool held)
         t->lane->nflying++;
         ticket_land(t, false);
     }
+}
+
+const struct elsewhere *ticket_elsewhere(const struct ticket *t, str domain)
+{
+    return t->hand_on ? route_elsewhere(t->lane->queue->setup.routes, domain) : NULL;
+}
+
+void ticket_hand_on(struct ticket *t, struct backend *b, str domain)
+{
+    struct queue *q = t->lane->queue;
+    uint32_t was = t->domain;
+
+    must(t->state == TICKET_FLYING && t->hand_on);
+    t->lane->nflying--;
+    t->domain = intern_get(&q->words, domain);
+    intern_put(&q->words, was);
+    t->lane = lane_leaving(q, b, route_outlets(q->setup.routes, NULL, b, domain), domain, NULL, NULL);
+    t->hand_on = false;
+    t->server = 0;
+    if (b->balance == BALANCE_STICKY) /* whatever it sticks by: the message may not be in memory */
+        t->sticky = key_of(domain);
+    lane_put(t->lane, t, false);
 }
 
 bool ticket_done(struct ticket *t)

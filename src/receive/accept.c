@@ -56,20 +56,6 @@ bool accept_loops(const struct reception *r, str header, const struct scan *scan
     return seen >= OWN_PASSES;
 }
 
-/* Does any of its recipients go to a backend with fewer connections than there are threads? Such a lane lives on one thread. */
-static bool mail_is_narrow(const struct snapshot *snap, const struct message *m, unsigned threads)
-{
-    struct way w;
-
-    way_begin(&w, &snap->routes, m);
-    for (size_t i = 0; i < m->env.nrcpt; i++) {
-        const struct backend *b = way_of(&w, i);
-        if (b && backend_is_narrow(b, w.outlets, threads))
-            return true;
-    }
-    return false;
-}
-
 unsigned accept_stream(const struct snapshot *snap, arena *a, struct message *m, str header)
 {
     const struct mail_stream *s = stream_find(&snap->streams, &snap->routes, m, header);
@@ -81,6 +67,11 @@ unsigned accept_stream(const struct snapshot *snap, arena *a, struct message *m,
 
 err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with)
 {
+    return accept_vigil(r, snap, a, m, slab, with, NULL);
+}
+
+err accept_vigil(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with, struct vigil *w)
+{
     err e;
 
     if (!m->report) {
@@ -91,6 +82,7 @@ err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, stru
     }
     e = spool_accept(r->setup.port, a, m, slab);
     if (e != OK) {
+        vigil_end(w);
         if (!slab)
             spool_abort(r->setup.port, m->id, m->piece, m->npiece);
         spool_slab_free(slab);
@@ -98,7 +90,8 @@ err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, stru
         return e;
     }
     struct mail *mail = mail_new(a, m, slab);
-    if (r->setup.narrow && mail_is_narrow(snap, m, r->setup.threads))
+    mail->vigil = w;
+    if (r->setup.narrow && way_is_narrow(&snap->routes, m, r->setup.threads))
         r->setup.narrow(r->setup.ctx, mail);
     else
         queue_add(r->setup.queue, mail);

@@ -103,9 +103,14 @@ static void tell_source(const struct teller *t, const struct snapshot *snap, con
 
 static void tell_servers(const struct teller *t, const struct backend *b)
 {
-    for (size_t i = 0; i < b->nserver; i++)
-        tell(t, "server", "%.*s:%u, priority %u, weight %u: %s", STR(b->server[i].host), b->server[i].port, b->server[i].priority, b->server[i].weight,
-             server_in(&b->server[i]) ? "takes mail" : !b->server[i].weight || atomic_load(&b->server[i].state->drained) ? "drained" : "out");
+    for (size_t i = 0; i < b->nserver; i++) {
+        const struct next_hop *s = &b->server[i];
+        char port[8] = "";
+        if (s->port)
+            snprintf(port, sizeof port, ":%u", s->port);
+        tell(t, "server", "%.*s%s by %s, priority %u, weight %u: %s", STR(s->host), port, s->lmtp ? "LMTP" : "SMTP", s->priority, s->weight,
+             server_in(s) ? "takes mail" : !s->weight || atomic_load(&s->state->drained) ? "drained" : "out");
+    }
     tell_limits(t, b);
 }
 
@@ -170,6 +175,13 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
     else if (snap->streams.n)
         tell(t, "stream", "none, unless a field of its header says so");
     const struct retry *retry = stream_retry(&snap->streams, stream ? stream->number : 0, &snap->retry);
+    if (w.other && w.other->unknown)
+        tell(t, "unknown_to", "whom %.*s does not know goes to %.*s", STR(b->name), STR(w.other->unknown->name));
+    if (w.other && w.other->fallback)
+        tell(t, "fallback", "what is not delivered %.*s after it came goes to %.*s", STR(time_span(span, w.other->after)), STR(w.other->fallback->name));
+    const struct relay_domain *d = route_domain(&snap->routes, w.key.domain);
+    if (d && d->cut_through)
+        tell(t, "cut_through", "the client's answer waits up to %.*s for the next hop's", STR(time_span(span, d->cut_through)));
     tell(t, "lifetime", "tried for %.*s, at most %llu connections a server", STR(time_span(span, w.expire ? w.expire : retry->lifetime)),
          (unsigned long long)b->max_connections);
 }

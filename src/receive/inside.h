@@ -94,6 +94,7 @@ struct session {
     size_t scanned;                     /* octets of the slab that the scan has seen */
     bool bdat;                          /* BDAT has begun: only BDAT, RSET, NOOP, QUIT from here */
     bool bdat_failed;
+    struct vigil *vigil;                /* the answer to the message waits for what a backend says of it; NULL: it does not */
     struct reply bad;                   /* why the body will be refused at its end; code 0: it will not */
 };
 
@@ -103,6 +104,15 @@ void transaction_reset(struct session *s);
 /* The client is another: count it as one of that address's. False: that was said to be one too many. */
 WAITS bool session_readmit(struct session *s, const struct addr *client);
 WAITS void say_greeting(struct session *s);
+
+/* ---- cut.c: a backend's refusal becomes the client's answer ---- */
+
+/* How long the answer to this message may wait; 0: not at all. */
+when cut_length(const struct routes *r, const struct envelope *env);
+/* Join those whose answer waits: at most a quarter of all sessions there may be. NULL: too many do already. */
+struct vigil *cut_begin(const struct session *s, const struct limits *l);
+/* Wait for it. True: refused, as *ret says; text of one line, in s->scratch. */
+WAITS bool cut_end(struct session *s, struct vigil *w, when length, struct reply *ret);
 
 /* ---- inlet.c: who speaks for whom ---- */
 

@@ -131,6 +131,8 @@ bool gateway_found(struct gateway_seen *ret);
 /* Make a message ours: adds Received (unless a report), commits, queues. Takes over `a` (holding m) and `slab` in every case. On OK the
  * mail is queued and its id in m->id was answered for. E_NOSPACE: 452 4.3.1; else 451 4.3.0. `with`: "ESMTP", "SMTP", "UTF8SMTP", "LOCAL". */
 WAITS err accept_mail(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with);
+/* The same, while the caller waits for what becomes of it: vigil_wait() is due whatever is returned. */
+WAITS err accept_vigil(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with, struct vigil *w);
 /* Before that: which stream it is of, by where it comes from and its header. Its number; 0: none. */
 unsigned accept_stream(const struct snapshot *snap, arena *a, struct message *m, str header);
 /* Does the header block hold our own instance id in a Received field, or more of them than `hops`? */

@@ -367,8 +367,13 @@ static void body_end(struct session *s)
     s->a = NULL;
     s->m = NULL;
     s->npiece = 0;
-    err stored = accept_mail(s->r, s->snap, a, m, slab, with);
+    when cut = cut_length(&s->snap->routes, &m->env);
+    struct vigil *w = cut ? cut_begin(s, l) : NULL;
+    struct reply no;
+    err stored = accept_vigil(s->r, s->snap, a, m, slab, with, w);
     transaction_reset(s);
+    if (w)
+        e.detail = str_printf(s->scratch, "%.*s%scut_through: its client waits for the next hop's answer", STR(e.detail), e.detail.n ? "; " : "");
     if (stored == OK) {
         e.took = clock_now() - start;
         histogram_add(&stats_mine()->accept, e.took);
@@ -376,6 +381,11 @@ static void body_end(struct session *s)
         stats_add(COUNT_accepted_bytes, e.size);
         stats_add(COUNT_accepted_rcpts, nrcpt);
         event_emit(&e);
+    }
+    bool refused = w && cut_end(s, w, cut, &no);
+    if (refused) {
+        server_reply(&s->v, no.code, no.enhanced, "%.*s [ref %.*s]", STR(no.text), STR(ulid_print(mid, id)));
+    } else if (stored == OK) {
         server_reply(&s->v, 250, ENH(2, 0, 0), "queued as %.*s", STR(ulid_print(mid, id)));
     } else if (stored == E_NOSPACE) {
         server_reply(&s->v, 452, ENH(4, 3, 1), "no room for this message just now");
@@ -537,6 +547,9 @@ static err session_do(struct session *s, const struct command *c)
         break;
     case VERB_XFORWARD:
         inlet_xforward(s, c);
+        break;
+    case VERB_LHLO: /* RFC 2033 4.1: who takes it must answer as LMTP does */
+        say(s, 500, ENH(5, 5, 1), "this is SMTP, not LMTP: say EHLO");
         break;
     case VERB_EXPN:
     case VERB_STARTTLS:
@@ -745,6 +758,8 @@ void reception_drain(struct reception *r)
     r->draining = true;
     for (struct link *l = r->sessions.next; l != &r->sessions; l = l->next) {
         struct session *s = AROUND(l, struct session, place);
+        if (s->vigil)
+            vigil_leave(s->vigil);
         if (s->at_boundary && !s->a)
             machine->sock_shutdown(s->s->io.fd, SHUT_RD); /* wakes its wait; what it says next still goes out */
     }

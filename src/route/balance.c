@@ -19,7 +19,9 @@ static struct server_state *state_of(str backend, str host, uint16_t port, bool 
 {
     AUTO_BUF key = { 0 };
 
-    buf_addf(&key, "%.*s/%.*s:%u", STR(backend), STR(host), port);
+    buf_addf(&key, "%.*s/%.*s", STR(backend), STR(host));
+    if (port)
+        buf_addf(&key, ":%u", port); /* a Unix socket has none */
     pthread_mutex_lock(&states_lock);
     struct server_state *s = map_get(&states, buf_str(&key));
     if (!s) {

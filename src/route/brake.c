@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #define PIECES 10
+#define A_FEW 3
 #define STEP_MOST (10 * MINUTE) /* between two tries */
 #define STEP_FIRST_MOST (30 * SECOND)
 #define TRY_MOST (15 * MINUTE)  /* who tries and says nothing for so long is gone */
@@ -19,6 +20,7 @@ struct brake {
     struct { int64_t number; uint64_t took, by_rcpt, by_message; } piece[PIECES]; /* piece `number` of all time */
     uint64_t took_in_window;    /* when it came on */
     when took_at;               /* the last */
+    unsigned refused_since;     /* then */
     when meant_until;           /* it was asked, and means what it refuses */
     when since, next, step, first_step;
     char example[BRAKE_EXAMPLE], words[BRAKE_WORDS];
@@ -91,8 +93,11 @@ bool brake_count(struct brake *b, const struct brake_settings *s, const struct b
         return false;
     pthread_mutex_lock(&b->lock);
     piece_add(b, s, n, now);
-    if (n->took)
+    b->refused_since += n->by_rcpt + n->by_message;
+    if (n->took) {
         b->took_at = now;
+        b->refused_since = 0;
+    }
     if ((n->by_rcpt || n->by_message) && !b->on && now >= b->meant_until && over_half(b, s, n, now)) {
         str example = str_head(n->example, BRAKE_EXAMPLE - 1);
         memcpy(b->example, example.p, example.n);
@@ -126,6 +131,14 @@ bool brake_believes(struct brake *b, const struct brake_settings *s, uint8_t *er
     *era = b->era;
     pthread_mutex_unlock(&b->lock);
     return yes;
+}
+
+bool brake_well(struct brake *b, const struct brake_settings *s, when now)
+{
+    pthread_mutex_lock(&b->lock);
+    bool well = !b->on && b->took_at && now - b->took_at < s->window && b->refused_since <= A_FEW;
+    pthread_mutex_unlock(&b->lock);
+    return well;
 }
 
 uint8_t brake_era(struct brake *b)

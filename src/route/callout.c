@@ -129,7 +129,7 @@ struct table *callout_table(const struct backend *b, str ehlo, const struct keep
     for (size_t i = 0; i < b->nserver; i++) {
         c->backend.server[i] = b->server[i]; /* `state` is for ever */
         c->backend.server[i].host = str_dup(a, b->server[i].host);
-        buf_addf(&key, " %s=%u/%u", b->server[i].state->key, b->server[i].priority, b->server[i].weight);
+        buf_addf(&key, " %s%s=%u/%u", b->server[i].lmtp ? "lmtp:" : "", b->server[i].state->key, b->server[i].priority, b->server[i].weight);
     }
     if (b->outlet) {
         char v4[ADDR_TEXT], v6[ADDR_TEXT];

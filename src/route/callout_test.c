@@ -72,13 +72,21 @@ TASK_TEST(callout_of_a_backend_that_takes_all_is_mute)
     CHECK(mute);
     CHECK_INT(fake.asked, 2); /* known for an hour */
 
-    /* Beside another source it does not count; alone it leaves everything open. */
-    struct table *both[2] = { t, t };
+    /* Beside another source it does not count; alone, or among its like, it leaves everything open. */
+    char list[300];
+    snprintf(list, sizeof list, "%s/list", kit_dir());
+    FILE *f = fopen(list, "w");
+    must(f && fputs("bob@a.example\n", f) >= 0 && fclose(f) == 0);
+    AUTO(table) other = NULL;
+    CHECK_ERR(table_file_open(str_z(list), '+', 100, &other), OK);
+    struct table *both[3] = { t, t, other };
     struct path who;
     must(address_parse(S("carl@a.example"), &who) == OK);
     struct recipients r = { .table = both, .ntable = 1 };
     CHECK_INT(recipients_find(&r, &who), UNDECIDED);
     r.ntable = 2;
+    CHECK_INT(recipients_find(&r, &who), UNDECIDED);
+    r.ntable = 3;
     CHECK_INT(recipients_find(&r, &who), ABSENT);
 }
 

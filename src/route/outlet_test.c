@@ -1,5 +1,5 @@
 #include "route/route.h"
-#include "tests/kit/kit.h"
+#include "kit/kit.h"
 
 #define SOURCES "source a1 127.0.0.1 helo a1.example.com\nsource a2 127.0.0.1\nsource a3 127.0.0.1\n"
 #define BACKEND "backend b { server 127.0.0.9:25; pool p }\n"

@@ -232,6 +232,9 @@ static void take_callout(struct binder *b, const struct node *node, void *into)
         conf_error(b, &node->arg[next].at, CONF_E_KEYWORD, "write: callout BACKEND cache 24h negative 1h");
 }
 
+/* By the first of its sources, where it has some. */
+static const struct backend *asked_by(const struct backend *be) { return be->outlets ? be->outlets->by[0] : be; }
+
 static void finish_callout(struct binder *b, struct routes *r, struct relay_domain *d)
 {
     struct recipients *who = &d->recipients;
@@ -244,10 +247,16 @@ static void finish_callout(struct binder *b, struct routes *r, struct relay_doma
         return;
     }
     /* Foreign servers are not asked about their users: that is what spammers do. */
-    if (be != d->backend)
+    if (be != d->backend && be != d->other.unknown) {
         conf_error(b, &who->callout->name.at, CONF_E_BAD_SOURCE, "\"callout\" asks the domain's own backend, which is \"%.*s\"", STR(d->backend ? d->backend->name : S("?")));
-    else
-        add_table(b, who, callout_table(be->outlets ? be->outlets->by[0] : be, r->own.name.n ? r->own.name.p[r->own.name.n - 1] : S("localhost"), &who->callout_keep), S(""));
+        return;
+    }
+    str ehlo = r->own.name.n ? r->own.name.p[r->own.name.n - 1] : S("localhost");
+    add_table(b, who, callout_table(asked_by(be), ehlo, &who->callout_keep), S(""));
+    /* Whom the first does not know, the other may: both are asked, and absent is whom both deny. */
+    const struct backend *other = d->other.unknown;
+    if (!who->callout_backend && other && other->nserver)
+        add_table(b, who, callout_table(asked_by(other), ehlo, &who->callout_keep), S(""));
 }
 
 void recipients_finish(struct binder *b, struct routes *r, struct relay_domain *d)
@@ -270,7 +279,7 @@ const struct setting recipients_settings[] = {
     { .name = "sqlite", .type = CONF_OWN, .take = take_sqlite, .sub = sqlite_settings, .repeats = true, .form = "PATH QUERY",
       .help = "A database: any row is \"found\". :address, :local and :domain are parameters of the query, in lower case." },
     { .name = "callout", .type = CONF_OWN, .take = take_callout, .sub = callout_settings, .form = "[BACKEND] [cache TIME [negative TIME]]",
-      .help = "The domain's own backend is asked, by RCPT from the null sender and no mail. Only 5.1.x, or 550, 551 and 553 without such a code, is \"not "
+      .help = "The domain's own backend is asked (and, unless one is named, where it sends whom that does not know, \"unknown_to\"), by RCPT from the null sender and no mail. Only 5.1.x, or 550, 551 and 553 without such a code, is \"not "
               "found\". One that takes any address is found out by an unguessable one, and does not count." },
     { .name = NULL },
 };

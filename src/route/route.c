@@ -106,6 +106,15 @@ struct backend *route_for(const struct routes *r, str domain, when *expire)
     return route_find(r, &(struct route_key){ .domain = domain }, expire, NULL);
 }
 
+const struct elsewhere *route_elsewhere(const struct routes *r, str domain)
+{
+    if (!r->hands_on)
+        return NULL;
+    const struct relay_domain *d = route_domain(r, domain);
+    const struct elsewhere *e = d ? &d->other : &r->other;
+    return e->unknown || e->fallback ? e : NULL;
+}
+
 const struct network *route_network(const struct routes *r, const struct addr *client)
 {
     const struct network *best = NULL;
@@ -140,7 +149,8 @@ bool network_may_send(const struct network *n, str sender_domain)
 
 enum found recipients_find(const struct recipients *r, const struct path *who)
 {
-    bool undecided = false, alone = r->ntable == 1;
+    bool undecided = false;
+    size_t dumb = 0;
 
     if (r->any)
         return FOUND;
@@ -150,11 +160,12 @@ enum found recipients_find(const struct recipients *r, const struct path *who)
         case FOUND:
             return FOUND;
         case UNDECIDED:
-            undecided |= !mute || alone; /* one that never can tell does not count, unless there is no other */
+            undecided |= !mute;
+            dumb += mute; /* one that never can tell does not count, unless there is no other */
             break;
         case ABSENT:
             break;
         }
     }
-    return undecided ? UNDECIDED : ABSENT;
+    return undecided || (dumb && dumb == r->ntable) ? UNDECIDED : ABSENT;
 }

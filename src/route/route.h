@@ -39,6 +39,7 @@ void server_state_drop(struct server_state *s);
 struct next_hop {
     str host;                           /* name or address as configured */
     uint16_t port;
+    bool lmtp;                          /* it speaks LMTP (RFC 2033), not SMTP */
     struct addr addr;                   /* when host is an address or a Unix socket; n 0: look it up */
     unsigned priority;                  /* lower first */
     unsigned weight;                    /* among those of its priority; 0: takes no mail */
@@ -206,6 +207,8 @@ bool brake_on(const struct brake *b);
  * after that, or nothing was proved for the length of a window. No: *again is when to try it again, 0: when the brake is off. *era to be kept for the
  * next question. */
 bool brake_believes(struct brake *b, const struct brake_settings *s, uint8_t *era, when since, when now, when *again);
+/* Is it well, as far as can be seen at once: off, and it took somebody lately and refused at most a few since? For a refusal that cannot wait. */
+bool brake_well(struct brake *b, const struct brake_settings *s, when now);
 uint8_t brake_era(struct brake *b);             /* refused before is who has this number */
 /* When it is to be tried next, since when it is on, and why, in words. */
 #define BRAKE_WORDS 400
@@ -272,13 +275,22 @@ struct recipients {
     const struct token *callout_backend;
     struct keeping callout_keep;
 };
+/* Who gets mail that the way of its domain does not take. A rule's way has nobody of the kind. */
+struct elsewhere {
+    const struct token *unknown_name, *fallback_name;
+    struct backend *unknown;            /* gets recipients whom the domain's backend does not know; NULL: nobody */
+    struct backend *fallback;           /* gets what could not be delivered `after` it was accepted; NULL: nobody */
+    when after;
+};
 enum bounce { BOUNCE_ALL, BOUNCE_OWN /* our own senders only */, BOUNCE_NONE };   /* who is told what became of mail */
 struct relay_domain {
     struct strs name;                   /* "example.com", "*.example.com" */
     const struct token *backend_name;
     struct backend *backend;
     struct recipients recipients;
+    struct elsewhere other;
     when expire;                        /* lifetime of its mail; 0: the schedule's */
+    when cut_through;                   /* how long a client's answer may wait for the backend's; 0: not at all */
     struct strs copy_to;                /* addresses that get a copy of each message */
     int bounce;                         /* enum bounce */
     struct place at;
@@ -330,6 +342,8 @@ struct routes {
     struct route_rule **rule; size_t nrule;   /* the first that fits decides */
     const struct token *fallback_name;
     struct backend *fallback;           /* `route default { via BACKEND }`; NULL: nowhere else */
+    struct elsewhere other;             /* than that */
+    bool hands_on;                      /* some domain, or the default route, has another way for what its own does not take */
     int fallback_bounce;                /* enum bounce, of mail for no relay domain */
     struct leave fallback_leave;
     struct outlets *fallback_outlets;
@@ -368,6 +382,8 @@ struct backend *route_find(const struct routes *r, const struct route_key *k, wh
 struct outlets *route_outlets(const struct routes *r, const struct route_rule *rule, const struct backend *b, str domain);
 /* The same for a domain of which nothing else is known. */
 struct backend *route_for(const struct routes *r, str domain, when *expire);
+/* Who gets mail of that domain which its own way does not take; NULL: nobody. Only where no rule decided. */
+const struct elsewhere *route_elsewhere(const struct routes *r, str domain);
 /* What an address stands for in the end, in `a`; n 0: for itself, nothing is said of it. Each address once, at most 1,000, over at most ten steps.
  * E_AGAIN: cannot be told just now; E_LIMIT, E_SYNTAX: the lists are wrong. */
 /* *closed: what is to be said when its mail is refused ("bounce:TEXT"); then n is 0. NULL: it is not. */

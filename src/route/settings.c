@@ -27,6 +27,10 @@ static bool take_host_port(struct binder *b, const struct token *t, uint16_t def
     }
     s->addr.n = 0;
     size_t colon = str_findc(host, ':');
+    if (colon == STR_NONE && !default_port) {
+        conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "LMTP has no port of its own: say which, as in lmtp:%.*s:24", STR(host));
+        return false;
+    }
     if (colon != STR_NONE) {
         if (!str_u64(str_from(host, colon + 1), 65535, &port) || port == 0) {
             conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "\"%.*s\" has no valid port", STR(host));
@@ -55,8 +59,14 @@ static void take_server(struct binder *b, const struct node *node, void *into)
         conf_error(b, &node->name.at, CONF_E_BAD_ADDRESS, "\"server\" needs HOST:PORT");
         return;
     }
-    if (!take_host_port(b, &node->arg[0], 25, &s) || !conf_keywords(b, node, 1, words, value))
+    struct token to = node->arg[0];
+    s.lmtp = str_istarts(to.text, S("lmtp:"));
+    if (s.lmtp)
+        to.text = str_from(to.text, 5);
+    if (!take_host_port(b, &to, s.lmtp ? 0 : 25, &s) || !conf_keywords(b, node, 1, words, value))
         return;
+    if (s.lmtp && s.port == 25) /* RFC 2033 5 */
+        conf_error(b, &to.at, CONF_E_BAD_ADDRESS, "LMTP is never spoken on port 25, which is SMTP's; 24 is customary");
     if (value[0]) {
         if (!conf_int(b, value[0], 0, 65535, &priority))
             return;
@@ -187,8 +197,9 @@ static void done_backend(struct binder *b, const struct node *node, void *block)
 static void take_backend_leave(struct binder *b, const struct node *node, void *into) { take_leave(b, node, &((struct backend *)into)->leave); }
 
 static const struct setting backend_settings[] = {
-    { .name = "server", .type = CONF_OWN, .take = take_server, .repeats = true, .form = "HOST:PORT [priority N] [weight N]",
-      .help = "A server of this backend: a name, an address or unix:PATH; port 25 unless given. Servers of the lowest priority number (10 unless "
+    { .name = "server", .type = CONF_OWN, .take = take_server, .repeats = true, .form = "[lmtp:]HOST:PORT | [lmtp:]unix:PATH [priority N] [weight N]",
+      .help = "A server of this backend: a name or an address, port 25 unless given; or a Unix socket. With lmtp: in front it is spoken to by LMTP (RFC 2033), "
+              "where each recipient is delivered or not on its own; then the port must be given. Servers of the lowest priority number (10 unless "
               "given) share the mail as \"balance\" says; those of the next are used only while all of the lower are out. A weight is 10 unless "
               "given; a server of weight 0 takes no mail." },
     { .name = "balance", .type = CONF_OWN, .take = take_balance, .preset = "least_busy", .form = "least_busy | round_robin | weighted | sticky [domain | sender | tenant]",
@@ -233,6 +244,35 @@ static void take_backend(struct binder *b, const struct node *node, void *into)
     if (conf_args(b, node, 1, 1))
         ((struct relay_domain *)into)->backend_name = &node->arg[0];
 }
+
+/* fallback NAME [after TIME] */
+static void take_fallback(struct binder *b, const struct node *node, struct elsewhere *e)
+{
+    static const char *const words[] = { "after", NULL };
+    const struct token *after[1] = { NULL };
+
+    e->after = 10 * MINUTE;
+    if (node->narg == 0 || !conf_keywords(b, node, 1, words, after)) {
+        if (node->narg == 0)
+            conf_error(b, &node->name.at, CONF_E_KEYWORD, "\"fallback\" is followed by a backend, as in: fallback smarthost after 10m");
+        return;
+    }
+    e->fallback_name = &node->arg[0];
+    if (after[0] && conf_time(b, after[0], &e->after) && e->after > 30 * DAY)
+        conf_error(b, &after[0]->at, CONF_E_RANGE, "\"after\" is 0s to 30d");
+}
+
+static void take_domain_fallback(struct binder *b, const struct node *node, void *into) { take_fallback(b, node, &((struct relay_domain *)into)->other); }
+static void take_default_fallback(struct binder *b, const struct node *node, void *into) { take_fallback(b, node, &((struct routes *)into)->other); }
+
+static void take_unknown_to(struct binder *b, const struct node *node, void *into)
+{
+    if (conf_args(b, node, 1, 1))
+        ((struct relay_domain *)into)->other.unknown_name = &node->arg[0];
+}
+
+#define FALLBACK_HELP "Another backend for mail that could not be delivered so long (10m unless given) after it was accepted: when it then fails once more for now, or finds " \
+                      "no server, it goes there, and does not come back. What is refused for good is refused."
 
 static void *make_relay_domain(struct binder *b, const struct node *node, void *into)
 {
@@ -279,6 +319,13 @@ static const struct setting relay_domain_settings[] = {
       .help = "The backend that gets the mail of these domains. \"mx\": where their MX records say, of the hosts those preferred to ourselves "
               "(we are a backup MX)." },
     { .name = "via", .type = CONF_OWN, .take = take_backend, .form = "NAME", .help = "The same as \"backend\", as in: via mx." },
+    { .name = "unknown_to", .type = CONF_OWN, .take = take_unknown_to, .form = "NAME",
+      .help = "Another backend for recipients whom the first does not know (5.1.x to RCPT, or 550, 551 and 553 without such a code), as while mailboxes "
+              "move from one server to another. What it says of them then holds." },
+    { .name = "fallback", .type = CONF_OWN, .take = take_domain_fallback, .form = "NAME [after TIME]", .help = FALLBACK_HELP },
+    { .name = "cut_through", .type = CONF_TIME, .offset = offsetof(struct relay_domain, cut_through), .preset = "0s", .most = 300, .form = "TIME",
+      .help = "How long the answer to a client may wait for the backend's, which then is the client's: what every recipient is refused is refused to the client, and nobody "
+              "gets a report. The message is safe before. Holds for messages that go out in one piece; all others are answered at once." },
     { .name = "recipients", .type = CONF_OWN, .take = take_recipients, .sub = recipients_settings, .form = "any, or a block",
       .help = "Who exists there. \"any\" accepts unknown users and must be written out." },
     { .name = "expire", .type = CONF_TIME, .offset = offsetof(struct relay_domain, expire), .preset = "0s", .most = 86400 * 60,
@@ -415,6 +462,7 @@ static const struct setting default_settings[] = {
       .help = "The backend that takes it: a smart host; or \"mx\", where its domain's MX records say." },
     { .name = "source", .type = CONF_OWN, .take = take_default_leave, .form = "NAME", .help = "The \"source\" by which it leaves, before one that the backend has." },
     { .name = "pool", .type = CONF_OWN, .take = take_default_leave, .form = "NAME", .help = "The \"pool\" of sources by which it leaves." },
+    { .name = "fallback", .type = CONF_OWN, .take = take_default_fallback, .form = "NAME [after TIME]", .help = FALLBACK_HELP },
     { .name = "bounce", .type = CONF_ENUM, .offset = offsetof(struct routes, fallback_bounce), .preset = "all", .words = bounces, .form = "all | own | none",
       .help = BOUNCE_HELP },
     { .name = NULL },
@@ -562,13 +610,34 @@ struct backend *find_backend(struct binder *b, struct routes *r, const struct to
     return NULL;
 }
 
+/* The same backend once more would be a loop of one. */
+static struct backend *find_other(struct binder *b, struct routes *r, const struct token *name, const struct backend *first)
+{
+    struct backend *be = name ? find_backend(b, r, name) : NULL;
+
+    if (!be || be != first)
+        return be;
+    conf_error(b, &name->at, CONF_E_NO_BACKEND, "\"%.*s\" is where this mail goes already: name another backend", STR(name->text));
+    return NULL;
+}
+
+static void finish_elsewhere(struct binder *b, struct routes *r, struct elsewhere *e, const struct backend *first)
+{
+    e->unknown = find_other(b, r, e->unknown_name, first);
+    e->fallback = find_other(b, r, e->fallback_name, first);
+    r->hands_on |= e->unknown || e->fallback;
+}
+
 void routes_finish(struct binder *b, struct routes *r)
 {
-    for (size_t i = 0; i < r->ndomain; i++)
+    for (size_t i = 0; i < r->ndomain; i++) {
         if (r->domain[i]->backend_name)
             r->domain[i]->backend = find_backend(b, r, r->domain[i]->backend_name);
+        finish_elsewhere(b, r, &r->domain[i]->other, r->domain[i]->backend);
+    }
     if (r->fallback_name)
         r->fallback = find_backend(b, r, r->fallback_name);
+    finish_elsewhere(b, r, &r->other, r->fallback);
     for (size_t i = 0; i < r->nrule; i++) {
         if (r->rule[i]->backend_name)
             r->rule[i]->backend = find_backend(b, r, r->rule[i]->backend_name);

@@ -206,13 +206,13 @@ err client_hello(struct client *c, str ehlo_name)
     c->caps = 0;
     c->size_max = c->mail_max = c->rcpt_max = c->rcptdomain_max = 0;
     c->open = false;
-    TRY(client_command(c, str_printf(a, "EHLO %.*s", STR(ehlo_name)), COMMAND_WAIT, &r));
-    if (reply_never(r)) {
+    TRY(client_command(c, str_printf(a, "%s %.*s", c->lmtp ? "LHLO" : "EHLO", STR(ehlo_name)), COMMAND_WAIT, &r));
+    if (reply_never(r) && !c->lmtp) {
         TRY(client_command(c, str_printf(a, "HELO %.*s", STR(ehlo_name)), COMMAND_WAIT, &r));
         return reply_ok(r) ? OK : refused(c, "HELO");
     }
     if (!reply_ok(r))
-        return refused(c, "EHLO");
+        return refused(c, c->lmtp ? "LHLO" : "EHLO");
     c->caps = CAP_EHLO;
     rest = r.text;
     str_cut(&rest, S("\n"), &line); /* the first is for people */
@@ -236,12 +236,13 @@ static err greeting_hear(struct client *c)
     return OK;
 }
 
-err client_open(struct stream *s, str ehlo_name, struct client **ret)
+static err open_as(struct stream *s, bool lmtp, str ehlo_name, struct client **ret)
 {
     struct client *c = mem_new(sizeof *c);
 
     *ret = c;
     c->s = s;
+    c->lmtp = lmtp;
     c->keep = arena_new();
     s->write_wait = BLOCK_WAIT;
     err e = greeting_hear(c);
@@ -249,6 +250,9 @@ err client_open(struct stream *s, str ehlo_name, struct client **ret)
         e = client_hello(c, ehlo_name);
     return e == E_CLOSED && c->last.code == 421 ? refused(c, "the connection") : e;
 }
+
+err client_open(struct stream *s, str ehlo_name, struct client **ret) { return open_as(s, false, ehlo_name, ret); }
+err client_open_lmtp(struct stream *s, str ehlo_name, struct client **ret) { return open_as(s, true, ehlo_name, ret); }
 
 void client_free(struct client *c)
 {
@@ -490,6 +494,8 @@ static err go_hear(struct client *c, const struct envelope *env, arena *a, struc
     go.text = str_dup(a, go.text);
     if (go.code == 354 && *any)
         return OK;
+    if (go.code == 354 && c->lmtp) /* RFC 2033 4.2 forbids it; whether its dot will be answered, and how often, nobody can say */
+        return out_of_place(c, "DATA for nobody");
     if (go.code == 354) { /* for nobody: a lone dot ends it, RFC 2920 3.1; the answer concerns nobody */
         stream_say(c->s, S(".\r\n"));
         c->owed++;
@@ -561,7 +567,15 @@ static void stuffed_say(struct client *c, str piece, uint8_t *state, bool *ended
     buf_clear(&c->line);
 }
 
-static err body_by_data(struct client *c, const struct body *body)
+/* The end of the message is said: one answer, or by LMTP one for each who has it (RFC 2033 4.2). */
+static void end_owed(struct client *c, size_t heirs)
+{
+    c->heirs = heirs;
+    c->dots += MAX(heirs, 1);
+    c->owed += MAX(heirs, 1);
+}
+
+static err body_by_data(struct client *c, const struct body *body, size_t heirs)
 {
     bool ended = true; /* what went out last ends in CRLF, or nothing went out */
     uint8_t state = 0;
@@ -581,20 +595,22 @@ static err body_by_data(struct client *c, const struct body *body)
             return stream_fill(c->s, 1, 0); /* tells how */
     }
     str end = ended ? S(".\r\n") : S("\r\n.\r\n");
-    c->dots = 1;
-    c->owed++;
+    end_owed(c, heirs);
     c->open = false;
     c->dot_at = octets_said(c) + end.n;
     stream_say(c->s, end);
     return OK;
 }
 
-/* RFC 3030 2: every piece is a chunk, and every chunk is answered. */
-static err body_by_bdat(struct client *c, const struct body *body)
+/* RFC 3030 2: every piece is a chunk, and every chunk is answered. By LMTP we keep step: how often a last chunk behind a refused one
+ * would be answered no RFC says, so it is not sent. */
+static err body_by_bdat(struct client *c, const struct body *body, size_t heirs)
 {
     uint64_t left = body->size;
     str piece;
 
+    c->heirs = 0;
+    c->open = true; /* RFC 3030 does not say whether a refused chunk leaves a transaction: the next begins with RSET */
     for (size_t i = 0; i == 0 || left; i++) {
         TRY(during(body->piece(body->ctx, i, &piece), "reading the message"));
         if (piece.n > left || (!piece.p && left))
@@ -605,16 +621,18 @@ static err body_by_bdat(struct client *c, const struct body *body)
         number_add(&c->line, piece.n);
         buf_add(&c->line, left ? S("\r\n") : S(" LAST\r\n"));
         group_say(c);
-        c->dots++;
-        c->owed++;
+        end_owed(c, left ? 0 : heirs);
         c->dot_at = octets_said(c) + piece.n;
         stream_write(c->s, piece);
-        if (left && !(c->caps & CAP_PIPELINING))
+        if (left && (c->lmtp || !(c->caps & CAP_PIPELINING)))
             hear_ahead(c);
         if (c->s->broken != OK || c->broken != OK)
             return c->broken != OK ? broken(c) : stream_fill(c->s, 1, 0);
+        if (left && c->lmtp && !reply_ok(c->ahead.p[c->ahead.n - 1])) {
+            c->dot_at = UINT64_MAX; /* the end is not out, and will not be */
+            return OK;
+        }
     }
-    c->open = true; /* RFC 3030 does not say whether a refused chunk leaves a transaction: the next begins with RSET */
     return OK;
 }
 
@@ -622,7 +640,10 @@ err client_body(struct client *c, const struct envelope *env, const struct body 
 {
     if (c->broken != OK)
         return broken(c);
-    err e = c->bdat ? body_by_bdat(c, body) : body_by_data(c, body);
+    size_t heirs = 0;
+    for (size_t i = 0; c->lmtp && i < env->nrcpt; i++)
+        heirs += out[i].offered;
+    err e = c->bdat ? body_by_bdat(c, body, heirs) : body_by_data(c, body, heirs);
     return e == OK ? OK : give_up(c, env, out, e);
 }
 
@@ -634,6 +655,29 @@ static err maybe(struct client *c, err e)
     return fail(E_MAYBE, "the message is out, but its answer did not come: %.*s", STR(c->why));
 }
 
+/* LMTP: the answers for those who accepted, in their order. Where they end early, the others may have it; a 421 is the answer of the one it
+ * comes for, and nobody else's. */
+static err heirs_settle(struct client *c, const struct envelope *env, arena *a, struct answer *out)
+{
+    struct reply r;
+
+    for (size_t i = 0; i < env->nrcpt && c->dots; i++) {
+        if (!out[i].offered || out[i].settled)
+            continue;
+        r.code = 0;
+        err e = answer_next(c, a, "the message", DOT_WAIT, &r);
+        if (e != OK && r.code != 421)
+            return maybe(c, e);
+        if (e != OK)
+            r.text = str_dup(a, r.text);
+        settle(&out[i], r, STAGE_DOT);
+        c->dots--;
+        if (e != OK)
+            return c->dots ? maybe(c, e) : e;
+    }
+    return OK;
+}
+
 err client_settle(struct client *c, const struct envelope *env, arena *a, struct answer *out)
 {
     struct reply r, verdict = { 0 };
@@ -642,7 +686,7 @@ err client_settle(struct client *c, const struct envelope *env, arena *a, struct
     must(c->dots || c->broken != OK);
     if (!c->dots)
         return broken(c);
-    for (; c->dots && e == OK; c->dots--) {
+    for (; c->dots > c->heirs && e == OK; c->dots--) {
         r.code = 0;
         e = answer_next(c, a, "the message", DOT_WAIT, &r);
         if (e != OK && r.code != 421)
@@ -652,6 +696,8 @@ err client_settle(struct client *c, const struct envelope *env, arena *a, struct
         if (!verdict.code || reply_ok(verdict)) /* of several chunks the first refusal counts */
             verdict = r;
     }
+    if (c->heirs) /* then no chunk was refused: body_by_bdat() */
+        return e != OK ? maybe(c, e) : heirs_settle(c, env, a, out);
     settle_accepted(out, env->nrcpt, verdict, STAGE_DOT);
     return e;
 }

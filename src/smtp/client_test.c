@@ -613,6 +613,108 @@ TEST(client_ends_with_its_group)
     CHECK_ERR(task_main(hurry, &p), OK);
 }
 
+/* ---- LMTP ---- */
+
+#define LMTP "220 mx.example LMTP\r\n", }, { "LHLO me.example\r\n", "250-mx.example\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 BINARYMIME\r\n"
+
+struct lmtp_play { struct play play; enum body_kind body; err settled; struct { int code; bool offered, settled; } want[2]; };
+static const struct lmtp_play *lmtp_now;
+
+static void lmtp_deliver(struct client *c, err opened)
+{
+    AUTO_ARENA a = arena_new();
+    struct envelope env = two;
+    struct answer out[2] = { 0 };
+    bool any;
+
+    CHECK_ERR(opened, OK);
+    CHECK(c->lmtp);
+    env.body = lmtp_now->body;
+    client_offer(c, &env, 0);
+    CHECK_ERR(client_answers(c, &env, a, out, &any), OK);
+    CHECK_ERR(client_body(c, &env, &hello_body, out), OK);
+    CHECK_ERR(client_settle(c, &env, a, out), lmtp_now->settled);
+    for (size_t i = 0; i < 2; i++) {
+        CHECK_INT(out[i].offered, lmtp_now->want[i].offered);
+        CHECK_INT(out[i].settled, lmtp_now->want[i].settled);
+        if (out[i].settled)
+            CHECK_INT(out[i].reply.code, lmtp_now->want[i].code);
+    }
+    if (lmtp_now->settled != OK)
+        return;
+    client_offer(c, &env, 0); /* the next message meets its own answers */
+    CHECK_ERR(client_answers(c, &env, a, out, &any), OK);
+    CHECK(!any && out[0].reply.code == 451);
+}
+
+static err lmtp_run(void *arg)
+{
+    const struct play *p = arg;
+    struct addr none = { 0 };
+    struct client *c = NULL;
+    int fd[2];
+
+    must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd) == 0);
+    struct peer peer = { .s = stream_new(fd[0], &none), .turn = p->turn, .n = p->n };
+    AUTO_GROUP g = group_open(SOON);
+    group_spawn(&g, "peer", peer_run, &peer);
+    err e = client_open_lmtp(stream_new(fd[1], &none), S("me.example"), &c);
+    lmtp_deliver(c, e);
+    client_free(c);
+    return group_wait(&g);
+}
+
+#define HELLO "A: b\r\n\r\nhello\r\n.\r\n"
+#define BOTH "250 2.1.0 ok\r\n250 2.1.5 ok\r\n250 2.1.5 ok\r\n354 go\r\n"
+#define NEXT "250 ok\r\n451 later\r\n451 later\r\n503 no\r\n"
+#define B_SAID "MAIL FROM:<ann@example.net> BODY=BINARYMIME\r\nRCPT TO:<bob@example.org>\r\nRCPT TO:<eve@example.org>\r\n"
+#define TURNS(...) .play = { .turn = (struct turn[]){ __VA_ARGS__ }, .n = COUNT(((struct turn[]){ __VA_ARGS__ })) }
+
+TEST(client_hears_an_answer_for_each_recipient_by_lmtp)
+{
+    const struct lmtp_play plays[] = {
+        { TURNS({ "", LMTP }, { TWO_SAID, BOTH }, { HELLO, "250 2.0.0 bob has it\r\n452 4.2.2 eve is full\r\n" }, { TWO_SAID, NEXT }),
+          .want = { { 250, true, true }, { 452, true, true } } },
+        /* who was refused before gets none */
+        { TURNS({ "", LMTP }, { TWO_SAID, "250 ok\r\n550 no bob\r\n250 ok\r\n354 go\r\n" }, { HELLO, "554 5.6.0 no\r\n" }, { TWO_SAID, NEXT }),
+          .want = { { 550, false, true }, { 554, true, true } } },
+        { TURNS({ "", LMTP }, { TWO_SAID, BOTH }, { HELLO, "250 bob has it\r\n" }, { "", NULL }), .settled = E_MAYBE,
+          .want = { { 250, true, true }, { 0, true, false } } },
+        { TURNS({ "", LMTP }, { TWO_SAID, BOTH }, { HELLO, "421 going\r\n" }, { "", NULL }), .settled = E_MAYBE,
+          .want = { { 421, true, true }, { 0, true, false } } },
+        { TURNS({ "", LMTP }, { TWO_SAID, BOTH }, { HELLO, "250 bob has it\r\n421 going\r\n" }, { "", NULL }), .settled = E_CLOSED,
+          .want = { { 250, true, true }, { 421, true, true } } },
+        { TURNS({ "", LMTP }, { TWO_SAID, BOTH }, { HELLO, "354 what?\r\n" }, { "", NULL }), .settled = E_MAYBE,
+          .want = { { 0, true, false }, { 0, true, false } } },
+        /* chunks: one answer each, and for each recipient behind the last */
+        { TURNS({ "", LMTP }, { B_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n" }, { "BDAT 8\r\nA: b\r\n\r\n", "250 8 octets\r\n" },
+                { "BDAT 7 LAST\r\nhello\r\n", "550 not bob\r\n250 eve has it\r\n" }, { "RSET\r\n" B_SAID, "250 ok\r\n250 ok\r\n451 later\r\n451 later\r\n" }),
+          .body = BODY_BINARY, .want = { { 550, true, true }, { 250, true, true } } },
+        /* a refused chunk is the last */
+        { TURNS({ "", LMTP }, { B_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n" }, { "BDAT 8\r\nA: b\r\n\r\n", "452 no room\r\n" },
+                { "RSET\r\n" B_SAID, "250 ok\r\n250 ok\r\n451 later\r\n451 later\r\n" }),
+          .body = BODY_BINARY, .want = { { 452, true, true }, { 452, true, true } } },
+        { TURNS({ "", LMTP }, { B_SAID, "250 ok\r\n250 ok\r\n250 ok\r\n" }, { "BDAT 8\r\nA: b\r\n\r\n", "354 what?\r\n" }, { "", NULL }),
+          .body = BODY_BINARY, .settled = E_SYNTAX, .want = { { 0, true, false }, { 0, true, false } } },
+    };
+
+    EACH(plays, p) {
+        lmtp_now = p;
+        CHECK_ERR(task_main(lmtp_run, (void *)(uintptr_t)&p->play), OK);
+    }
+}
+
+static void lmtp_nobody(struct client *c, err opened)
+{
+    CHECK_ERR(opened, E_REFUSED);
+    CHECK(!c->lmtp);
+}
+
+TEST(client_takes_no_lmtp_for_smtp)
+{
+    PLAY(lmtp_nobody, { "", "220 mx.example LMTP\r\n" }, { "EHLO me.example\r\n", "500 this is LMTP\r\n" }, { "HELO me.example\r\n", "500 this is LMTP\r\n" });
+}
+
 /* ---- many ---- */
 
 static unsigned sends;

@@ -29,6 +29,7 @@ err reply_parse_line(str line, struct reply *ret, bool *more);
 enum verb {
     VERB_UNKNOWN, VERB_HELO, VERB_EHLO, VERB_MAIL, VERB_RCPT, VERB_DATA, VERB_BDAT, VERB_RSET, VERB_NOOP, VERB_VRFY, VERB_EXPN,
     VERB_HELP, VERB_QUIT, VERB_STARTTLS, VERB_AUTH, VERB_ETRN, VERB_XCLIENT, VERB_XFORWARD,
+    VERB_LHLO,                  /* LMTP's EHLO (RFC 2033 4.1) */
     VERB_HTTP                   /* GET, POST, Host: ...: somebody else's protocol (attack class 11) */
 };
 /* What XCLIENT and XFORWARD tell, as Postfix's XCLIENT_README and XFORWARD_README have it. */
@@ -99,6 +100,7 @@ enum {
 };
 struct client {
     struct stream *s;
+    bool lmtp;                  /* RFC 2033: LHLO, and an answer for each recipient behind the final dot */
     unsigned caps;
     uint64_t size_max;          /* of SIZE; 0: none said */
     uint64_t mail_max, rcpt_max, rcptdomain_max; /* of LIMITS (RFC 9422); 0: none said */
@@ -111,6 +113,7 @@ struct client {
     struct buf text, line;      /* of the newest reply heard; of what is being said */
     size_t owed;                /* replies not heard yet: `dots` of the last body, `skip` that concern nobody, then the envelope's */
     size_t dots, skip;
+    size_t heirs;               /* the last so many of `dots` answer one accepted recipient each; 0: the last answers for all */
     struct { struct reply *p; size_t n, at, cap; arena *text; } ahead; /* replies heard before anybody asked for them */
     size_t rcpts_said;
     bool data_said, bdat, quit_said, open; /* open: a MAIL was accepted, and neither message nor RSET followed */
@@ -120,6 +123,8 @@ struct client {
  * whatever is returned, and the stream goes with it. E_REFUSED: c->last is the reply that was not positive; it concerns the
  * server, never a recipient. */
 WAITS err client_open(struct stream *s, str ehlo_name, struct client **ret);
+/* The same to a server that speaks LMTP (RFC 2033). It must have PIPELINING by that RFC; one without is spoken to in step. */
+WAITS err client_open_lmtp(struct stream *s, str ehlo_name, struct client **ret);
 void client_free(struct client *c);     /* closes without a word */
 AUTO_DEFINE(client)
 WAITS void client_quit(struct client *c); /* QUIT, at most a second for the answer, then client_free() */
@@ -169,7 +174,8 @@ WAITS err client_answers(struct client *c, const struct envelope *env, arena *a,
  * connection without a dot: nothing was delivered. */
 WAITS err client_body(struct client *c, const struct envelope *env, const struct body *body, struct answer *out);
 /* Hear the answer to the final dot: settles every offered recipient. E_MAYBE: the line died after our dot (or the last BDAT)
- * was sent, or the answer made no sense. Any other error settles nothing, but E_CLOSED by a 421: that is their answer. */
+ * was sent, or the answer made no sense. Any other error settles nothing, but E_CLOSED by a 421: that is their answer.
+ * By LMTP each has an answer of its own, in the order of the RCPTs: E_MAYBE then concerns those who are not settled yet. */
 WAITS err client_settle(struct client *c, const struct envelope *env, arena *a, struct answer *out);
 
 #endif

@@ -8,7 +8,7 @@
 _Atomic bool events_stored;
 
 const char *const event_name[EVENT_KINDS] = {
-    "accepted", "refused", "delivered", "deferred", "failed", "expired", "deleted", "unknown", "report", "dropped",
+    "accepted", "refused", "delivered", "deferred", "failed", "expired", "deleted", "unknown", "report", "dropped", "handed_on",
 };
 
 #define PART_MOST 512 /* of one string; more is cut */
@@ -89,6 +89,7 @@ static const struct { enum log_level level; int counter; } about[EVENT_KINDS] = 
     [EVENT_FAILED] = { LOG_WARN, COUNT_failed },        [EVENT_EXPIRED] = { LOG_WARN, COUNT_expired },
     [EVENT_DELETED] = { LOG_WARN, COUNT_deleted },      [EVENT_UNKNOWN] = { LOG_WARN, COUNT_unknown },
     [EVENT_REPORT] = { LOG_INFO, COUNT_reports },       [EVENT_DROPPED] = { LOG_WARN, COUNT_reports_dropped },
+    [EVENT_HANDED_ON] = { LOG_INFO, COUNT_handed_on },
 };
 
 void event_emit(const struct event *e)

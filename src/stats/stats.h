@@ -22,6 +22,7 @@
     X(attempts, "deliveries attempted") \
     X(delivered, "recipients delivered") \
     X(deferred, "recipients put off after an attempt") \
+    X(handed_on, "times that mail was handed on to another backend: unknown_to, fallback") \
     X(failed, "recipients failed for good") \
     X(kept, "recipients kept that a backend refused although our own lists know them") \
     X(expired, "recipients whose lifetime ended") \
@@ -30,6 +31,9 @@
     X(repeated, "recipients delivered after an unknown outcome (perhaps a second copy)") \
     X(reports, "delivery reports made") \
     X(reports_dropped, "reports dropped because nobody could get them") \
+    X(cut_through_refused, "messages whose client was told a next hop's refusal (cut_through)") \
+    X(cut_through_late, "messages taken because their next hop did not answer in time (cut_through)") \
+    X(cut_through_full, "messages answered at once because too many waited (cut_through)") \
     X(loops, "messages refused or failed because they loop") \
     X(connections, "connections opened to next hops") \
     X(connections_failed, "connections to next hops that failed before a message") \
@@ -88,7 +92,7 @@ when histogram_end(size_t bucket);
 
 enum event_kind {
     EVENT_ACCEPTED, EVENT_REFUSED, EVENT_DELIVERED, EVENT_DEFERRED, EVENT_FAILED, EVENT_EXPIRED, EVENT_DELETED, EVENT_UNKNOWN,
-    EVENT_REPORT, EVENT_DROPPED, EVENT_KINDS
+    EVENT_REPORT, EVENT_DROPPED, EVENT_HANDED_ON, EVENT_KINDS
 };
 extern const char *const event_name[EVENT_KINDS];
 

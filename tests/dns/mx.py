@@ -16,7 +16,7 @@ from servers import Nsd
 
 WAYPOST = os.path.abspath(os.path.join(os.environ.get("WAYPOST_BUILD", "build"), "waypost"))
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
-A, B, C, RELAY, OUTSIDE, NAMES = "192.0.2.11", "192.0.2.12", "192.0.2.13", "192.0.2.2", "192.0.2.1", "192.0.2.53"
+A, B, C, RELAY, SECOND, OUTSIDE, NAMES = "192.0.2.11", "192.0.2.12", "192.0.2.13", "192.0.2.2", "192.0.2.3", "192.0.2.1", "192.0.2.53"
 
 
 def run(*argv):
@@ -43,6 +43,7 @@ ZONES = {
     "backup.test": "@ MX 10 a.one.test.\n@ MX 20 mx.example.net.\n@ MX 30 b.one.test.\n",
     "loop.test": "@ MX 10 lo\nlo A 127.0.0.1\nlo AAAA ::1\n",
     "linklocal.test": "@ MX 10 ll\n@ MX 20 c\nll A 169.254.7.7\nc A %s\n" % C,
+    "by.test": "@ MX 10 a.one.test.\n",
     "alias.test": "really CNAME one.test.\n",
     "many.test": "".join("@ MX %d m%d\nm%d A %s\n" % (10 + i, i, i, C if i == 0 else A) for i in range(150)),
 }
@@ -51,10 +52,11 @@ ZONES = {
 class Sink:
     def __init__(self, ip):
         self.ip = ip
+        self.took = f"{relay.dir}/{ip}.took"
         self.start()
 
     def start(self):
-        self.p = subprocess.Popen([WAYPOST, "sink", "-l", f"{self.ip}:25", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.p = subprocess.Popen([WAYPOST, "sink", "-l", f"{self.ip}:25", "--json", "--hash", self.took], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.p.stderr.readline()
 
     def stop(self):
@@ -83,6 +85,8 @@ relay_domain backup.test {{ via mx; recipients any }}
 backend hub {{ server {C}:25 }}
 route branch {{ from *.branch.example; network outside; via hub }}
 route special {{ to user3@same.test; via hub }}
+source second {SECOND} helo second.example.net
+route sourced {{ to by.test; via mx; source second }}
 route default {{ via mx }}
 """)
         # It waits for its network before it becomes the relay.
@@ -93,7 +97,7 @@ route default {{ via mx }}
         for command in [f"ip link add outside type veth peer name inside netns {self.p.pid}", "ip link set outside up", *[f"ip addr add {ip}/24 dev outside" for ip in (OUTSIDE, A, B, C, NAMES)]]:
             r = run(*command.split())
             check(r.returncode == 0, command, r.stderr)
-        for command in ["ip link set lo up", "ip link set inside up", f"ip addr add {RELAY}/24 dev inside"]:
+        for command in ["ip link set lo up", "ip link set inside up", f"ip addr add {RELAY}/24 dev inside", f"ip addr add {SECOND}/24 dev inside"]:
             r = run("nsenter", "-t", str(self.p.pid), "-n", *command.split())
             check(r.returncode == 0, command, r.stderr)
 
@@ -166,6 +170,13 @@ try:
     check(len(sites) == 2, "one site for both domains, and one for the equals", lanes)
     relay.send("many.test")
     check(relay.delivered("many.test") == {C: 10}, "a hundred and fifty of them: the best one (attack class 51)")
+    relay.send("by.test")
+    check(relay.delivered("by.test") == {A: 10} and all(e.get("source") == "second" for e in relay.events("delivered", "@by.test")), "by a source", relay.events("delivered", "@by.test")[:1])
+    came = [json.loads(line) for line in whole_lines(a.took)]
+    check({(t["client"], t["ehlo"]) for t in came if t["to"][0].endswith("@by.test")} == {(SECOND, "second.example.net")}, "from its address, under its name", came[-1:])
+    check({(t["client"], t["ehlo"]) for t in came if not t["to"][0].endswith("@by.test")} == {(RELAY, "mx.example.net")}, "all others as ever", came[:1])
+    lanes = [lane["name"] for lane in json.loads(relay.ask("stats", "--json").stdout)["lanes"]]
+    check("mx:a.one.test@second" in lanes and "domain:by.test@second" in lanes, "with lanes of its own", lanes)
     relay.send("linklocal.test")
     check(relay.delivered("linklocal.test") == {C: 10}, "what is nowhere is passed over (attack class 51)")
 

@@ -32,23 +32,23 @@ class NextHop:
     def accept(self):
         while True:
             try:
-                sock, _ = self.listener.accept()
+                sock, peer = self.listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
+            threading.Thread(target=self.serve, args=(sock, peer[0] if peer else "unix"), daemon=True).start()
 
     def close(self):
         self.listener.close()
 
-    def serve(self, sock):
+    def serve(self, sock, peer):
         sock.settimeout(PATIENCE)
         with sock, sock.makefile("rwb") as f:
             try:
-                self.talk(f)
+                self.talk(f, peer)
             except OSError:
                 pass
 
-    def talk(self, f):
+    def talk(self, f, peer):
         def say(text):
             f.write(text.encode() + b"\r\n")
             f.flush()
@@ -87,7 +87,7 @@ class NextHop:
                         break
                     data += line[1:] if line[:1] == b"." else line
                 with self.lock:
-                    self.mails.append((sender, rcpts, data))
+                    self.mails.append((sender, rcpts, data, peer))
                 for _ in rcpts if self.lmtp else [0]:
                     say("250 2.0.0 noted")
             elif verb == "QUIT":

@@ -112,9 +112,9 @@ class Hops:
         self.hops["boxes"] = NextHop("boxes", path=path, lmtp=True)
 
     def outcome(self, ident):
-        """Where a message came out and to whom."""
+        """Where a message came out, to whom, and from which address."""
         mark = b"X-Ident: " + ident.encode() + b"\r\n"       # in the header: a report has it below
-        return sorted((name, rcpt.split(">")[0].strip("<").lower()) for name, hop in self.hops.items() for _, rcpts, data in hop.got(mark)
+        return sorted((name, rcpt.split(">")[0].strip("<").lower(), peer) for name, hop in self.hops.items() for _, rcpts, data, peer in hop.got(mark)
                       if mark in data.split(b"\r\n\r\n")[0] + b"\r\n" for rcpt in rcpts)
 
     def close(self):
@@ -188,7 +188,8 @@ class Imported(servers.Server):
         if checked.returncode:
             raise RuntimeError(f"check: {checked.stdout} {checked.stderr}")
         config.write_text(self.config.replace("dir /var/lib/waypost/spool", f"dir {self.folder}/spool; min_free 16MiB")
-                          .replace("control /run/waypost/control.sock", f"control {self.folder}/control.sock\nthreads 1\nlog {{ level warn }}\ndns {{ server 127.0.0.1:1; hosts off }}"))
+                          .replace("control /run/waypost/control.sock", f"control {self.folder}/control.sock\nthreads 1\nlog {{ level warn }}\ndns {{ server 127.0.0.1:1; hosts off; timeout 1s }}")
+                          .replace("unix:/", f"unix:{postfix.folder}/"))
         self.spawn(WAYPOST, "serve", "-c", str(config))
 
     def asks(self, *args):
