@@ -59,9 +59,9 @@ static void scene_open(struct scene *s)
 
 static void scene_close(struct scene *s)
 {
+    heap_free(&s->d->down); /* it holds lanes */
     queue_free(s->d->setup.queue);
     reception_free(s->d->setup.reception);
-    heap_free(&s->d->down);
     mem_free(s->d);
     spool_port_close(s->port);
     spool_close(s->spool);

@@ -1,7 +1,7 @@
 /* Which time counts against the lifetime of mail, and how a lane that was down opens again. */
 #include "queue/inside.h"
 
-#define PAUSES_MOST 16          /* of a lane; beyond, those closest to each other become one */
+#define PAUSES_MOST 16          /* of a lane; beyond, the two oldest become one */
 #define PAUSE_JOIN MINUTE       /* a pause that begins so soon after the last one continues it: a frozen lane is looked at now and then */
 #define RAMP_SECONDS 16
 
@@ -15,13 +15,8 @@ void lane_pause(struct lane *lane)
         return;
     }
     if (lane->npause == PAUSES_MOST) {
-        size_t at = 0;
-        for (size_t i = 1; i + 1 < lane->npause; i++)
-            if (lane->pause[i + 1].from - lane->pause[i].to < lane->pause[at + 1].from - lane->pause[at].to)
-                at = i;
-        lane->pause[at].to = lane->pause[at + 1].to; /* in doubt for the mail */
-        lane->npause--;
-        memmove(&lane->pause[at + 1], &lane->pause[at + 2], (lane->npause - at - 1) * sizeof *lane->pause);
+        lane->pause[1].from = lane->pause[0].from; /* in doubt for the mail */
+        memmove(&lane->pause[0], &lane->pause[1], --lane->npause * sizeof *lane->pause);
     }
     if (!lane->pause)
         lane->pause = mem_new(PAUSES_MOST * sizeof *lane->pause);
