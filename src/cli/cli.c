@@ -53,7 +53,7 @@ const struct cli_verb cli_verbs[] = {
               "  --held               held by an operator\n"
               "  --match KEY=VALUE    the same: lane, domain, sender, recipient, tenant, stream, reason, age\n\n"
               "  --dry-run            only count\n"
-              "  --for TIME           hold or suspend for so long; 30 days unless given\n"
+              "  --for TIME           hold or suspend for so long; as hold_max says, 30 days, unless given\n"
               "  --report             delete: the sender gets a report\n"
               RELAY_AT_HELP
               "\nbounce gives mail up as failed, with a report to its sender; delete without. Held and suspended time is not counted against the\n"

@@ -89,6 +89,7 @@ bool incidents_resume(struct relay *r, str lane)
     struct incident *in = NEW_ARRAY(a, struct incident, INCIDENTS_MOST);
     bool any = false;
 
+    lane = str_head(lane, MIN(str_findc(lane, '@'), lane.n)); /* whatever source it is by */
     for (size_t i = 0, n = incidents(in); i < n; i++)
         if (str_eq(str_z(in[i].subject), lane) && incident_end(in[i].kind, lane, S("by an operator"))) {
             relay_thaw(r, in[i].kind, lane);
