@@ -131,6 +131,7 @@ typedef enum err {
     E_TIMEOUT,  /* the deadline passed */
     E_CLOSED,   /* the peer ended the connection */
     E_REFUSED,  /* nobody listens there, or no way there */
+    E_NOWAY,    /* no way there from here, whatever is there: no route, no network, no address of that family */
     E_LIMIT,    /* a limit of ours is reached; the text names it */
     E_IO,       /* the system failed; the text has its words */
     E_NOSPACE,  /* disk full, quota, no descriptors */

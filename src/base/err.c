@@ -19,6 +19,7 @@ const char *err_name(err e)
         [E_CLOSED] = "closed",     [E_REFUSED] = "refused",   [E_LIMIT] = "limit",     [E_IO] = "io",
         [E_NOSPACE] = "nospace",   [E_DAMAGED] = "damaged",   [E_UNKNOWN] = "unknown", [E_MAYBE] = "maybe",
         [E_PERM] = "perm",         [E_USAGE] = "usage",       [E_BOGUS] = "bogus",
+        [E_NOWAY] = "noway",
     };
     return (unsigned)e < E_COUNT ? names[e] : "?";
 }
@@ -56,8 +57,8 @@ static err err_of_errno(int number)
     case ECANCELED: return E_CANCELED;
     case ETIMEDOUT: case ETIME: return E_TIMEOUT;
     case EPIPE: case ECONNRESET: case ECONNABORTED: case ESHUTDOWN: case ENOTCONN: return E_CLOSED;
-    case ECONNREFUSED: case EHOSTUNREACH: case ENETUNREACH: case EHOSTDOWN: case ENETDOWN: case EADDRNOTAVAIL:
-        return E_REFUSED;
+    case ECONNREFUSED: case EHOSTUNREACH: case EHOSTDOWN: return E_REFUSED;
+    case ENETUNREACH: case ENETDOWN: case EADDRNOTAVAIL: case EAFNOSUPPORT: return E_NOWAY;
     case ENOSPC: case EDQUOT: case EMFILE: case ENFILE: case ENOMEM: case ENOBUFS: case EFBIG: return E_NOSPACE;
     case EACCES: case EPERM: case EROFS: return E_PERM;
     default: return E_IO;

@@ -35,7 +35,7 @@ TEST(err_of_errno_and_its_words)
 {
     static const struct { int number; err want; } cases[] = {
         { ENOENT, E_NOTFOUND }, { EEXIST, E_EXISTS }, { ENOSPC, E_NOSPACE }, { EMFILE, E_NOSPACE },
-        { ECONNREFUSED, E_REFUSED }, { ECONNRESET, E_CLOSED }, { ETIMEDOUT, E_TIMEOUT }, { EACCES, E_PERM },
+        { ECONNREFUSED, E_REFUSED }, { ENETUNREACH, E_NOWAY }, { ECONNRESET, E_CLOSED }, { ETIMEDOUT, E_TIMEOUT }, { EACCES, E_PERM },
         { EIO, E_IO }, { 99999, E_IO },
     };
     EACH(cases, c)

@@ -53,11 +53,14 @@ const struct cli_verb cli_verbs[] = {
               "  --held               held by an operator\n"
               "  --match KEY=VALUE    the same: lane, domain, sender, recipient, tenant, stream, reason, age\n\n"
               "  --dry-run            only count\n"
-              "  --for TIME           hold or suspend for so long; 30 days unless given\n"
+              "  --for TIME           hold or suspend for so long; as hold_max says, 30 days, unless given\n"
               "  --report             delete: the sender gets a report\n"
               RELAY_AT_HELP
               "\nbounce gives mail up as failed, with a report to its sender; delete without. Held and suspended time is not counted against the\n"
               "lifetime of mail. A hold outlives a restart of the relay; a suspended lane and a way chosen by reroute do not." },
+    { "incidents", "trouble that concerns more than one message, and what ends it", "waypost incidents [--json]\nwaypost incidents close ID", .run = cli_incidents,
+      .more = RELAY_AT_HELP "\nMail that an incident keeps burns no attempt and its lifetime does not end, up to hold_max. Each ends by itself when what it waits for comes;\n"
+              "close tries it at once, and when the trouble is still there it begins anew. Exits with 0 also when there is none." },
     { "trace", "the story of a message", "waypost trace ID|MESSAGE-ID|ADDRESS|@DOMAIN [--json]", .run = cli_trace,
       .more = RELAY_AT_HELP "\nOf senders and recipients. In the recent past, which is in memory, a part of an address or Message-ID is enough; what a\n"
               "\"trace { retention 30d }\" keeps on disk is found by the whole of it. The newest 200 messages are told of." },

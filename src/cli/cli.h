@@ -111,6 +111,7 @@ int cli_drain(int argc, char **argv);
 int cli_backend(int argc, char **argv);
 int cli_explain(int argc, char **argv);
 int cli_queue(int argc, char **argv);
+int cli_incidents(int argc, char **argv);
 int cli_trace(int argc, char **argv);
 int cli_stats(int argc, char **argv);
 int cli_top(int argc, char **argv);

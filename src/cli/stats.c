@@ -75,6 +75,16 @@ static void print_streams(struct watch *w, const json_t *streams)
     }
 }
 
+static void print_incidents(struct watch *w, const json_t *all)
+{
+    for (size_t i = 0; i < json_array_size(all); i++) {
+        const json_t *in = json_array_get(all, i);
+        str said = json_text(in, "reason"), kind = json_text(in, "kind"), subject = json_text(in, "subject");
+        printf("  INCIDENT %lld %.*s %.*s for %.*s: %.*s\n", (long long)json_number(in, "id"), STR(kind), STR(tell_text(w->a, subject)),
+               STR(tell_ago(w->a, json_when(in, "since"), wall_now())), STR(tell_text(w->a, said)));
+    }
+}
+
 static void print_stats(struct watch *w, const json_t *now)
 {
     static const struct { const char *label, *key; } shown[] = {
@@ -106,6 +116,7 @@ static void print_stats(struct watch *w, const json_t *now)
     str gateway = json_text(now, "one_gateway");
     if (gateway.n)
         printf("  NEARLY ALL SESSIONS COME FROM %.*s: client addresses are lost on the way (see one_gateway in the log)\n", STR(tell_text(w->a, gateway)));
+    print_incidents(w, json_object_get(now, "incidents"));
     print_streams(w, json_object_get(now, "streams"));
     print_servers(w, json_object_get(now, "lanes"));
 }

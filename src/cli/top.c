@@ -134,7 +134,7 @@ static void draw_lanes(struct top *t)
         row[i] = row_of(t, json_array_get(lanes, i));
     sorting = t->sort;
     qsort(row, n, sizeof *row, by_sort);
-    line(t, "7", "%-*s %-5s %9s %5s %8s %7s  %-*s", wide, "LANE", "STATE", "QUEUED", "CONNS", "RATE/s", "OLDEST", (int)MAX(t->wide, 80) - wide - 41, "LAST WORDS");
+    line(t, "7", "%-*s %-6s %9s %5s %8s %7s  %-*s", wide, "LANE", "STATE", "QUEUED", "CONNS", "RATE/s", "OLDEST", (int)MAX(t->wide, 80) - wide - 42, "LAST WORDS");
     for (size_t i = 0; i < n; i++) {
         const struct row *r = &row[i];
         char speed[16] = "-";
@@ -144,7 +144,7 @@ static void draw_lanes(struct top *t)
             first = str_head(age, blank);
         if (r->has_rate)
             snprintf(speed, sizeof speed, "%.1f", r->rate);
-        line(t, str_eq(r->state, S("down")) ? "31" : "", "%-*.*s %-5.*s %9.*s %5lld %8s %7.*s  %.*s", wide, MIN(wide, (int)r->name.n), r->name.p,
+        line(t, !str_eq(r->state, S("open")) ? "31" : "", "%-*.*s %-6.*s %9.*s %5lld %8s %7.*s  %.*s", wide, MIN(wide, (int)r->name.n), r->name.p,
              STR(r->state), STR(tell_count(t->a, r->queued)), (long long)r->connections, speed, STR(first), STR(r->words));
     }
     int64_t all = json_number(t->now, "lanes_all");
@@ -154,6 +154,21 @@ static void draw_lanes(struct top *t)
         line(t, "", "no mail has come yet");
 }
 
+#define INCIDENTS_DRAWN 4
+static void draw_incidents(struct top *t)
+{
+    const json_t *all = json_object_get(t->now, "incidents");
+    size_t n = json_array_size(all);
+
+    for (size_t i = 0; i < MIN(n, (size_t)INCIDENTS_DRAWN); i++) {
+        const json_t *in = json_array_get(all, i);
+        line(t, "31", "INCIDENT %.*s %.*s for %.*s, %lld wait: %.*s", STR(json_text(in, "kind")), STR(tell_text(t->a, json_text(in, "subject"))),
+             STR(tell_ago(t->a, json_when(in, "since"), t->at)), (long long)json_number(in, "waiting"), STR(tell_text(t->a, json_text(in, "reason"))));
+    }
+    if (n > INCIDENTS_DRAWN)
+        line(t, "31", "and %zu more: waypost incidents", n - INCIDENTS_DRAWN);
+}
+
 static void draw(struct top *t)
 {
     const json_t *q = json_object_get(t->now, "queue"), *sp = json_object_get(t->now, "spool"), *lanes = json_object_get(t->now, "lanes");
@@ -161,7 +176,7 @@ static void draw(struct top *t)
     int64_t syncs = json_number(sp, "syncs"), down = 0;
 
     for (size_t i = 0; i < json_array_size(lanes); i++)
-        down += str_eq(json_text(json_array_get(lanes, i), "state"), S("down"));
+        down += !str_eq(json_text(json_array_get(lanes, i), "state"), S("open"));
     line(t, "1", "waypost  up %.*s, configuration %lld, %.*s sessions, %.*s connections out", STR(tell_ago(t->a, 1, 1 + json_number(t->now, "uptime_s") * SECOND)),
          (long long)json_number(t->now, "epoch"), STR(tell_count(t->a, json_number(t->now, "sessions"))), STR(tell_count(t->a, json_number(t->now, "connections"))));
     line(t, "", "queue    %.*s messages: %.*s ready, %.*s put off, %.*s in flight; the oldest %.*s%s", STR(tell_count(t->a, json_number(q, "messages"))),
@@ -176,6 +191,7 @@ static void draw(struct top *t)
          json_number(sp, "intake_stopped") ? "FULL, new mail is put off: " : "", (long long)json_number(sp, "segments"), (long long)json_number(sp, "ready"),
          STR(tell_us(t->a, syncs ? json_number(sp, "sync_us_total") / syncs : 0)), STR(tell_us(t->a, json_number(sp, "sync_us_max"))));
     line(t, down ? "31" : "", "lanes    %lld, %lld of them down", (long long)json_number(t->now, "lanes_all"), (long long)down);
+    draw_incidents(t);
     line(t, "", "%s", "");
     draw_lanes(t);
 }

@@ -86,6 +86,7 @@ void diags_print_json(const struct diags *d, struct buf *out); /* one array of o
     N(BAD_SOURCE,  122, "a source of recipients that cannot be asked so") \
     N(CLEAR,       123, "a secret or addresses that would cross the network in plain text") \
     N(OUTLET,      124, "a source or pool that mail cannot leave by") \
+    N(SOFT_BOUNCE, 125, "soft_bounce is on: what next hops refuse for good is kept and tried again") \
     N(NOT_READABLE, 130, "a file that the relay's own user may not read")
 enum {
 #define N(name, number, meaning) CONF_E_##name = number,

@@ -26,8 +26,20 @@ static err connect_by(struct leaving *by, const struct addr *to, when deadline, 
     return e;
 }
 
-/* To a host by name: its addresses one after the other, from any of them on, until one takes the connection. */
-static err connect_name(struct resolver *names, const struct next_hop *srv, const struct own *own, when timeout, struct leaving *by, struct remote *remote, struct stream **ret)
+/* Is there an address that may be tried, of a family that has a way out from here? */
+static bool other_family(const struct dns_addresses *found, int family, struct leaving *by)
+{
+    for (size_t i = 0; i < found->all.n; i++) {
+        bool cannot;
+        outlet_addr(by ? by->outlet : NULL, &found->all.p[i], &cannot);
+        if (found->all.p[i].sa.sa_family != family && !cannot)
+            return true;
+    }
+    return false;
+}
+
+/* To a host by name: its addresses one after the other, from any of them on, until one takes the connection. `d` may be NULL. */
+static err connect_name(struct dispatch *d, struct resolver *names, const struct next_hop *srv, const struct own *own, when timeout, struct leaving *by, struct remote *remote, struct stream **ret)
 {
     AUTO_ARENA a = arena_new();
     struct dns_addresses found;
@@ -35,7 +47,10 @@ static err connect_name(struct resolver *names, const struct next_hop *srv, cons
     err e = OK;
     size_t tried = 0;
 
-    TRY(dns_addresses(names, a, srv->host, srv->port, clock_now() + timeout, &found));
+    e = dns_addresses(names, a, srv->host, srv->port, clock_now() + timeout, &found);
+    if (e == E_TIMEOUT) /* E_TIMEOUT is of who was found and did not answer */
+        e = fail(E_AGAIN, "looking up %.*s took too long", STR(srv->host));
+    TRY(during(e, "looking up %.*s", STR(srv->host)));
     if (found.all.n == 0)
         return fail(E_NONAME, "%.*s has no address", STR(srv->host));
     size_t from = random_below(found.all.n);
@@ -50,23 +65,29 @@ static err connect_name(struct resolver *names, const struct next_hop *srv, cons
         outlet_addr(by ? by->outlet : NULL, to, &cannot);
         if (cannot && (i + 1 < found.all.n || tried)) /* another family, unless there is no other */
             continue;
+        int family = to->sa.sa_family;
+        if (d && found.n4 && found.n6 && other_family(&found, family, by) && !family_works(family))
+            continue;
         tried++;
         snprintf(remote->z, sizeof remote->z, "%.*s[%.*s]", (int)MIN(srv->host.n, 64), srv->host.p, STR(addr_print(to, ip)));
         e = connect_by(by, to, clock_now() + timeout, ret);
+        if (d)
+            family_tried(d, to, srv->host, e);
         if (e == OK || e == E_CANCELED)
             break;
     }
     return e;
 }
 
-err hop_reach(struct resolver *names, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct leaving *by, struct remote *remote, struct client **ret)
+static err reach(struct dispatch *d, struct resolver *names, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct leaving *by,
+                 struct remote *remote, struct client **ret)
 {
     AUTO(stream) s = NULL;
     char ip[ADDR_TEXT];
 
     *remote = remote_of(srv);
     if (srv->addr.n == 0) {
-        TRY(connect_name(names, srv, own, timeout, by, remote, &s));
+        TRY(connect_name(d, names, srv, own, timeout, by, remote, &s));
     } else {
         snprintf(remote->z, sizeof remote->z, "%.*s", STR(addr_print(&srv->addr, ip)));
         TRY(connect_by(by, &srv->addr, clock_now() + timeout, &s));
@@ -75,9 +96,18 @@ err hop_reach(struct resolver *names, const struct next_hop *srv, const struct o
     return srv->lmtp ? client_open_lmtp(take(s), ehlo_name, ret) : client_open(take(s), ehlo_name, ret);
 }
 
+err hop_reach(struct resolver *names, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct leaving *by, struct remote *remote, struct client **ret)
+{
+    return reach(NULL, names, srv, own, ehlo_name, timeout, by, remote, ret);
+}
+
 err hop_connect(struct dispatch *d, const struct next_hop *srv, const struct own *own, str ehlo_name, when timeout, struct leaving *by, struct remote *remote, struct client **ret)
 {
-    return hop_reach(d->setup.resolver, srv, own, ehlo_name, timeout, by, remote, ret);
+    err e = reach(d, d->setup.resolver, srv, own, ehlo_name, timeout, by, remote, ret);
+
+    if (srv->addr.n == 0 && own && !*ret && (e == E_AGAIN || e == E_BOGUS))
+        fault_names(d, srv->host);
+    return e;
 }
 
 static str offers_of(arena *a, unsigned caps)

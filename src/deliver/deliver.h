@@ -21,6 +21,8 @@ struct dispatch_setup {
     size_t most_connections;            /* of this thread, to all next hops together */
     /* Probes brought a server of that backend back: lanes that are down may open, on all threads. May be NULL. */
     void (*server_up)(void *ctx, str backend);
+    /* An incident is over: lanes of all threads that it froze may open; `lane` "": all. May be NULL. */
+    void (*thaw)(void *ctx, enum incident_kind kind, str lane);
 };
 /* One a thread. */
 struct dispatch *dispatch_new(const struct dispatch_setup *setup);
@@ -38,6 +40,9 @@ void dispatch_look(struct lane *lane);
 /* Start no further transaction; connections end when theirs does. */
 void dispatch_drain(struct dispatch *d);
 size_t dispatch_connections(const struct dispatch *d);
+/* An operator ends an incident. What it froze is to be thawed by the caller; it is frozen anew if the trouble is still there. False: only the
+ * configuration ends it, or it is over. From any thread. */
+bool incident_end(enum incident_kind kind, str subject, str why);
 /* An operator removed a ticket (queue_remove): settle its recipients as deleted, with a report to the sender or without. */
 WAITS void dispatch_delete(struct dispatch *d, struct ticket *t, str reason, bool report);
 /* The same, but as failed: by `bounce`. */

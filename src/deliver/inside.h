@@ -101,6 +101,32 @@ bool callout_says_absent(const struct reply *r);
 
 void lane_wake_later(struct dispatch *d, struct lane *lane);    /* open it at its retry_at */
 
+void lane_try(struct dispatch *d, struct lane *lane, struct ticket *t); /* this one alone, in flight, to a frozen backend; brake_said() will be told */
+
+/* ---- brake.c: the bounce brake of a lane's backend ---- */
+
+/* Is mail for its backend kept? Cheap. */
+static inline bool lane_braked(const struct lane *l) { return l->kind == LANE_BACKEND && l->backend && l->backend->brake && brake_on(l->backend->brake); }
+/* The same; then the lane is frozen, and where it is time somebody tries. */
+bool brake_holds(struct dispatch *d, struct lane *lane);
+/* keep[i]: the next hop refused him for good; it stays set for whom that is not to be believed. They are to be tried again at *until (0: when the lane
+ * opens), for the reason *why, which is in f->a; their ticket's `doubt` is *era. What became of everybody is counted. */
+WAITS void brake_judge(struct dispatch *d, struct flight *f, bool *keep, uint8_t *era, when *until, str *why);
+enum brake_said brake_heard(const struct flight *f);    /* what a trial's answers say */
+void brake_said(struct dispatch *d, struct lane *lane, enum brake_said said);   /* what a try has shown */
+
+/* ---- fault.c: faults that are ours, not a next hop's ---- */
+
+/* A server of the lane took a connection. */
+void fault_reached(struct dispatch *d, struct lane *lane);
+/* None of a lane's servers could be reached, the last by the error `why` (OK: it was reached). True: it is our own fault, and the lane is frozen. */
+bool fault_unreached(struct dispatch *d, struct lane *lane, err why, str reason, when retry_at);
+/* A name could not be looked up, as err_text() says. True: nobody can look names up just now. */
+WAITS bool fault_names(struct dispatch *d, str name);
+/* Addresses of that family: is there a way out for them, as far as is known? What became of one that was tried; E_NOWAY: none. */
+bool family_works(int family);
+void family_tried(struct dispatch *d, const struct addr *to, str host, err e);
+
 /* ---- share.c: which server's turn it is ---- */
 
 #define SHARE_PATIENCE SECOND           /* a server that took nothing for so long is not waited for */

@@ -3,7 +3,8 @@
 
 #define UNKNOWN_WAIT (15 * MINUTE)      /* the answer never came: it may be there, so not soon */
 
-enum verdict { DELIVERED, FAILED, LATER, AT_ONCE, UNKNOWN, EXPIRED, DELETED, HANDED_ON, GONE /* handed on already */ };
+enum verdict { DELIVERED, FAILED, LATER, AT_ONCE, UNKNOWN, EXPIRED, DELETED, HANDED_ON, GONE /* handed on already */,
+               KEPT /* refused, but that is not believed: brake.c */ };
 
 /* RFC 3463 from what we have: the peer's own code, else one for the basic code. */
 static str status_of(arena *a, const struct reply *r, const char *fallback)
@@ -72,13 +73,14 @@ struct settling {
     struct report_item *item;
     size_t nitem;
     struct backend **to;        /* of who is handed on */
-    size_t n[GONE + 1];
+    size_t n[KEPT + 1];
+    uint8_t era; when kept_until; str kept_why; /* of those kept; kept_until 0: when their lane opens */
 };
 
 static void tell(const struct flight *f, size_t i, enum verdict v, const struct backend *to, str remote, str reason, when due)
 {
     static const enum event_kind kind[] = { EVENT_DELIVERED, EVENT_FAILED, EVENT_DEFERRED, EVENT_DEFERRED, EVENT_UNKNOWN, EVENT_EXPIRED,
-                                            EVENT_DELETED, EVENT_HANDED_ON };
+                                            EVENT_DELETED, EVENT_HANDED_ON, [KEPT] = EVENT_DEFERRED };
     const struct reply *r = decided_by(&f->out[i]);
     struct event e = { .kind = kind[v], .id = f->t->id, .at = wall_now(), .from = f->env.sender, .rcpt = f->env.rcpt[i].to, .remote = remote,
                        .attempt = f->t->attempts + 1u };
@@ -90,9 +92,11 @@ static void tell(const struct flight *f, size_t i, enum verdict v, const struct 
     }
     e.reply = r ? reply_print(f->a, r) : reason;
     e.took = e.at - f->mail->m->origin.accepted;
-    if (v == LATER || v == UNKNOWN) {
+    if (v == LATER || v == UNKNOWN || (v == KEPT && due)) {
         char span[TIME_TEXT];
-        e.detail = str_printf(f->a, "again in %.*s", STR(time_span(span, due - clock_now())));
+        e.detail = str_printf(f->a, "%sagain in %.*s", v == KEPT ? "our own lists know it: " : "", STR(time_span(span, due - clock_now())));
+    } else if (v == KEPT) {
+        e.detail = S("our own lists know it: kept while the backend may be in error");
     } else if (v == FAILED && f->cut_through) {
         e.detail = S("cut_through: its client was told, and nobody else is");
     } else if (v == HANDED_ON) {
@@ -146,12 +150,12 @@ static void settling_report(struct settling *s, const struct flight *f, size_t i
             return;
         item->action = n > 1 ? REPORT_EXPANDED : REPORT_RELAYED; /* RFC 3461 5.2.7.3 */
         item->status = "2.0.0";
-    } else if (v == LATER || v == UNKNOWN) {
+    } else if (v == LATER || v == UNKNOWN || v == KEPT) {
         if (!warn_wanted(f, i))
             return;
         item->action = REPORT_DELAYED;
         /* RFC 3463 4.4.2: "bad connection"; 4.4.1: "no answer from host" */
-        item->status = v == UNKNOWN ? "4.4.2" : str_cz(f->a, r ? status_of(f->a, r, "4.0.0") : S("4.4.1"));
+        item->status = v == UNKNOWN ? "4.4.2" : v == KEPT ? "4.3.5" /* "system incorrectly configured" */ : str_cz(f->a, r ? status_of(f->a, r, "4.0.0") : S("4.4.1"));
     } else {
         if (notify && !(notify & NOTIFY_FAILURE) && !f->mail->m->report) /* RFC 3461 4.1; not given means failure and delay */
             return;
@@ -177,6 +181,7 @@ static struct rcpt_set *set_with(const struct flight *f, const struct settling *
 static bool is_over(enum verdict v) { return v == DELIVERED || v == FAILED || v == EXPIRED || v == DELETED; }
 static bool is_at_once(enum verdict v) { return v == AT_ONCE; }
 static bool is_unknown(enum verdict v) { return v == UNKNOWN; }
+static bool is_kept(enum verdict v) { return v == KEPT; }
 
 static str domain_of_rcpt(const struct flight *f, size_t i)
 {
@@ -202,10 +207,11 @@ static struct backend *other_way(const struct flight *f, size_t i, enum verdict 
 }
 
 /* Who ends how, and what of it the sender is to be told. `warn`: a delay, too. */
-static void settling_judge(struct settling *s, struct flight *f, enum flight_end end, str reason, str remote, bool warn)
+static void settling_judge(struct dispatch *d, struct settling *s, struct flight *f, enum flight_end end, str reason, str remote, bool warn)
 {
-    bool some_taken = false;
-    bool too_old = f->mail->m->origin.accepted + (when)f->t->lifetime * SECOND < wall_now();
+    const struct backend *b = f->t->lane->backend;
+    bool soft = f->offered && (f->snap->reports.soft_bounce || (b && b->soft_bounce));
+    bool some_taken = false, *refused = NEW_ARRAY(f->a, bool, f->env.nrcpt);
 
     for (size_t i = 0; i < f->env.nrcpt; i++) {
         if (!f->out[i].settled) /* a 250 to RCPT is no answer to the message: neither log nor report shall show it as one */
@@ -213,13 +219,25 @@ static void settling_judge(struct settling *s, struct flight *f, enum flight_end
         some_taken |= f->out[i].settled && reply_ok(f->out[i].reply);
     }
     for (size_t i = 0; i < f->env.nrcpt; i++) {
-        enum verdict v = verdict_of(f, i, end, some_taken);
+        s->verdict[i] = verdict_of(f, i, end, some_taken);
+        if (s->verdict[i] == FAILED && (s->to[i] = other_way(f, i, FAILED))) /* to be refused here is the way of things there */
+            s->verdict[i] = HANDED_ON;
+        else if (s->verdict[i] == FAILED && f->out[i].settled && soft)
+            s->verdict[i] = LATER;
+        refused[i] = s->verdict[i] == FAILED && f->out[i].settled;
+    }
+    brake_judge(d, f, refused, &s->era, &s->kept_until, &s->kept_why);
+    bool too_old = ticket_too_old(f->t, f->mail->m->origin.accepted, wall_now());
+    for (size_t i = 0; i < f->env.nrcpt; i++) {
+        enum verdict v = s->verdict[i];
+        if (refused[i])
+            v = KEPT;
         if (too_old && (v == LATER || v == UNKNOWN))
             v = EXPIRED;
-        if ((s->to[i] = other_way(f, i, v)))
+        if (v == LATER && (s->to[i] = other_way(f, i, LATER)))
             v = HANDED_ON;
         s->verdict[i] = v;
-        if ((v == DELETED && end == FLIGHT_DELETED && !f->mail->m->report) || ((v == LATER || v == UNKNOWN) && warn) || v == DELIVERED || v == FAILED || v == EXPIRED)
+        if ((v == DELETED && end == FLIGHT_DELETED && !f->mail->m->report) || ((v == LATER || v == UNKNOWN || v == KEPT) && warn) || v == DELIVERED || v == FAILED || v == EXPIRED)
             settling_report(s, f, i, v, remote, reason);
     }
 }
@@ -250,7 +268,7 @@ static void settling_postpone(struct settling *s, struct flight *f)
 static void settling_note(struct settling *s, const struct flight *f, str reason, str remote, when due, when late, str *why)
 {
     static const enum rcpt_status status[] = { RCPT_DELIVERED, RCPT_FAILED, RCPT_WAITING, RCPT_WAITING, RCPT_WAITING, RCPT_EXPIRED,
-                                               RCPT_DELETED };
+                                               RCPT_DELETED, [KEPT] = RCPT_WAITING };
     when now = clock_now(), wall = wall_now();
 
     *why = reason;
@@ -264,14 +282,14 @@ static void settling_note(struct settling *s, const struct flight *f, str reason
             continue;
         struct rcpt_state *st = &s->state[s->nstate++];
         *st = (struct rcpt_state){ .index = f->index[i], .status = status[v], .version = f->t->version, .last = wall, .remote = remote,
-                                   .attempts = (uint16_t)(f->t->attempts + 1), .unknown = v == UNKNOWN || f->t->unknown, .warned = f->t->warned };
+                                   .attempts = (uint16_t)(f->t->attempts + (v != KEPT)), .unknown = v == UNKNOWN || f->t->unknown, .warned = f->t->warned };
         if (st->status == RCPT_WAITING)
-            st->next = wall + ((v == UNKNOWN ? late : due) - now);
+            st->next = v == KEPT && !s->kept_until ? 0 : wall + ((v == UNKNOWN ? late : v == KEPT ? s->kept_until : due) - now);
         if (v != DELIVERED)
             st->reply = r->code ? reply_print(f->a, r) : reason;
         if (v == LATER && r->code)
             *why = short_reason(f->a, &f->out[i], remote);
-        tell(f, i, v, NULL, remote, reason, v == UNKNOWN ? late : due);
+        tell(f, i, v, NULL, remote, reason, v == UNKNOWN ? late : v == KEPT ? s->kept_until : due);
     }
 }
 
@@ -315,7 +333,7 @@ static struct ticket *hand_on(struct settling *s, const struct flight *f, struct
             s->verdict[i] = GONE;
             s->n[HANDED_ON]--;
         }
-    if (s->n[HANDED_ON] + s->n[LATER] + s->n[UNKNOWN])
+    if (s->n[HANDED_ON] + s->n[LATER] + s->n[UNKNOWN] + s->n[KEPT])
         part = ticket_split(rest, set);
     else
         rest = NULL;
@@ -333,7 +351,7 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
     str why;
     bool warn = warn_due(t, f->mail->m->origin.accepted, f->snap->reports.delay_warning);
 
-    settling_judge(&s, f, end, reason, remote, warn);
+    settling_judge(d, &s, f, end, reason, remote, warn);
     if ((f->cut_through = cut_through(&s, f)))
         s.nitem = 0;
     /* The report is ours before the failure is noted: a crash between the two tells the sender twice, never not at all. */
@@ -360,7 +378,7 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
         ticket_done(ticket_split(t, set_with(f, &s, is_over)));
     if (rest && s.n[AT_ONCE]) {
         struct ticket *soon = rest;
-        if (s.n[LATER] + s.n[UNKNOWN] + s.n[HANDED_ON])
+        if (s.n[LATER] + s.n[UNKNOWN] + s.n[HANDED_ON] + s.n[KEPT])
             soon = ticket_split(rest, set_with(f, &s, is_at_once));
         else
             rest = NULL;
@@ -371,13 +389,23 @@ void flight_settle(struct dispatch *d, struct flight *f, enum flight_end end, st
         rest = hand_on(&s, f, rest, warn);
     if (rest && s.n[UNKNOWN]) {
         struct ticket *unknown = rest;
-        if (s.n[LATER])
+        if (s.n[LATER] + s.n[KEPT])
             unknown = ticket_split(rest, set_with(f, &s, is_unknown));
         else
             rest = NULL;
         unknown->unknown = true;
         unknown->server = (uint8_t)(f->server_at + 1); /* at most 64 */
         ticket_defer(unknown, late, S("the answer to the message never came: it may have been delivered"));
+    }
+    if (rest && s.n[KEPT]) {
+        struct ticket *kept = rest;
+        if (s.n[LATER])
+            kept = ticket_split(rest, set_with(f, &s, is_kept));
+        else
+            rest = NULL;
+        kept->doubt = s.era;
+        stats_add(COUNT_kept, s.n[KEPT]);
+        ticket_put_off(kept, s.kept_until, s.kept_why, false);
     }
     if (rest)
         ticket_defer(rest, due, why);

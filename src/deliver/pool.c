@@ -15,6 +15,8 @@ struct connection {
     struct next_hop *server;
     size_t server_at;
     struct ticket *first;       /* in flight already, bound to `server_at`; NULL: takes what comes */
+    bool trial;                 /* `first`, to any server, is to show whether a frozen backend is well again, and nothing else goes over it */
+    enum brake_said said;       /* what it showed */
     struct client *client;
     struct remote remote;
     struct slots slots;         /* of its limits on connections */
@@ -64,13 +66,14 @@ static struct next_hop *choose_bound(struct connection *k, const bool *tried)
     return server_in(s) ? s : NULL;
 }
 
-/* Try servers until one answers as it should. Says in *reason why the last one did not. */
-static err open_any(struct connection *k, str *reason, arena *a, when *retry_at)
+/* Try servers until one answers as it should. Says in *reason why the last one did not, and in *why by which error it could not be reached; OK: it was, or
+ * none was tried. */
+static err open_any(struct connection *k, str *reason, arena *a, when *retry_at, err *why)
 {
     bool tried[64] = { 0 }, reason_given = false;
 
     for (;;) {
-        k->server = k->first ? choose_bound(k, tried) : choose(k, tried, retry_at);
+        k->server = k->first && !k->trial ? choose_bound(k, tried) : choose(k, tried, retry_at);
         if (!k->server) {
             const struct outlet *o = k->backend->outlet;
             if (o && !reason_given && atomic_load(&o->state->out_until) > clock_now()) { /* found out by a probe, or another lane */
@@ -87,10 +90,13 @@ static err open_any(struct connection *k, str *reason, arena *a, when *retry_at)
         struct leaving by = { .outlet = k->backend->outlet };
         err e = hop_connect(k->d, k->server, k->backend->holders ? &k->snap->routes.own : NULL, hop_ehlo(by.outlet, k->snap->receive.hostname),
                             k->backend->connect_timeout, &by, &k->remote, &k->client);
+        if (e == OK || k->client)
+            fault_reached(k->d, k->lane);
         if (e == OK) {
             server_works(k->server->state, clock_now());
             return OK;
         }
+        *why = k->client ? OK : e;
         atomic_fetch_sub(&k->server->state->connections, 1);
         k->lane->server[k->server_at].connections--;
         server_failed(k->server->state, clock_now());
@@ -158,11 +164,13 @@ void dispatch_suspended(void *ctx, struct lane *lane)
     lane_wake_later(ctx, lane);
 }
 
-static void lane_is_down(struct connection *k, str reason, when retry_at)
+static void lane_is_down(struct connection *k, str reason, when retry_at, err why)
 {
     struct lane *lane = k->lane;
 
     retry_at = MAX(retry_at, clock_now() + PROBE_LEAST);
+    if (!lane->backend->outlet && fault_unreached(k->d, lane, why, reason, retry_at)) /* else it may be the source's, and others of its pool are asked */
+        return;
     if (lane->state == LANE_OPEN)
         log_warn("lane_down", LOG_STR("lane", lane->name), LOG_STR("reason", reason), LOG_INT("waiting", lane->nready));
     lane->unfit = k->unfit;
@@ -195,15 +203,17 @@ static bool has_room(const struct dispatch *d, const struct lane *lane)
 
 /* ---- the messages of a connection ---- */
 
-static void open_connection(struct dispatch *d, struct lane *lane, struct ticket *first, size_t server_at)
+static void open_connection(struct dispatch *d, struct lane *lane, struct ticket *first, size_t server_at, bool trial)
 {
     struct connection *k = mem_new(sizeof *k);
 
-    *k = (struct connection){ .d = d, .lane = lane, .first = first, .server_at = server_at };
+    *k = (struct connection){ .d = d, .lane = lane, .first = first, .server_at = server_at, .trial = trial, .said = BRAKE_UNCLEAR };
     if (!slots_take(&k->slots, lane->backend)) {
         mem_free(k);
         if (first)
             ticket_return(first);
+        if (trial)
+            brake_said(d, lane, BRAKE_UNCLEAR);
         return;
     }
     lane->connections++;
@@ -219,7 +229,11 @@ static void open_connection(struct dispatch *d, struct lane *lane, struct ticket
     log_error("no_connection", LOG_STR("lane", lane->name), LOG_STR("reason", err_text()));
     if (first)
         ticket_return(first);
+    if (trial)
+        brake_said(d, lane, BRAKE_UNCLEAR);
 }
+
+void lane_try(struct dispatch *d, struct lane *lane, struct ticket *t) { open_connection(d, lane, t, 0, true); }
 
 /* Does this ticket belong on another server than ours first? Then a connection of its own goes there, if one may be opened. */
 static bool sent_elsewhere(struct connection *k, struct ticket *t)
@@ -229,7 +243,7 @@ static bool sent_elsewhere(struct connection *k, struct ticket *t)
     if (!t->server || at == k->server_at || at >= k->backend->nserver || k->lane->server[at].connections >= quota(k->d, k->backend)
         || !server_in(&k->backend->server[at]) || !lane_may_connect(k->lane, k->backend))
         return false;
-    open_connection(k->d, k->lane, t, at);
+    open_connection(k->d, k->lane, t, at, false);
     return true;
 }
 
@@ -251,11 +265,13 @@ static bool is_over(const struct connection *k)
 
     if ((most && k->client->mails >= most) || (theirs && k->client->mails >= theirs))
         return true;
+    if (k->trial)
+        return k->d->draining || !k->first || k->client->mails;
     if (slots_wanted(&k->slots) && (k->client->mails >= TURN_MAILS || !k->lane->nready)) {
         k->lane->yields_until = clock_now() + 2 * SECOND; /* or we would have it again before the others look */
         return true;
     }
-    if (k->d->draining || k->lane->state != LANE_OPEN || k->lane->backend != k->backend)
+    if (k->d->draining || k->lane->state != LANE_OPEN || k->lane->backend != k->backend || lane_braked(k->lane))
         return true;
     return !k->server->weight || atomic_load_explicit(&k->server->state->drained, memory_order_relaxed) || (!k->first && better_is_in(k));
 }
@@ -288,7 +304,7 @@ static struct ticket *next_ticket(struct connection *k, bool behind)
     t = share_next(lane, k->backend, k->server_at, behind, &other, &at);
     if (other && !behind && lane_may_connect(lane, k->backend)) {
         lane->pacing.mine = false;
-        open_connection(k->d, lane, lane_take_this(other), at);
+        open_connection(k->d, lane, lane_take_this(other), at, false);
     }
     lane->pacing.mine &= !t;
     if (t && lane->nready && lane->idle) /* it is somebody else's turn now */
@@ -404,6 +420,8 @@ static void talk(struct connection *k)
         }
         if (any)
             atomic_fetch_add_explicit(&st->delivered, 1, memory_order_relaxed);
+        if (k->trial)
+            k->said = brake_heard(&cur);
         flight_settle(k->d, &cur, FLIGHT_ANSWERED, S("no answer"), str_z(k->remote.z));
         cur = next;
         if (cur.a)
@@ -421,13 +439,14 @@ static err connection_run(void *arg)
     str reason = S("all its servers failed lately");
     when retry_at;
     bool talked = false;
+    err why = OK;
 
     mem_free(arg);
     task_favour(); /* thousands of sessions would leave a few connections no time, and what they took in would only pile up */
     k.snap = k.d->setup.newest(k.d->setup.ctx);
     k.backend = backend_hold(lane->backend);
-    if (k.backend && !k.d->draining) {
-        err e = open_any(&k, &reason, a, &retry_at);
+    if (k.backend && !k.d->draining && (k.trial || !lane_braked(lane))) {
+        err e = open_any(&k, &reason, a, &retry_at, &why);
         talked = e == OK;
         if (talked) {
             lane->talking++;
@@ -438,7 +457,7 @@ static err connection_run(void *arg)
             lane->talking--;
         }
         else if (e != E_CANCELED && !k.first && lane->connections == 1 && lane->backend == k.backend)
-            lane_is_down(&k, reason, retry_at);
+            lane_is_down(&k, reason, retry_at, why);
     }
     slots_give(&k.slots);
     lane->connections--;
@@ -449,6 +468,8 @@ static err connection_run(void *arg)
         k.first->server = 0;
         ticket_return(k.first);
     }
+    if (k.trial)
+        brake_said(k.d, lane, k.said);
     /* Who could not connect starts nobody: the last of them to fail closes the lane. */
     if (talked && lane->nready && lane->state == LANE_OPEN)
         dispatch_ready(k.d, lane);
@@ -494,7 +515,7 @@ void dispatch_ready(void *ctx, struct lane *lane)
         dispatch_discard(d, lane);
         return;
     }
-    if (lane->pacing.until) /* it comes again when that is */
+    if (brake_holds(d, lane) || lane->pacing.until) /* it comes again when that is */
         return;
     if (d->patient) {
         d->patient = false;
@@ -508,13 +529,13 @@ void dispatch_ready(void *ctx, struct lane *lane)
         lane->idle--;
         waiters_wake_one(&lane->takers);
     }
-    if (lane->connections >= quota(d, b) * s.in + s.due)
+    if (lane->connections >= MIN(quota(d, b) * s.in + s.due, lane_ramp(lane, clock_now())))
         return;
     /* One for each server, as soon as there is more than one message; then one more for each few that wait. */
     bool many = lane->nready > (size_t)lane->connections * TICKETS_A_CONNECTION;
     if ((s.due || lane->connections < s.in || (s.without && lane->nready > woken) || (!woken && many)) && may_grow(lane, s.in + s.due) && has_room(d, lane)
         && lane_may_connect(lane, b))
-        open_connection(d, lane, NULL, 0);
+        open_connection(d, lane, NULL, 0, false);
 }
 
 /* Mail came faster than it goes, and no more comes: where some has been ready for a second although more connections may be had, half as
@@ -526,14 +547,14 @@ static bool look_for_waiting(struct dispatch *d)
     bool any = false;
 
     for (size_t i = 0; (lane = queue_lane(d->setup.queue, i)); i++) {
-        if (!lane->nready || lane->state != LANE_OPEN || !lane->backend || lane->idle || lane->pacing.until)
+        if (!lane->nready || lane->state != LANE_OPEN || !lane->backend || lane->idle || lane->pacing.until || brake_holds(d, lane))
             continue;
         any = true;
         if (now - lane_first(lane)->since < 1)
             continue;
-        size_t in = look(lane, lane->backend, clock_now()).in, most = quota(d, lane->backend) * in;
+        size_t in = look(lane, lane->backend, clock_now()).in, most = MIN(quota(d, lane->backend) * in, lane_ramp(lane, clock_now()));
         for (size_t more = lane->connections / 2 + 1; more && lane->connections < most && may_grow(lane, in) && has_room(d, lane) && lane_may_connect(lane, lane->backend); more--)
-            open_connection(d, lane, NULL, 0);
+            open_connection(d, lane, NULL, 0, false);
         lane->crowded = !lane->connections;
     }
     return any;

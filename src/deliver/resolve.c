@@ -24,10 +24,13 @@ static void resolve(struct dispatch *d, struct lane *lane)
     } else if (e == OK) {
         queue_no_site(lane, no_site[s.kind].status, str_printf(a, no_site[s.kind].reason, STR(domain)), s.ttl);
     } else {
+        bool local = e != E_CANCELED && fault_names(d, domain);
         str reason = str_printf(a, "looking up the mail hosts of %.*s: %.*s", STR(domain), STR(err_text()));
-        if (!lane->site && lane->state == LANE_OPEN && e != E_CANCELED)
+        if (!lane->site && lane->state == LANE_OPEN && e != E_CANCELED && !local)
             log_warn("mx_unknown", LOG_STR("domain", domain), LOG_STR("reason", reason));
-        queue_site_later(lane, reason);
+        queue_site_later(lane, reason, local);
+        if (lane->frozen)
+            incident_affects(INCIDENT_NO_NAMES, S("resolver"), 1);
         if (lane->state == LANE_DOWN)
             lane_wake_later(d, lane);
     }

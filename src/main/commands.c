@@ -149,7 +149,7 @@ struct worker_stats {
     struct thread_stats *thread;        /* one a worker */
     arena *a;
 };
-struct lane_stats { str name, label, reason; size_t ready, waiting, flying, connections; bool down; when retry_at, oldest; };
+struct lane_stats { str name, label, reason; size_t ready, waiting, flying, connections; bool down, frozen; when retry_at, oldest; };
 
 static void add_oldest(struct lane_stats *l, const struct lane *lane)
 {
@@ -198,6 +198,7 @@ static err stats_one(struct worker *w, void *arg)
         l->connections += lane->connections;
         if (lane->state == LANE_DOWN) {
             l->down = true;
+            l->frozen |= lane->frozen;
             l->reason = str_dup(s->a, lane->reason);
             l->retry_at = lane->retry_at;
         } else if (!l->down && lane->nready && lane_delay(lane, &reason, &until)) {
@@ -274,7 +275,7 @@ static void add_lanes(struct buf *b, const struct worker_stats *w, const struct 
         add_key(b, "");
         buf_addc(b, '{');
         add_str(b, "name", l->name);
-        add_str(b, "state", l->down ? S("down") : S("open"));
+        add_str(b, "state", l->frozen ? S("frozen") : l->down ? S("down") : S("open"));
         add_int(b, "ready", (int64_t)l->ready);
         add_int(b, "waiting", (int64_t)l->waiting);
         add_int(b, "flying", (int64_t)l->flying);
@@ -387,6 +388,7 @@ static void stats(struct control *c, void *relay)
     add_threads(&b, &w, r->nworker);
     add_spool(&b, r);
     add_lanes(&b, &w, s, (size_t)MAX(control_int(c, "limit", INT64_MAX), 0));
+    incidents_into(&b, r);
     struct gateway_seen gateway;
     add_str(&b, "one_gateway", gateway_found(&gateway) ? str_z(gateway.ip) : S(""));
     add_int(&b, "uptime_s", (clock_now() - r->started) / SECOND);
@@ -435,6 +437,8 @@ const struct control_verb control_verbs[] = {
     { "backend.undrain", backend_undrain, true },
     { "config.show", config_show, false },
     { "explain.rcpt", explain_rcpt, false },
+    { "incident.list", incident_list, false },
+    { "incident.close", incident_close_one, true },
     { "queue.list", queue_list, false },
     { "queue.show", queue_show, false },
     { "queue.change", queue_change, true },

@@ -422,6 +422,19 @@ static void add_configuration(struct metrics *m, struct relay *r, const struct s
     family_one(m, METRIC_GAUGE, "waypost_draining", r->draining, "Is the relay going down (1)?");
 }
 
+static void add_incidents(struct metrics *m)
+{
+    struct incident *in = mem_new(INCIDENTS_MOST * sizeof *in);
+
+    metrics_family(m, METRIC_GAUGE, "waypost_incident", "Incidents that are open, each 1; waypost incidents tells what they are.");
+    for (size_t i = 0, n = incidents(in); i < n; i++)
+        metrics_value(m, 1, "kind", incident_name[in[i].kind], "subject", in[i].subject, NULL);
+    metrics_family(m, METRIC_COUNTER, "waypost_incidents_total", "Incidents that have begun, by kind.");
+    for (unsigned k = 0; k < INCIDENT_KINDS; k++)
+        metrics_value(m, (double)incidents_begun((enum incident_kind)k), "kind", incident_name[k], NULL);
+    mem_free(in);
+}
+
 void metrics_answer(struct relay *r, const struct http_question *q, struct http_answer *ret)
 {
     struct metrics m = { .open = metrics_open(q->accept) };
@@ -435,6 +448,7 @@ void metrics_answer(struct relay *r, const struct http_question *q, struct http_
     add_counters(&m, sum);
     if (f) /* else the threads are ending, and what they have no more is left out, rather than told as nothing */
         add_queue(&m, r, f);
+    add_incidents(&m);
     add_servers(&m, &s->snapshot.routes);
     add_limits(&m, &s->snapshot.routes);
     add_spool(&m, r, s);

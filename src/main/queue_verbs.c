@@ -6,8 +6,7 @@
 #include <stdlib.h>
 
 #define WALK 128                /* tickets looked at between two turns of others */
-#define HOLD_MOST (30 * DAY)    /* nobody's mail is forgotten in a hold */
-#define SUSPEND_MOST (30 * DAY)
+#define HOLD_MOST (30 * DAY)    /* unless hold_max says another; nobody's mail is forgotten in a hold */
 
 /* ---- which ---- */
 
@@ -408,6 +407,15 @@ static err change_some(struct worker *w, void *arg)
     return OK;
 }
 
+static when hold_most(struct relay *r)
+{
+    struct settings *s = relay_newest(r);
+    when most = s->snapshot.retry.hold_max;
+
+    snapshot_drop(&s->snapshot);
+    return most ? most : HOLD_MOST;
+}
+
 void queue_change(struct control *c, void *relay)
 {
     struct relay *r = relay;
@@ -440,7 +448,7 @@ void queue_change(struct control *c, void *relay)
     }
     buf_addf(&reason, "%s by an operator%s%.*s", k.action == HOLD ? "held" : k.action == BOUNCE ? "returned" : "deleted", k.reason.n ? ": " : "", STR(k.reason));
     k.reason = buf_str(&reason);
-    when hold = MIN(control_int(c, "for_s", HOLD_MOST / SECOND) * SECOND, HOLD_MOST);
+    when most = hold_most(r), hold = MIN(control_int(c, "for_s", most / SECOND), most / SECOND) * SECOND;
     k.until = clock_now() + MAX(hold, SECOND);
     for (unsigned i = 0; i < r->nworker; i++)
         for (k.at = 0; k.at != SIZE_MAX;)
@@ -478,7 +486,7 @@ void queue_suspend_lane(struct control *c, void *relay)
 {
     struct relay *r = relay;
     AUTO_BUF reason = { 0 };
-    when length = MIN(control_int(c, "for_s", SUSPEND_MOST / SECOND) * SECOND, SUSPEND_MOST);
+    when most = hold_most(r), length = MIN(control_int(c, "for_s", most / SECOND), most / SECOND) * SECOND;
     struct suspension_of s = { .lane = control_arg(c, "lane"), .until = clock_now() + MAX(length, SECOND) };
     str said = control_arg(c, "reason");
 
@@ -501,8 +509,9 @@ void queue_resume_lane(struct control *c, void *relay)
 
     for (unsigned i = 0; i < r->nworker; i++)
         worker_call(&r->worker[i], resume_one, &s);
+    s.was |= incidents_resume(r, s.lane);
     if (!s.was) {
-        control_fail(c, "notfound", "no lane \"%.*s\" is suspended", STR(s.lane));
+        control_fail(c, "notfound", "no lane \"%.*s\" is suspended, and no incident has it frozen", STR(s.lane));
         return;
     }
     log_info("lane_resumed", LOG_STR("lane", s.lane));

@@ -181,6 +181,7 @@ err relay_reload(struct relay *r, struct buf *text, struct buf *changes)
     if (r->store)
         store_configure(r->store, &s->trace);
     mem_free(fresh);
+    incidents_configure(r, s);
     log_info("reloaded", LOG_STR("path", s->path), LOG_INT("epoch", s->snapshot.epoch));
     config_changes(old, s, changes);
     snapshot_drop(&old->snapshot); /* ours */
@@ -561,6 +562,7 @@ err relay_run(void *relay_setup)
     }
     r.serving = true;
     log_info("started", LOG_STR("hostname", s->snapshot.receive.hostname), LOG_INT("threads", r.nworker), LOG_STR("spool", s->spool.dir));
+    incidents_configure(&r, s);
     {
         AUTO_GROUP g = group_open(NEVER);
         group_spawn(&g, "backlog", load_backlog, &r);

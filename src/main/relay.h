@@ -71,6 +71,16 @@ WAITS void worker_unlisten(struct worker *w, const struct addr *addr);
 /* Servers of that backend changed: on every thread its lanes open, and idle connections look whether they are still wanted. */
 void relay_lanes_look(struct relay *r, str backend);
 
+/* An incident is over: on every thread the lanes that it froze open. `backend` "": all of them. */
+void relay_thaw(struct relay *r, enum incident_kind kind, str backend);
+
+/* incidents.c */
+void incident_list(struct control *c, void *relay);
+void incident_close_one(struct control *c, void *relay);
+void incidents_into(struct buf *b, struct relay *r);            /* "incidents":[...] */
+bool incidents_resume(struct relay *r, str lane);               /* end those of that backend; false: there are none */
+void incidents_configure(struct relay *r, const struct settings *s);    /* those that a configuration makes, or ends */
+
 /* metrics.c and health.c: what is answered over HTTP, on its thread */
 void metrics_answer(struct relay *r, const struct http_question *q, struct http_answer *ret);
 void health_answer(struct relay *r, const struct http_question *q, struct http_answer *ret);

@@ -83,8 +83,7 @@ const struct setting *settings_table(void)
         size_t n = join(0, receive_settings, offsetof(struct settings, snapshot.receive));
         n = join(n, route_settings, offsetof(struct settings, snapshot.routes));
         n = join(n, dns_settings, offsetof(struct settings, dns));
-        const struct setting retry[] = { retry_setting, { .name = NULL } };
-        n = join(n, retry, offsetof(struct settings, snapshot.retry));
+        n = join(n, retry_settings, offsetof(struct settings, snapshot.retry));
         n = join(n, stream_settings, offsetof(struct settings, snapshot.streams));
         n = join(n, deliver_settings, offsetof(struct settings, snapshot.reports));
         join(n, own_settings, 0);
@@ -168,6 +167,8 @@ struct settings *settings_load(str path, const str *text, struct diags *d)
         own_finish(s, a);
         routes_finish(&b, &s->snapshot.routes);
         streams_finish(&b, &s->snapshot.streams, &s->snapshot.routes);
+        if (s->snapshot.reports.soft_bounce)
+            conf_warn(&b, &(struct place){ .file = s->path, .line = 1, .column = 1 }, CONF_E_SOFT_BOUNCE, "soft_bounce is on: nothing that a next hop refuses is returned before its lifetime ends");
         if (understood) /* else what is missing may only have been misspelt */
             receive_settings_finish(&b, &s->snapshot.receive, &s->snapshot.routes);
     }

@@ -224,8 +224,19 @@ static void narrow(void *ctx, struct mail *mail)
     thread_post(w->relay->worker[0].thread, &mail->post);
 }
 
-/* Word that servers of a backend have changed, on its way to a worker. */
-struct changed { struct post post; struct worker *w; char backend[]; };
+/* Word that servers of a backend have changed, or that an incident is over, on its way to a worker. */
+struct changed { struct post post; struct worker *w; bool thaw; enum incident_kind kind; char backend[]; };
+
+static bool concerns(const struct changed *ch, const struct lane *lane)
+{
+    bool named = lane->kind == LANE_BACKEND && str_eq(lane_backend_name(lane), str_z(ch->backend));
+
+    if (!ch->thaw || *ch->backend)
+        return named && (!ch->thaw || lane->frozen);
+    /* Those that failed before it was an incident are down. */
+    bool before = lane->state == LANE_DOWN && ((ch->kind == INCIDENT_NO_NAMES && lane->kind == LANE_DOMAIN) || (ch->kind == INCIDENT_NO_WAY && lane->kind == LANE_SITE));
+    return before || (lane->frozen && lane->frozen_by == ch->kind);
+}
 
 static void changed_arrived(struct post *p)
 {
@@ -233,17 +244,20 @@ static void changed_arrived(struct post *p)
     struct lane *lane;
 
     for (size_t i = 0; !ch->w->ending && (lane = queue_lane(ch->w->queue, i)); i++)
-        if (str_eq(lane->name, str_z(ch->backend))) {
+        if (concerns(ch, lane)) {
+            if (ch->thaw && lane->backend)
+                backend_try_now(lane->backend, clock_now());
             lane_open(lane);
             dispatch_look(lane);
         }
     mem_free(ch);
 }
 
-void relay_lanes_look(struct relay *r, str backend)
+static void changed_tell(struct relay *r, const struct changed *model, str backend)
 {
     for (unsigned i = 0; i < r->nworker; i++) {
         struct changed *ch = mem_new(sizeof *ch + backend.n + 1);
+        *ch = *model;
         ch->post.run = changed_arrived;
         ch->w = &r->worker[i];
         memcpy(ch->backend, backend.p, backend.n);
@@ -251,6 +265,10 @@ void relay_lanes_look(struct relay *r, str backend)
     }
 }
 
+void relay_lanes_look(struct relay *r, str backend) { changed_tell(r, &(struct changed){ .thaw = false }, backend); }
+void relay_thaw(struct relay *r, enum incident_kind kind, str backend) { changed_tell(r, &(struct changed){ .thaw = true, .kind = kind }, backend); }
+
+static void thaw(void *ctx, enum incident_kind kind, str backend) { relay_thaw(((struct worker *)ctx)->relay, kind, backend); }
 static void server_up(void *ctx, str backend) { relay_lanes_look(((struct worker *)ctx)->relay, backend); }
 
 static void working_on(void *ctx, ulid id) { crash_note(((struct worker *)ctx)->number, id); }
@@ -301,7 +319,7 @@ err worker_main(void *worker)
                                                             .narrow = w->number ? narrow : NULL });
     w->dispatch = dispatch_new(&(struct dispatch_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .port = w->port,
                                                          .working_on = working_on, .set_aside = set_aside, .reception = w->reception, .resolver = r->resolver, .threads = r->nworker,
-                                                         .thread = w->number, .most_connections = most_connections(r), .server_up = server_up });
+                                                         .thread = w->number, .most_connections = most_connections(r), .server_up = server_up, .thaw = thaw });
     group_spawn(thread_group(), "calendar", queue_run, w->queue);
     if (w->number == 0)
         group_spawn(thread_group(), "drop", reception_drop, w->reception);

@@ -88,7 +88,7 @@ struct stream {
 /* Take over a connected, non-blocking descriptor. The caller ends it with stream_free(). One task may read while another
  * writes; no two may do the same. */
 struct stream *stream_new(int fd, const struct addr *peer);
-/* `from`: local address to bind, or NULL. E_REFUSED, E_TIMEOUT, E_IO with the words of the system. */
+/* `from`: local address to bind, or NULL. E_REFUSED, E_NOWAY, E_TIMEOUT, E_IO with the words of the system. */
 WAITS err stream_connect(const struct addr *to, const struct addr *from, when deadline, struct stream **ret);
 void stream_free(struct stream *s);     /* closes; what was not sent is lost. NULL is fine */
 AUTO_DEFINE(stream)

@@ -71,5 +71,8 @@ static inline bool lane_leads(const struct lane *lane) { return lane->backend ||
 struct lane *lane_again(struct ticket *t);              /* where its mail goes as of now */
 void lanes_sweep(struct queue *q);
 void ticket_let_go(struct ticket *t);                   /* it is held no more: its lifetime goes on */
+/* The lane is frozen or suspended from now on; it is not any more. Twice is once. */
+void lane_pause(struct lane *lane);
+void lane_unpause(struct lane *lane);
 
 #endif

@@ -162,6 +162,7 @@ static void lane_free(struct lane *lane)
     intern_put(&lane->queue->words, lane->mx_name);
     heap_free_str(lane->name);
     heap_free_str(lane->reason);
+    mem_free(lane->pause);
     mem_free(lane->server);
     mem_free(lane);
 }
@@ -364,17 +365,17 @@ static void fall_back(struct ticket *t, struct backend *b, str reason)
     ticket_hand_on(t, b, domain);
 }
 
-void lane_down(struct lane *lane, str reason, when retry_at)
+/* What waits there need not lie in memory, or goes another way; `expire`: what is too old has now had its last attempt. */
+static void lane_shut(struct lane *lane, str reason, when retry_at, bool expire)
 {
     struct queue *q = lane->queue;
+    when now = clock_now(), wall = wall_now();
 
     if (lane->state != LANE_DOWN)
-        lane->since = clock_now();
+        lane->since = now;
     lane->state = LANE_DOWN;
     lane->retry_at = retry_at;
     lane_reason(lane, reason);
-    /* What waits for a dead server need not lie in memory, and what is too old has now had its last attempt, or goes another way. */
-    when now = clock_now(), wall = wall_now();
     when rest = !q->setup.routes->hands_on ? MINUTE : retry_at - now > HAND_ON_SWEEP ? 0 : HAND_ON_SWEEP;
     if (lane->swept && now - lane->swept < rest && q->body_bytes < q->setup.body_budget / 2)
         return;
@@ -384,22 +385,42 @@ void lane_down(struct lane *lane, str reason, when retry_at)
             struct ticket *t = AROUND(l, struct ticket, place);
             next = l->next;
             ticket_forget_mail(t);
-            const struct elsewhere *other = lane->suspended || lane->unfit /* that is no fault of its way */ ? NULL :
+            const struct elsewhere *other = lane->suspended || lane->frozen || lane->unfit /* that is no fault of its way */ ? NULL :
                                             ticket_elsewhere(t, ticket_domain(t));
-            if (t->accepted + (when)t->lifetime * SECOND < wall)
+            if (expire && ticket_too_old(t, t->accepted, wall))
                 q->setup.expired(q->setup.ctx, lane_remove(t));
             else if (other && other->fallback && t->accepted + other->after <= wall)
                 fall_back(lane_remove(t), other->fallback, reason);
         }
 }
 
+void lane_down(struct lane *lane, str reason, when retry_at)
+{
+    if (lane->suspended) /* that ends by an operator's word, and what waits has not been tried */
+        return;
+    lane_unpause(lane);
+    lane->frozen = false;
+    lane_shut(lane, reason, retry_at, true);
+}
+
+void lane_freeze(struct lane *lane, enum incident_kind by, str reason, when retry_at)
+{
+    if (lane->suspended)
+        return;
+    lane_pause(lane);
+    lane->frozen = true;
+    lane->frozen_by = by;
+    lane_shut(lane, reason, retry_at, false);
+}
+
 void lane_open(struct lane *lane)
 {
     if (lane->state == LANE_OPEN || (lane->suspended && clock_now() < lane->retry_at))
         return;
-    lane->suspended = lane->unfit = false;
+    lane->suspended = lane->frozen = lane->unfit = false;
+    lane_unpause(lane);
     lane->state = LANE_OPEN;
-    lane->since = clock_now();
+    lane->since = lane->opened = clock_now();
     if (lane->kind == LANE_DOMAIN) {
         lane->fresh_until = 0;
         if (lane->nready && !lane->asking) {
@@ -415,8 +436,10 @@ static void lane_suspend(struct lane *lane, const struct suspension *s)
 {
     struct queue *q = lane->queue;
 
+    lane->frozen = false;
     lane->suspended = true;
-    lane_down(lane, s->reason, s->until);
+    lane_pause(lane);
+    lane_shut(lane, s->reason, s->until, false);
     if (q->setup.suspended)
         q->setup.suspended(q->setup.ctx, lane);
 }
@@ -497,6 +520,14 @@ static struct lane *site_of(struct lane *domain, const struct site *site)
     return lane_named(q, LANE_SITE, o ? str_printf(a, "%.*s@%.*s", STR(name), STR(o->name)) : name);
 }
 
+static void domain_known(struct lane *domain)
+{
+    if (domain->frozen)
+        lane_unpause(domain);
+    domain->frozen = false;
+    domain->state = LANE_OPEN;
+}
+
 void queue_site(struct lane *domain, const struct site *site)
 {
     struct lane *to = site_of(domain, site);
@@ -505,7 +536,7 @@ void queue_site(struct lane *domain, const struct site *site)
     asked(domain);
     domain->unanswered = 0;
     domain->refusal = (struct enhanced){ 0 };
-    domain->state = LANE_OPEN;
+    domain_known(domain);
     domain->fresh_until = clock_now() + MIN(MAX((when)site->ttl * SECOND, MINUTE), HOUR);
     if (to != domain->site) {
         site_leave(domain);
@@ -526,7 +557,7 @@ void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint
 {
     asked(domain);
     domain->unanswered = 0;
-    domain->state = LANE_OPEN;
+    domain_known(domain);
     domain->refusal = status;
     domain->fresh_until = clock_now() + MIN(MAX((when)ttl * SECOND, MINUTE), HOUR);
     site_leave(domain);
@@ -534,7 +565,7 @@ void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint
     lane_flush(domain);
 }
 
-void queue_site_later(struct lane *domain, str reason)
+void queue_site_later(struct lane *domain, str reason, bool local)
 {
     when again = clock_now() + MIN(MINUTE << MIN(domain->unanswered, 5u), 30 * MINUTE);
 
@@ -543,7 +574,9 @@ void queue_site_later(struct lane *domain, str reason)
     if (domain->site) { /* what was known goes on being true */
         domain->fresh_until = again;
         lane_flush(domain);
-    } else
+    } else if (local)
+        lane_freeze(domain, INCIDENT_NO_NAMES, reason, MIN(again, clock_now() + MINUTE));
+    else
         lane_down(domain, reason, again);
 }
 

@@ -17,8 +17,9 @@
 struct retry {
     struct times step;                  /* the last one repeats */
     when lifetime;
+    when hold_max;                      /* most time frozen, suspended or held that is not counted against a lifetime */
 };
-extern const struct setting retry_setting;      /* "retry [ 1m 5m ... ] for 5d", bound into a struct retry */
+extern const struct setting retry_settings[];   /* "retry [ 1m 5m ... ] for 5d", "hold_max 30d"; bound into a struct retry */
 /* How long to wait after the n-th attempt (from 1), spread by an eighth either way. */
 when retry_after(const struct retry *r, unsigned attempts);
 
@@ -122,6 +123,8 @@ struct ticket {
     uint8_t server;                     /* unknown: 1 + place in its backend of the server that may have it already; 0: any */
     uint16_t sticky;                    /* backend_stick()'s key, where the backend sticks */
     uint8_t stream;                     /* its number; 0: none */
+    uint16_t excused;                   /* minutes that it was held, which do not count against its lifetime */
+    uint8_t doubt;                      /* its backend's brake_era() when that refused it although our lists know it; 0: it did not */
     bool many : 1, unknown : 1, report : 1, expired : 1;
     bool hand_on : 1;                   /* its way is its domain's own, and route_elsewhere() says who gets what that does not take */
     bool held : 1;                      /* waits until an operator says otherwise, or until `due` */
@@ -141,7 +144,7 @@ enum lane_kind {
     LANE_DOMAIN,                        /* "domain:example.org": mail of a domain until it is known where that goes; then it is passed on */
     LANE_SITE,                          /* "mx:mx1.example.org": the hosts that MX records of one or more domains name */
 };
-enum lane_state { LANE_OPEN, LANE_DOWN /* every server is out, or nobody could say where it goes */ };
+enum lane_state { LANE_OPEN, LANE_DOWN /* every server is out, or nobody could say where it goes, or it is frozen or suspended */ };
 
 struct lane {
     struct queue *queue;
@@ -193,6 +196,10 @@ struct lane {
     const struct limit_state *full;     /* it has no connection, because this has all it may have; NULL: nothing has */
     when yields_until;                  /* it gave a connection up for others, and takes none before */
     bool suspended;                     /* down by an operator's word, until retry_at */
+    bool frozen;                        /* down by an incident of this kind; not while it is suspended */
+    enum incident_kind frozen_by;
+    when opened;                        /* the last time it was down before; 0: it never was */
+    struct pause { when from, to; } *pause; size_t npause;  /* it was frozen or suspended, by the wall clock; `to` 0: it is. Heap */
 };
 
 /* ---- queue ------------------------------------------------------------------------------------------------------------------------ */
@@ -254,8 +261,8 @@ struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part);
 void ticket_settle_as(struct ticket *t, enum ticket_state state);
 /* Put off until `due` for `reason`; one more attempt was made. Its message is dropped from memory. */
 void ticket_defer(struct ticket *t, when due, str reason);
-/* The same without an attempt: by an operator, who holds it or gives it free again (`due` now). Time that it was held does not count against
- * its lifetime, as far as this process knows. Its states are to be noted by the caller, with t->version. */
+/* The same without an attempt: by an operator, who holds it or gives it free again (`due` now: to the end of its lane), or because an incident keeps it.
+ * Its states are to be noted by the caller, with t->version. */
 void ticket_put_off(struct ticket *t, when due, str reason, bool held);
 /* Who gets recipients at `domain` that this ticket's way does not take; NULL: nobody. Of the newest configuration. */
 const struct elsewhere *ticket_elsewhere(const struct ticket *t, str domain);
@@ -277,6 +284,13 @@ WAITS err queue_leave(void *queue);     /* from all lanes that are unfit */
 const struct outlet *lane_outlet(const struct lane *lane);
 /* The lane's backend under its configured name: sites are many, and strangers name them. "none": it is gone. */
 str lane_backend_name(const struct lane *lane);
+/* An incident: no attempt burnt, no lifetime ends, until lane_open(); at `retry_at` it is to be looked at again. Not one that is suspended. */
+void lane_freeze(struct lane *lane, enum incident_kind by, str reason, when retry_at);
+/* How many connections a lane may have that was down: twice as many each second, until nobody can want more. */
+uint32_t lane_ramp(const struct lane *lane, when now);
+/* Has its lifetime ended, accepted as it was then (wall clock)? Time that its lane was frozen or suspended and that it was held itself does not count, up to
+ * the settings' hold_max, as far as this process knows. To be asked only when an attempt has failed, with the lane open. */
+bool ticket_too_old(const struct ticket *t, when accepted, when wall);
 /* By an operator: nothing goes out by this lane until then, also when it is made only later; its mail waits and burns no attempt. */
 bool lane_is_called(const struct lane *lane, str name);      /* its name, or that without its source */
 void queue_suspend(struct queue *q, str lane, when until, str reason);
@@ -286,7 +300,8 @@ bool queue_resume(struct queue *q, str lane);           /* false: it was not sus
  * just now: then what was known before holds, or the lane is down until it is asked again (`retry_at`). */
 void queue_site(struct lane *domain, const struct site *site);
 void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint32_t ttl);
-void queue_site_later(struct lane *domain, str reason);
+/* `local`: the fault is our resolver's, and the lane is frozen rather than down. */
+void queue_site_later(struct lane *domain, str reason, bool local);
 
 /* ---- for people ---------------------------------------------------------------------------------------------------------------------- */
 

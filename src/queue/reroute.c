@@ -79,6 +79,7 @@ static bool leads_to(const struct lane *to, const struct lane *lane)
 /* Ready or waiting: to another lane, keeping its state. */
 static void ticket_move(struct ticket *t, struct lane *to)
 {
+    t->doubt = 0; /* it was another backend's */
     if (t->state == TICKET_READY) {
         lane_cut(t);
         t->lane = to;

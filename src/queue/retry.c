@@ -27,9 +27,13 @@ void take_retry(struct binder *b, const struct node *node, void *into)
     conf_time(b, &node->arg[2], &r->lifetime);
 }
 
-const struct setting retry_setting = {
-    .name = "retry", .type = CONF_OWN, .take = take_retry, .preset = "[ 1m 5m 15m 30m 1h 2h 4h ] for 5d", .form = "[ TIME ... ] for TIME",
-    .help = RETRY_HELP,
+const struct setting retry_settings[] = {
+    { .name = "retry", .type = CONF_OWN, .take = take_retry, .preset = "[ 1m 5m 15m 30m 1h 2h 4h ] for 5d", .form = "[ TIME ... ] for TIME",
+      .help = "Waits between attempts, the last one repeated, and how long mail is tried before it is returned. It is returned only after an attempt." },
+    { .name = "hold_max", .type = CONF_TIME, .offset = offsetof(struct retry, hold_max), .preset = "30d", .least = 0, .most = 45 * 86400.0,
+      .help = "How much time that does not count against the lifetime of mail: in which an operator held it or suspended its lane, or an incident had the lane "
+              "frozen. What is held or suspended for longer is tried again." },
+    { .name = NULL },
 };
 
 when retry_after(const struct retry *r, unsigned attempts)

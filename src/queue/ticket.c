@@ -430,25 +430,20 @@ void ticket_put_off(struct ticket *t, when due, str reason, bool held)
     t->lane->nflying--;
     t->version++;
     t->reason = intern_get(&q->words, reason);
-    intern_put(&q->words, was);
-    if (held && !t->held)
+    if ((held && !t->held) || (!t->held && t->reason != was))
         t->since = seconds_now();
+    intern_put(&q->words, was);
     if (!held && t->held)
         ticket_let_go(t);
     t->held = held;
     t->due = (uint32_t)((due + SECOND - 1) / SECOND);
     ticket_forget_mail(t);
-    if (t->due > seconds_now())
+    if (t->due > seconds_now()) {
         calendar_put(q, t);
-    else
-        lane_put(t->lane, t, false);
-}
-
-void ticket_let_go(struct ticket *t)
-{
-    t->held = false;
-    t->lifetime += seconds_now() - t->since;
-    t->since = seconds_now();
+    } else {
+        t->lane->nflying++;
+        ticket_land(t, false);
+    }
 }
 
 const struct elsewhere *ticket_elsewhere(const struct ticket *t, str domain)

@@ -130,6 +130,18 @@ static void tell_ways_out(const struct teller *t, const struct snapshot *snap, c
         tell_servers(t, b);
 }
 
+/* What is wrong with it just now. */
+static void tell_incidents(const struct teller *t, const struct backend *b)
+{
+    struct incident *in = mem_new(INCIDENTS_MOST * sizeof *in);
+
+    for (size_t i = 0, n = incidents(in); i < n; i++)
+        if (in[i].kind == INCIDENT_NO_NAMES || in[i].kind == INCIDENT_NO_FAMILY || str_eq(str_z(in[i].subject), b->name) || (b->mx && in[i].kind == INCIDENT_NO_WAY)
+            || str_eq(str_z(in[i].subject), S("relay")))
+            tell(t, "incident", "%s %s: %s", incident_name[in[i].kind], in[i].subject, in[i].reason);
+    mem_free(in);
+}
+
 static void tell_way(const struct teller *t, const struct snapshot *snap, const struct message *m, str to)
 {
     struct rcpt one = { .to = to, .given = to };
@@ -160,6 +172,7 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
     else if (b->discard)
         tell(t, "servers", "none: it is thrown away");
     tell_ways_out(t, snap, b, w.outlets);
+    tell_incidents(t, b);
     if (stream)
         tell(t, "stream", "%.*s (%.*s:%u), weight %llu", STR(stream->name), STR(stream->mail.at.file), stream->mail.at.line, (unsigned long long)stream->weight);
     else if (snap->streams.n)

@@ -66,6 +66,7 @@ struct report_settings {
     int double_bounce;                  /* enum: a report that fails goes to the postmaster, or is dropped */
     struct rate rate;                   /* of all reports; n 0: no limit */
     struct rate rate_per_address;       /* of those to one sender that is none of ours */
+    bool soft_bounce;                   /* every 5xx of any next hop counts as a 4xx: nothing is reported before its lifetime ends */
 };
 enum { DOUBLE_BOUNCE_DROP, DOUBLE_BOUNCE_POSTMASTER };
 

@@ -150,6 +150,9 @@ struct backend {
     struct leave leave;                 /* what it says of them */
     struct rate rate; bool rate_per_source;     /* as configured */
     uint64_t connections; bool connections_per_source;
+    bool soft_bounce;                   /* every 5xx of its servers counts as a 4xx */
+    struct brake_settings { uint64_t least; /* 0: no brake */ when window; } braking;
+    struct brake *brake;                /* of a configured one with servers; else NULL */
 };
 /* Its name as configured, whatever its source. */
 static inline str backend_base_name(const struct backend *b) { return b->outlet ? str_head(b->name, b->name.n - b->outlet->name.n - 1) : b->name; }
@@ -182,6 +185,50 @@ bool server_probed(struct server_state *s, const struct health *h, bool well, wh
 /* An operator knows better: all that are out may be tried now. */
 void backend_try_now(const struct backend *be, when now);
 void server_answered(struct server_state *s, when took);    /* smooths the latency */
+
+/* ---- brake: a backend that refuses whom we know ------------------------------------------------------------------------------ */
+
+/* In a cut-over that went wrong a backend refuses everybody, and each refusal would be a report to a sender. The brake counts what became of
+ * recipients that our own lists know; when over half of at least `least` were refused within `window` it is on: mail for the backend is kept. One
+ * caller at a time is told to try whether that is over, at growing intervals.
+ *
+ * A spammer must not be able to pull it, by mail that a backend refuses for its sender or its words. So where others were taken meanwhile the backend
+ * is asked first whether it takes a refused recipient from the null sender: if it does, it means what it refused. And refusals of the message (to
+ * DATA or the final dot) count only where nothing at all was taken.
+ *
+ * Shared by all threads, kept by name over reloads and never freed; what follows may be called from any thread and does not wait. */
+struct brake *brake_of(str backend);
+/* So many known recipients were taken, refused by MAIL or RCPT, or refused by DATA or the dot. `example`: one of those refused. True: the brake has
+ * come on just now. */
+struct brake_count { unsigned took, by_rcpt, by_message; str example, reply; };
+bool brake_count(struct brake *b, const struct brake_settings *s, const struct brake_count *n, when now);
+bool brake_on(const struct brake *b);
+/* May the refusal of a known recipient be believed, that was first refused in `era` (0: it was not) at `since`? Yes when the backend took others
+ * after that, or nothing was proved for the length of a window. No: *again is when to try it again, 0: when the brake is off. *era to be kept for the
+ * next question. */
+bool brake_believes(struct brake *b, const struct brake_settings *s, uint8_t *era, when since, when now, when *again);
+/* Is it well, as far as can be seen at once: off, and it took somebody lately and refused at most a few since? For a refusal that cannot wait. */
+bool brake_well(struct brake *b, const struct brake_settings *s, when now);
+uint8_t brake_era(struct brake *b);             /* refused before is who has this number */
+/* When it is to be tried next, since when it is on, and why, in words. */
+#define BRAKE_WORDS 400
+when brake_next(struct brake *b, when *since, char words[BRAKE_WORDS]);
+/* To try it is now the caller's, who says soon what came of it. *by_message: with a real one; else by asking for the recipient `example`. */
+#define BRAKE_EXAMPLE 330
+bool brake_try(struct brake *b, when now, char example[BRAKE_EXAMPLE], bool *by_message);
+enum brake_said {
+    BRAKE_TAKEN, BRAKE_REFUSED, BRAKE_UNCLEAR,
+    BRAKE_UNASKED,                      /* it does not hear the null sender, or cannot be asked this way: only a message will tell */
+    BRAKE_NOTHING,                      /* there was no mail to try it with */
+};
+enum brake_then {
+    BRAKE_STAYS,
+    BRAKE_STAYS_FIRST,                  /* and now it is sure that it should be: to be told */
+    BRAKE_MEANT,                        /* off: the backend means what it refused */
+    BRAKE_IS_OFF,                       /* the backend is well again */
+};
+enum brake_then brake_tried(struct brake *b, enum brake_said said, when now);
+bool brake_release(struct brake *b);    /* by an operator, or without a reason any more; false: it was off */
 
 /* ---- sites: where MX records lead ------------------------------------------------------------------------------------------ */
 

@@ -117,6 +117,23 @@ static void take_health(struct binder *b, const struct node *node, void *into)
     }
 }
 
+/* bounce_brake 20 within 5m */
+static void take_brake(struct binder *b, const struct node *node, void *into)
+{
+    struct brake_settings s = { 0 };
+    bool within = node->narg == 3 && str_eq(node->arg[1].text, S("within"));
+
+    if (node->narg == 1 && str_eq(node->arg[0].text, S("off")))
+        ((struct backend *)into)->braking = s;
+    else if (!within)
+        conf_error(b, &node->name.at, CONF_E_KEYWORD, "\"bounce_brake\" is followed by N within TIME, as in: bounce_brake 20 within 5m; or by \"off\"");
+    else if (conf_int(b, &node->arg[0], 1, 100000, &s.least) && conf_time(b, &node->arg[2], &s.window)) {
+        if (s.window < SECOND || s.window > DAY)
+            conf_error(b, &node->arg[2].at, CONF_E_RANGE, "the time of a bounce_brake is 1s to 1d");
+        ((struct backend *)into)->braking = s;
+    }
+}
+
 static void take_max_connections(struct binder *b, const struct node *node, void *into)
 {
     struct backend *be = into;
@@ -168,8 +185,13 @@ static void done_backend(struct binder *b, const struct node *node, void *block)
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has no \"server\"", STR(be->name));
     if (be->nserver > 64)
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has more than 64 servers", STR(be->name));
-    if (be->nserver)
+    if (be->nserver) {
         qsort(be->server, be->nserver, sizeof *be->server, by_priority);
+        be->brake = brake_of(be->name);
+    }
+    if (be->soft_bounce)
+        conf_warn(b, &node->name.at, CONF_E_SOFT_BOUNCE, "soft_bounce is on for backend \"%.*s\": nothing that it refuses is returned before its lifetime ends",
+                  STR(be->name));
 }
 
 static void take_backend_leave(struct binder *b, const struct node *node, void *into) { take_leave(b, node, &((struct backend *)into)->leave); }
@@ -205,6 +227,13 @@ static const struct setting backend_settings[] = {
               "each of its sources." },
     { .name = "source", .type = CONF_OWN, .take = take_backend_leave, .form = "NAME", .help = "The \"source\" by which mail for this backend leaves. Default: the system chooses an address." },
     { .name = "pool", .type = CONF_OWN, .take = take_backend_leave, .form = "NAME", .help = "The \"pool\" of sources by which mail for this backend leaves." },
+    { .name = "soft_bounce", .type = CONF_BOOL, .offset = offsetof(struct backend, soft_bounce), .preset = "off",
+      .help = "Every 5xx of these servers counts as a 4xx: its mail is kept and tried again, until its lifetime ends. For the days in which a server is "
+              "set up or moved; it shows in check, stats and the log." },
+    { .name = "bounce_brake", .type = CONF_OWN, .take = take_brake, .preset = "20 within 5m", .form = "N within TIME | off",
+      .help = "When these servers refuse (5xx) over half of at least N recipients within TIME that our own \"recipients\" know, mail for them is kept as one "
+              "incident instead of being returned, and tried again by one message, or by asking for one recipient, at growing intervals. Whoever is refused although "
+              "known is tried again within TIME, until it is clear which of the two is right." },
     { .name = NULL },
 };
 

@@ -24,6 +24,7 @@
     X(deferred, "recipients put off after an attempt") \
     X(handed_on, "times that mail was handed on to another backend: unknown_to, fallback") \
     X(failed, "recipients failed for good") \
+    X(kept, "recipients kept that a backend refused although our own lists know them") \
     X(expired, "recipients whose lifetime ended") \
     X(deleted, "recipients deleted by an operator") \
     X(unknown, "recipients whose final answer never came (may be delivered twice)") \
@@ -119,6 +120,36 @@ void event_keep(const struct event *e);
 void event_find(arena *a, ulid id, str address, void (*each)(void *ctx, const struct event *e), void *ctx);
 /* The same for several messages in one pass. */
 void event_find_all(arena *a, const ulid *id, size_t n, void (*each)(void *ctx, const struct event *e), void *ctx);
+
+/* ---- incidents: trouble that concerns more than one message ------------------------------------------------------------------ */
+
+/* One at a time of a kind and subject; the table is the process's, under a lock that nobody waits with. Each is a log line when it begins and one
+ * when it ends. An incident tells what others do: freezing mail, and thawing it, is not done here. */
+enum incident_kind {
+    INCIDENT_REFUSES,               /* a backend refuses recipients that our own lists know: the bounce brake. Subject: the backend */
+    INCIDENT_NO_NAMES,              /* names cannot be looked up. Subject: "resolver", or the backend whose servers' names it is about */
+    INCIDENT_NO_WAY,                /* there is no way out. Subject: "mail hosts" (those of MX records), or a backend */
+    INCIDENT_NO_FAMILY,             /* subject: "IPv4" or "IPv6", which has no way out from here */
+    INCIDENT_SOFT_BOUNCE,           /* 5xx counts as 4xx, as the configuration says. Subject: "relay", or a backend */
+    INCIDENT_KINDS
+};
+extern const char *const incident_name[INCIDENT_KINDS];
+#define INCIDENTS_MOST 64           /* open at a time; further ones have their log lines only */
+#define INCIDENT_SUBJECT 96
+struct incident {
+    uint64_t id;                    /* grows from 1; none comes twice in a process */
+    enum incident_kind kind;
+    when since;                     /* wall clock */
+    uint64_t affected;              /* recipients kept back, or lanes frozen, so far */
+    char subject[INCIDENT_SUBJECT], reason[240], recovery[160];  /* cut */
+};
+/* True: it began; else one of that kind and subject is open already, and has these words from now on. */
+bool incident_open(enum incident_kind k, str subject, str reason, str recovery);
+bool incident_close(enum incident_kind k, str subject, str why);       /* false: it was not open */
+void incident_affects(enum incident_kind k, str subject, uint64_t n);  /* so many more */
+bool incident_is_open(enum incident_kind k, str subject);      /* cheap where nothing of that kind is open */
+size_t incidents(struct incident ret[INCIDENTS_MOST]);         /* the oldest first; from any thread */
+uint64_t incidents_begun(enum incident_kind k);                /* since start */
 
 /* ---- store: the story of mail on disk, over restarts and long after the ring has forgotten --------------------------------------------
  *

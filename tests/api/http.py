@@ -130,7 +130,7 @@ class Metrics:
 WANTED = """waypost_smtp_sessions_total waypost_messages_received_total waypost_deliveries_total waypost_queue_messages waypost_queue_oldest_seconds
 waypost_time_to_deliver_seconds_bucket waypost_accept_seconds_bucket waypost_backend_up waypost_store_fsync_seconds_bucket
 waypost_disk_free_bytes waypost_config_epoch waypost_build_info process_resident_memory_bytes process_open_fds process_cpu_seconds_total
-waypost_dns_questions_total waypost_spool_segments waypost_thread_up""".split()
+waypost_dns_questions_total waypost_spool_segments waypost_thread_up waypost_incidents_total""".split()
 
 
 def all_well(dir):
