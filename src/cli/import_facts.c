@@ -127,6 +127,7 @@ static const struct { const char *name; enum became became; const char *what; } 
     { "smtp_sasl_auth_enable", DECIDE, "waypost cannot log in at a next hop yet: one that asks for it will refuse the mail" },
     { "smtp_sasl_*", NOT_TRANSLATED, "waypost cannot log in at a next hop yet" },
     { "broken_sasl_auth_clients", NOT_TRANSLATED, "no logins yet" },
+    { "soft_bounce", NEEDLESS, "off" },
     { "smtp_helo_name", NOT_TRANSLATED, "a name of its own belongs to a \"source\", which is an address (smtp_bind_address)" },
     { "smtpd_banner", NOT_TRANSLATED, "the greeting is the hostname's" },
     { "postscreen_*", NOT_TRANSLATED, "no such tests" },

@@ -168,6 +168,18 @@ TEST(postfix_bind_addresses_are_sources)
     pf_free(&c);
 }
 
+TEST(postfix_soft_bounce_is_of_each_backend)
+{
+    AUTO_ARENA a = arena_new();
+    struct postfix_conf c;
+    struct made m;
+    str config = translated(a, "myhostname = a.example\nmydestination =\nrelay_domains = b.example\nsoft_bounce = yes\nrelayhost = [192.0.2.1]\n", &m, &c);
+
+    CHECK(str_has(config, S("backend mx { soft_bounce on }\n")) && str_has(config, S("server 192.0.2.1:25\n    soft_bounce on\n")), config);
+    CHECK(found(&c, 4, S("soft_bounce"), PARTLY));
+    pf_free(&c);
+}
+
 TEST(postfix_refusals_keep_their_words)
 {
     AUTO_ARENA a = arena_new();

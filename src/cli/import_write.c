@@ -113,13 +113,18 @@ static void write_backends(struct relay *r, struct buf *out)
     for (size_t i = 0; i < r->nsource; i++)
         if (r->source[i].addresses.n)
             buf_addf(out, "source %.*s%.*s%s%.*s\n", STR(r->source[i].name), STR(r->source[i].addresses), r->source[i].helo.n ? " helo " : "", STR(r->source[i].helo));
-    if (r->nsource && r->source[0].addresses.n)
-        buf_addf(out, "backend mx { source %.*s }\n", STR(r->source[0].name));
+    bool soft = pf_yes(r->c, "soft_bounce"), source = r->nsource && r->source[0].addresses.n;
+    if (soft)
+        pf_find(r->c, "soft_bounce", PARTLY, "soft_bounce in each backend: what next hops refuse is kept; what is refused here is still a 5xx");
+    if (soft || source)         /* what goes by MX */
+        buf_addf(out, "backend mx {%s%.*s%s }\n", source ? " source " : "", STR(source ? r->source[0].name : S("")), soft ? source ? "; soft_bounce on" : " soft_bounce on" : "");
     for (size_t i = 0; i < r->nbackend; i++) {
         const struct backend_out *b = &r->backend[i];
         buf_addf(out, "backend %.*s {\n%.*s", STR(b->name), STR(b->servers));
         if (b->connections)
             buf_addf(out, "    max_connections %llu per server\n", (unsigned long long)b->connections);
+        if (soft)
+            buf_add(out, S("    soft_bounce on\n"));
         if (b->per_hour)
             buf_addf(out, "    rate %llu/h\n", (unsigned long long)b->per_hour);
         if (b->connect)
