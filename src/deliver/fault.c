@@ -95,13 +95,32 @@ static bool freeze(struct dispatch *d, struct lane *lane, enum incident_kind kin
     return true;
 }
 
+/* No server was to be tried: what held the lane up a moment ago does so still. */
+static bool still_frozen(struct dispatch *d, struct lane *lane, str reason, when retry_at)
+{
+    const enum incident_kind kind = lane->frozen_by;
+    const str subjects[] = { lane_backend_name(lane), subject_of(lane), S("resolver") };
+
+    if (!lane_opened_lately(lane) || (kind != INCIDENT_NO_WAY && kind != INCIDENT_NO_NAMES))
+        return false;
+    for (size_t i = 0; i < COUNT(subjects); i++)
+        if (incident_is_open(kind, subjects[i])) {
+            lane_freeze(lane, kind, reason, retry_at);
+            lane_wake_later(d, lane);
+            return true;
+        }
+    return false;
+}
+
 bool fault_unreached(struct dispatch *d, struct lane *lane, err why, str reason, when retry_at)
 {
     struct suspects *s = suspects_of(lane);
     when now = clock_now();
     bool local = why == E_NOWAY || why == E_PERM, unnamed = why == E_AGAIN || why == E_BOGUS;
 
-    if (why == OK || why == E_CANCELED)
+    if (why == OK)
+        return still_frozen(d, lane, reason, retry_at);
+    if (why == E_CANCELED)
         return false;
     if (unnamed && (lane->kind == LANE_SITE || names.open))
         return names.open && freeze(d, lane, INCIDENT_NO_NAMES, S("resolver"), reason, MIN(retry_at, now + MINUTE));

@@ -99,6 +99,9 @@ bool callout_says_absent(const struct reply *r);
 
 /* ---- pool.c ---- */
 
+/* It was down until a moment ago: what it was down for is still why. */
+static inline bool lane_opened_lately(const struct lane *lane) { return lane->opened && clock_now() - lane->opened < MINUTE; }
+
 void lane_wake_later(struct dispatch *d, struct lane *lane);    /* open it at its retry_at */
 
 void lane_try(struct dispatch *d, struct lane *lane, struct ticket *t); /* this one alone, in flight, to a frozen backend; brake_said() will be told */

@@ -436,12 +436,14 @@ static err connection_run(void *arg)
     struct connection k = *(struct connection *)arg;
     struct lane *lane = k.lane;
     AUTO_ARENA a = arena_new();
-    str reason = S("all its servers failed lately");
+    str reason = S("all its servers failed lately");    /* where none is tried */
     when retry_at;
     bool talked = false;
     err why = OK;
 
     mem_free(arg);
+    if (lane->reason.n && lane_opened_lately(lane))
+        reason = str_dup(a, lane->reason);
     task_favour(); /* thousands of sessions would leave a few connections no time, and what they took in would only pile up */
     k.snap = k.d->setup.newest(k.d->setup.ctx);
     k.backend = backend_hold(lane->backend);

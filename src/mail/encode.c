@@ -36,6 +36,10 @@ static void quoted_line_add(struct buf *out, str line)
         if (column + width > (size_t)(last ? LINE : LINE - 1)) { /* room for the soft break's own "=" */
             buf_add(out, S("=\r\n"));
             column = 0;
+            if (c == '-') { /* "--" would stand where a delimiter may, and did not before (attack class 34) */
+                plain = false;
+                width = 3;
+            }
         }
         column += width;
         if (plain)

@@ -365,6 +365,13 @@ static void fall_back(struct ticket *t, struct backend *b, str reason)
     ticket_hand_on(t, b, domain);
 }
 
+/* Not where an operator closed it, where the backend is only doubted, or where it is no fault of its way. A way that nobody can look up or reach is one: the other may
+ * need neither. */
+static bool other_way_is_open(const struct lane *lane)
+{
+    return !lane->suspended && !lane->unfit && !(lane->frozen && lane->frozen_by == INCIDENT_REFUSES);
+}
+
 /* What waits there need not lie in memory, or goes another way; `expire`: what is too old has now had its last attempt. */
 static void lane_shut(struct lane *lane, str reason, when retry_at, bool expire)
 {
@@ -385,8 +392,7 @@ static void lane_shut(struct lane *lane, str reason, when retry_at, bool expire)
             struct ticket *t = AROUND(l, struct ticket, place);
             next = l->next;
             ticket_forget_mail(t);
-            const struct elsewhere *other = lane->suspended || lane->frozen || lane->unfit /* that is no fault of its way */ ? NULL :
-                                            ticket_elsewhere(t, ticket_domain(t));
+            const struct elsewhere *other = other_way_is_open(lane) ? ticket_elsewhere(t, ticket_domain(t)) : NULL;
             if (expire && ticket_too_old(t, t->accepted, wall))
                 q->setup.expired(q->setup.ctx, lane_remove(t));
             else if (other && other->fallback && t->accepted + other->after <= wall)

@@ -277,7 +277,7 @@ nsd.stop()
 conf.expect("www.plain.test", "addresses", "again")
 with relay_with(f"resolv_conf off; server 127.0.0.1:{dead}; {stubs}; timeout 2s", "mx1.plain.test", hop) as relay:
     relay.send(to=to, rcpt_params="")
-    wait_said(relay.dir + "/relay.log", "lane_down")
+    wait_said(relay.dir + "/relay.log", "lane_frozen")
     check(relay.count().get("failed", 0) == 0 and "mx1.plain.test" in relay.waits(), "the mail waits, with its reason", relay.waits(), relay.log()[-2000:])
     nsd.start()
     relay.settled(delivered=1)
