@@ -71,7 +71,7 @@ static bool fits(const struct match *m, const struct ticket *t, when wall, bool 
         return false;
     if (m->stream.n && !str_eq(m->stream, stream_name(t->stream)))
         return false;
-    if (m->why.n && !str_has(ticket_why(t).reason, m->why))
+    if (m->why.n && !str_has(ticket_reason(t), m->why))
         return false;
     *read = is_address(m->sender) || is_address(m->recipient) || m->tenant.n;
     return true;

@@ -299,6 +299,8 @@ static err load_backlog(void *relay)
     mem_free(l.open);
     snapshot_drop(&l.settings->snapshot);
     r->loading = false;
+    if (machine == &machine_linux) /* from now on mail goes before what people are told, which is this thread's work */
+        setpriority(PRIO_PROCESS, (id_t)gettid(), 10);
     if (e == OK)
         spool_may_move(r->spool, true);
     if (e != OK && e != E_CANCELED)
@@ -547,8 +549,6 @@ err relay_run(void *relay_setup)
     }
     for (unsigned i = 0; i < r.nworker; i++)
         worker_call(&r.worker[i], has_begun, NULL);
-    if (machine == &machine_linux) /* mail goes before what people are told */
-        setpriority(PRIO_PROCESS, (id_t)gettid(), 10);
     /* SQLite knows nothing of the machine that a simulation is. */
     if (s->trace.retention && machine == &machine_linux && store_open(&s->trace, s->spool.min_free, &r.store) != OK)
         log_error("trace_store_failed", LOG_STR("why", err_text()));

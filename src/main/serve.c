@@ -41,7 +41,7 @@ static void raise_limits(void)
  * and leave holes there that are as large as the backlog's tickets. Bodies and their slabs are smaller, and stay in the heap. */
 static void tame_malloc(void)
 {
-    mallopt(M_MMAP_THRESHOLD, 512 * 1024);
+    mallopt(M_MMAP_THRESHOLD, 1024 * 1024);
     mallopt(M_TRIM_THRESHOLD, 16 * 1024 * 1024);
 }
 

@@ -323,6 +323,7 @@ str ticket_sender_domain(const struct ticket *t);       /* "" for the null sende
 /* Why it waits, since and until when (wall clock; next 0: in flight or at its turn). */
 struct why { str reason; when since, next; };
 struct why ticket_why(const struct ticket *t);
+str ticket_reason(const struct ticket *t);              /* the first of these alone */
 /* Does an open lane wait for a limit? Why, and until when (of clock_now(); 0: until somebody gives a connection up). */
 bool lane_delay(const struct lane *lane, str *reason, when *until);
 /* Make it due now: also opens a lane that is down, for one try at each of its servers. False while in flight. */

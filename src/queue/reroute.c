@@ -53,6 +53,8 @@ bool way_is_narrow(const struct routes *r, const struct message *m, unsigned thr
 {
     struct way w;
 
+    if (r->fewest >= threads)
+        return false;
     way_begin(&w, r, m);
     for (size_t i = 0; i < m->env.nrcpt; i++) {
         const struct backend *b = way_of(&w, i);

@@ -525,29 +525,39 @@ bool lane_delay(const struct lane *lane, str *reason, when *until)
     return of != NULL;
 }
 
-struct why ticket_why(const struct ticket *t)
+str ticket_reason(const struct ticket *t)
 {
-    when wall = wall_now(), now = clock_now();
+    str reason;
     when until;
-    struct why w = { .reason = intern_str(&t->lane->queue->words, t->reason), .since = wall - (now - (when)t->since * SECOND) };
 
     switch ((enum ticket_state)t->state) {
     case TICKET_FLYING:
-        w.reason = S("in delivery");
-        break;
+        return S("in delivery");
     case TICKET_WAITING:
-        w.next = wall + ((when)t->due * SECOND - now);
         break;
     case TICKET_READY:
-        if (t->lane->state == LANE_DOWN) {
-            w.reason = t->lane->reason;
-            w.since = wall - (now - t->lane->since);
-            w.next = wall + (t->lane->retry_at - now);
-        } else if (lane_delay(t->lane, &w.reason, &until)) {
-            w.next = until ? wall + (until - now) : 0;
-        } else
-            w.reason = t->lane->crowded ? S("all connections to next hops are in use") : S("its turn comes next");
-        break;
+        if (t->lane->state == LANE_DOWN)
+            return t->lane->reason;
+        if (lane_delay(t->lane, &reason, &until))
+            return reason;
+        return t->lane->crowded ? S("all connections to next hops are in use") : S("its turn comes next");
+    }
+    return intern_str(&t->lane->queue->words, t->reason);
+}
+
+struct why ticket_why(const struct ticket *t)
+{
+    when wall = wall_now(), now = clock_now(), until;
+    struct why w = { .reason = ticket_reason(t), .since = wall - (now - (when)t->since * SECOND) };
+    str delay;
+
+    if (t->state == TICKET_WAITING) {
+        w.next = wall + ((when)t->due * SECOND - now);
+    } else if (t->state == TICKET_READY && t->lane->state == LANE_DOWN) {
+        w.since = wall - (now - t->lane->since);
+        w.next = wall + (t->lane->retry_at - now);
+    } else if (t->state == TICKET_READY && lane_delay(t->lane, &delay, &until)) {
+        w.next = until ? wall + (until - now) : 0;
     }
     return w;
 }

@@ -16,6 +16,7 @@ static inline void *append(arena *a, void *old, size_t n, size_t size)
 }
 #define APPEND(a, p, n, item) ((p) = append((a), (p), (n), sizeof *(p)), (p)[(n)++] = (item))
 
+uint64_t routes_fewest(const struct routes *r);         /* struct routes.fewest */
 struct backend *find_backend(struct binder *b, struct routes *r, const struct token *name);
 
 /* ---- outlet.c ---- */

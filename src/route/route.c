@@ -1,5 +1,5 @@
 /* Relay domains, networks and the way of a recipient; and their settings. */
-#include "route/route.h"
+#include "route/inside.h"
 
 struct relay_domain *route_domain(const struct routes *r, str domain)
 {
@@ -71,13 +71,28 @@ struct backend *route_find(const struct routes *r, const struct route_key *k, wh
     return d ? d->backend : r->fallback;
 }
 
-static bool is_narrow(const struct backend *b, unsigned threads)
+static uint64_t fewest(const struct backend *b)
 {
-    bool narrow = b->max_connections < threads;
+    uint64_t n = b->max_connections;
 
     for (unsigned i = 0; i < b->nlimit; i++)
-        narrow |= b->limit[i].connections && b->limit[i].connections < threads;
-    return narrow;
+        if (b->limit[i].connections)
+            n = MIN(n, b->limit[i].connections);
+    return n;
+}
+
+static bool is_narrow(const struct backend *b, unsigned threads) { return fewest(b) < threads; }
+
+uint64_t routes_fewest(const struct routes *r)
+{
+    uint64_t n = UINT64_MAX;
+
+    for (size_t i = 0; i < r->nbackend; i++)
+        n = MIN(n, fewest(r->backend[i]));
+    for (size_t i = 0; i < r->noutlets; i++)
+        for (size_t k = 0; k < r->outlets[i]->pool->n; k++)
+            n = MIN(n, fewest(r->outlets[i]->by[k]));
+    return n;
 }
 
 bool backend_is_narrow(const struct backend *b, const struct outlets *o, unsigned threads)

@@ -352,6 +352,7 @@ struct routes {
     struct outlets **outlets; size_t noutlets;
     struct own own;
     struct aliases { struct table **table; str *path; size_t ntable; } aliases;
+    uint64_t fewest;                    /* connections that any of the backends may have: with no more threads than that, none is narrow */
     bool closes;                        /* some backend is closed: recipients are asked for their way before they are taken */
     struct map exact, below;            /* domain -> relay_domain; "*." cut off in `below` */
 };

@@ -646,6 +646,7 @@ void routes_finish(struct binder *b, struct routes *r)
         rule_check(b, r->rule[i], "route", r);
     }
     outlets_finish(b, r);
+    r->fewest = routes_fewest(r);
     for (size_t i = 0; i < r->ndomain; i++)
         recipients_finish(b, r, r->domain[i]);
     r->exact.fold = r->below.fold = true;

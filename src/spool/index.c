@@ -138,26 +138,28 @@ err index_write(struct spool *s, struct segment *g, struct index *x)
     return e;
 }
 
-static err read_all(int fd, void *p, size_t n)
+/* The file, piece by piece into where it is to lie, and the checksum of what was read. */
+struct reading { int fd; uint64_t at; uint32_t crc; };
+
+static err read_piece(struct reading *r, void *p, size_t n)
 {
-    for (size_t at = 0; at < n;) {
-        ssize_t got = machine->file_read(fd, (char *)p + at, n - at, at);
+    for (size_t done = 0; done < n;) {
+        ssize_t got = machine->file_read(r->fd, (char *)p + done, n - done, r->at + done);
         if (got < 0)
             return fail_errno((int)-got, "reading");
         if (got == 0)
             return fail(E_DAMAGED, "shorter than it says");
-        at += (size_t)got;
+        done += (size_t)got;
     }
+    r->at += n;
+    r->crc = crc32c(r->crc, p, n);
     return OK;
 }
 
-static void *table_of(const uint8_t **p, uint32_t n, size_t each)
+static err read_table(struct reading *r, void *ret, uint32_t n, size_t each)
 {
-    void *t = mem_new(MAX(n, 1) * each);
-
-    memcpy(t, *p, n * each);
-    *p += n * each;
-    return t;
+    void *t = *(void **)ret = mem_grow(NULL, MAX(n, 1) * each);
+    return read_piece(r, t, n * each);
 }
 
 /* Is there a frame at `at` that may be read? */
@@ -185,49 +187,52 @@ static bool sensible(const struct index *x)
     return nforeign == x->nforeign;
 }
 
+static err read_head(struct reading *r, uint32_t number, uint32_t life, struct file_head *h)
+{
+    enum { BEFORE_CRC = 12 };
+    int64_t size = machine->file_size(r->fd);
+
+    if (size < (int64_t)sizeof *h || size > INT32_MAX)
+        return fail(E_DAMAGED, "its size");
+    TRY(read_piece(r, h, sizeof *h));
+    r->crc = crc32c(0, (uint8_t *)h + BEFORE_CRC, sizeof *h - BEFORE_CRC);
+    uint64_t want = sizeof *h + (uint64_t)h->frames + (uint64_t)h->nmessage * sizeof(struct index_message)
+                    + (uint64_t)h->nforeign * sizeof(struct index_foreign) + (uint64_t)h->nnote * sizeof(struct index_note);
+    if (memcmp(h->magic, index_magic, 8) != 0 || h->format != SPOOL_FORMAT || h->segment != number || h->life != life || want != (uint64_t)size)
+        return fail(E_DAMAGED, "its head");
+    return OK;
+}
+
+static err read_body(struct reading *r, const struct file_head *h, struct index *x)
+{
+    buf_reserve(&x->frames, h->frames);
+    x->frames.n = h->frames;
+    TRY(read_piece(r, x->frames.p, h->frames));
+    x->nmessage = x->message_cap = h->nmessage;
+    TRY(read_table(r, &x->message, h->nmessage, sizeof *x->message));
+    x->nforeign = x->foreign_cap = h->nforeign;
+    TRY(read_table(r, &x->foreign, h->nforeign, sizeof *x->foreign));
+    x->nnote = x->note_cap = h->nnote;
+    TRY(read_table(r, &x->note, h->nnote, sizeof *x->note));
+    x->sorted = true;
+    return r->crc == h->crc && sensible(x) ? OK : fail(E_DAMAGED, "its checksum, or what it says");
+}
+
 static err index_open(struct spool *s, uint32_t number, uint32_t life, struct file_head *ret, struct index **x)
 {
-    int fd = machine->file_open(s->dir, file_name(number, "idx").z, O_RDONLY, 0);
-    if (fd < 0)
+    struct reading r = { .fd = machine->file_open(s->dir, file_name(number, "idx").z, O_RDONLY, 0) };
+
+    if (r.fd < 0)
         return fail(E_NOTFOUND, "no index of segment %u", number);
-    int64_t size = machine->file_size(fd);
-    uint8_t *all = NULL;
-    err e = OK;
-    if (size < (int64_t)sizeof *ret || size > INT32_MAX)
-        e = fail(E_DAMAGED, "index of segment %u", number);
-    else {
-        all = mem_new((size_t)size);
-        e = read_all(fd, all, (size_t)size);
-    }
-    machine->close(fd);
+    err e = read_head(&r, number, life, ret);
     if (e == OK) {
-        struct file_head *h = ret;
-        memcpy(h, all, sizeof *h);
-        uint64_t want = sizeof *h + (uint64_t)h->frames + (uint64_t)h->nmessage * sizeof(struct index_message)
-                        + (uint64_t)h->nforeign * sizeof(struct index_foreign) + (uint64_t)h->nnote * sizeof(struct index_note);
-        if (memcmp(h->magic, index_magic, 8) != 0 || h->format != SPOOL_FORMAT || h->segment != number || h->life != life
-            || want != (uint64_t)size || crc32c(0, all + 12, (size_t)size - 12) != h->crc)
-            e = fail(E_DAMAGED, "index of segment %u", number);
-        else {
-            const uint8_t *p = all + sizeof *h;
-            *x = index_new();
-            buf_add(&(*x)->frames, str_of((const char *)p, h->frames));
-            p += h->frames;
-            (*x)->message = table_of(&p, h->nmessage, sizeof *(*x)->message);
-            (*x)->nmessage = (*x)->message_cap = h->nmessage;
-            (*x)->foreign = table_of(&p, h->nforeign, sizeof *(*x)->foreign);
-            (*x)->nforeign = (*x)->foreign_cap = h->nforeign;
-            (*x)->note = table_of(&p, h->nnote, sizeof *(*x)->note);
-            (*x)->nnote = (*x)->note_cap = h->nnote;
-            (*x)->sorted = true;
-            if (!sensible(*x)) {
-                e = fail(E_DAMAGED, "index of segment %u", number);
-                index_free(take(*x));
-            }
-        }
+        *x = index_new();
+        e = read_body(&r, ret, *x);
+        if (e != OK)
+            index_free(take(*x));
     }
-    mem_free(all);
-    return e;
+    machine->close(r.fd);
+    return e == OK ? OK : during(e, "index of segment %u", number);
 }
 
 err index_read(struct spool *s, struct segment *g, struct index **ret)
