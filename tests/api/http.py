@@ -309,10 +309,21 @@ def stuck_thread(dir):
     tid = next(int(t) for t in os.listdir("/proc/%d/task" % worker) if open("/proc/%d/task/%s/comm" % (worker, t)).read() == "worker-1\n")
     libc = ctypes.CDLL(None, use_errno=True)
     libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-    if libc.ptrace(16, tid, None, None) != 0:   # PTRACE_ATTACH: stops this thread and no other
+
+    def stop():
+        """Where it waits for events: there it holds no lock that others want. None: it may not be stopped."""
+        if libc.ptrace(16, tid, None, None) != 0:       # PTRACE_ATTACH: stops this thread and no other
+            return None
+        os.waitpid(tid, 0x40000000)                     # __WALL
+        with open("/proc/%d/task/%d/syscall" % (worker, tid)) as f:
+            waits = f.read().split()[0] in ("232", "281", "441", "20", "22")    # epoll_wait, epoll_pwait, epoll_pwait2 of x86-64; of arm64
+        if not waits:
+            libc.ptrace(17, tid, None, None)            # PTRACE_DETACH: it goes on
+        return waits
+    stopped = []
+    if not until(lambda: stopped.append(stop()) or stopped[-1] in (True, None)) or stopped[-1] is None:
         say("skipped: we may not stop a thread: " + os.strerror(ctypes.get_errno()))
     else:
-        os.waitpid(tid, 0x40000000)             # __WALL
         check("worker-1" in http.why("/livez").get("thread", ""), "it is missed", http.why("/livez"))
         check("thread" in http.why(), "not ready either")
         m = http.metrics()
