@@ -423,6 +423,8 @@ void lane_open(struct lane *lane)
 {
     if (lane->state == LANE_OPEN || (lane->suspended && clock_now() < lane->retry_at))
         return;
+    if (lane->suspended) /* an operator's reason ends with it; any other goes on until something else is known */
+        lane_reason(lane, S(""));
     lane->suspended = lane->frozen = lane->unfit = false;
     lane_unpause(lane);
     lane->state = LANE_OPEN;
