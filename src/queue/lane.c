@@ -259,7 +259,7 @@ when lane_oldest(const struct lane *lane)
     return oldest;
 }
 
-/* ---- */
+/* ---- in, out, down and open ---- */
 
 static void lane_ask(struct lane *lane)
 {
@@ -431,9 +431,8 @@ void lane_open(struct lane *lane)
     lane->since = lane->opened = clock_now();
     if (lane->kind == LANE_DOMAIN) {
         lane->fresh_until = 0;
-        if (lane->nready && !lane->asking) {
+        if (lane->nready && !lane->asking)
             lane_ask(lane);
-        }
     } else if (lane->nready)
         lane->queue->setup.ready(lane->queue->setup.ctx, lane);
 }

@@ -21,11 +21,6 @@ str stream_name(unsigned number)
     return name; /* never freed: a reader may have it for ever */
 }
 
-static bool configured(const struct streams *s, str name)
-{
-    return stream_named(s, name) != NULL;
-}
-
 /* Its own, a free one, or that of a name that is not configured any more: what still waits of that counts as this stream's. */
 static uint8_t number_of(const struct streams *s, str name)
 {
@@ -35,7 +30,7 @@ static uint8_t number_of(const struct streams *s, str name)
     for (unsigned i = STREAMS_MOST; i && !n; i--) {
         if (str_eq(known.name[i], name))
             n = i;
-        if (known.name[i].n == 0 || !configured(s, known.name[i]))
+        if (known.name[i].n == 0 || !stream_named(s, known.name[i]))
             unused = !unused || known.name[i].n == 0 ? i : unused;
     }
     must(n || unused); /* no more are configured than there are numbers */
