@@ -320,6 +320,8 @@ def stuck_thread(dir):
         if not waits:
             libc.ptrace(17, tid, None, None)            # PTRACE_DETACH: it goes on
         return waits
+    # A thread that stands still before all have started would be a start that never ends.
+    check(until(lambda: http.status("/readyz") == 200, 60), "it is up")
     stopped = []
     if not until(lambda: stopped.append(stop()) or stopped[-1] in (True, None)) or stopped[-1] is None:
         say("skipped: we may not stop a thread: " + os.strerror(ctypes.get_errno()))
