@@ -346,12 +346,12 @@ static int settle(struct sendmail *s, const struct answer *out, struct strs *lef
     return code;
 }
 
-struct sending { struct sendmail *s; struct strs left; int code; };
+struct submission { struct sendmail *s; struct strs left; int code; };
 
 /* One transaction, or with -bv the beginning of one. Whoever has no answer at the end is left. */
 static err send_run(void *arg)
 {
-    struct sending *g = arg;
+    struct submission *g = arg;
     struct sendmail *s = g->s;
     struct answer *out = NEW_ARRAY(s->a, struct answer, s->env.nrcpt);
     struct body body = { .size = s->message.n, .dots = true, .piece = whole, .ctx = s };
@@ -458,7 +458,7 @@ static err leave(struct sendmail *s, const struct strs *left)
 
 static int send_message(struct sendmail *s)
 {
-    struct sending g = { .s = s };
+    struct submission g = { .s = s };
 
     int code = compose(s);
     if (code != EX_OK)
@@ -485,7 +485,7 @@ static int send_message(struct sendmail *s)
 
 static err verify_run(void *arg)
 {
-    struct sending *g = arg;
+    struct submission *g = arg;
     struct sendmail *s = g->s;
     struct stream *line;
     struct client *c;
@@ -512,7 +512,7 @@ static err verify_run(void *arg)
 
 static int verify(struct sendmail *s)
 {
-    struct sending g = { .s = s };
+    struct submission g = { .s = s };
     struct strs rcpt = { 0 };
 
     int code = recipients(s, &rcpt);

@@ -264,7 +264,7 @@ TASK_TEST(a_suspended_lane_lets_no_lifetime_end_and_stays_suspended)
     lane_down(lane_of(&s), S("a connection that was under way failed"), clock_now());
     lane_open(lane_of(&s));
     CHECK(lane_of(&s)->state == LANE_DOWN && lane_of(&s)->suspended);
-    CHECK_STR(lane_of(&s)->reason, S("by an operator"));
+    CHECK_STR(lane_reason(lane_of(&s)), S("by an operator"));
     CHECK_INT(s.expired, 0);
     CHECK(queue_resume(s.d->setup.queue, s.one.name));
     CHECK(lane_of(&s)->state == LANE_OPEN);

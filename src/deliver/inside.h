@@ -79,7 +79,7 @@ static inline str hop_ehlo(const struct outlet *o, str hostname) { return o && o
 
 /* ---- limits.c: rates and connections that all threads share ---- */
 
-/* May a message of the lane go now? Its turn in each of the rates was taken then, and is the caller's to use up (lane->pacing.mine). False: it waits for one, and
+/* May a message of the lane go now? Its turn in each of the rates was taken then, and is the caller's to use up (pacing.mine). False: it waits for one, and
  * dispatch_ready() will be called when that comes. Only where b->nlimit is not 0. */
 bool lane_may_send(struct dispatch *d, struct lane *lane, const struct backend *b);
 WAITS err pace_run(void *dispatch);     /* a task: lanes whose turn comes */

@@ -11,7 +11,7 @@
 
 static bool take_turns(struct lane *lane, const struct backend *b)
 {
-    struct pacing *p = &lane->pacing;
+    struct pacing *p = &lane->sending->pacing;
     when now = clock_now();
 
     for (; p->had < b->nlimit; p->had++) {
@@ -37,7 +37,7 @@ static bool take_turns(struct lane *lane, const struct backend *b)
 /* Is what it waits for still a limit of its, and the same? */
 static bool still_holds(const struct lane *lane)
 {
-    const struct pacing *p = &lane->pacing;
+    const struct pacing *p = &lane->sending->pacing;
 
     for (unsigned i = 0; lane->backend && i < lane->backend->nlimit; i++)
         if (lane->backend->limit[i].state == p->of)
@@ -48,7 +48,7 @@ static bool still_holds(const struct lane *lane)
 /* Its turn came, or what it waits for is void: on to the next rate, or to work. */
 static void go_on(struct dispatch *d, struct lane *lane)
 {
-    struct pacing *p = &lane->pacing;
+    struct pacing *p = &lane->sending->pacing;
 
     if (!still_holds(lane))
         p->had = 0;
@@ -68,7 +68,7 @@ err pace_run(void *dispatch)
         struct heap_entry *next = heap_least(&d->paced);
         if (next && next->key <= clock_now()) {
             heap_del(&d->paced, next);
-            go_on(d, AROUND(next, struct lane, pacing.turn));
+            go_on(d, AROUND(next, struct pacing, turn)->lane);
             continue;
         }
         err e = waiters_wait(&d->paced_wait, next ? next->key : NEVER);
@@ -81,14 +81,14 @@ static void pace_later(struct dispatch *d, struct lane *lane, when at)
 {
     bool sooner = !heap_least(&d->paced) || at < heap_least(&d->paced)->key;
 
-    heap_put(&d->paced, &lane->pacing.turn, at);
+    heap_put(&d->paced, &lane->sending->pacing.turn, at);
     if (sooner)
         waiters_wake_one(&d->paced_wait);
 }
 
 bool lane_may_send(struct dispatch *d, struct lane *lane, const struct backend *b)
 {
-    struct pacing *p = &lane->pacing;
+    struct pacing *p = &lane->sending->pacing;
 
     if (p->mine)
         return true;
@@ -105,7 +105,7 @@ void lanes_pace_anew(struct dispatch *d)
     struct lane *lane;
 
     for (size_t i = 0; (lane = queue_lane(d->setup.queue, i)); i++)
-        if (lane->pacing.until && !still_holds(lane))
+        if (lane->sending->pacing.until && !still_holds(lane))
             pace_later(d, lane, clock_now());
 }
 
@@ -129,16 +129,16 @@ bool lane_may_connect(struct lane *lane, const struct backend *b)
         if (!b->limit[i].connections)
             continue;
         /* Who has one leaves the next to who has none. */
-        if (lane->connections && wanted(s, now))
+        if (lane->sending->connections && wanted(s, now))
             return false;
-        if (now < lane->yields_until && wanted(s, now))
+        if (now < lane->sending->yields_until && wanted(s, now))
             return false;
         if (atomic_load_explicit(&s->used, memory_order_relaxed) < b->limit[i].connections)
             continue;
-        if (!lane->connections) {
-            if (lane->full != s)
+        if (!lane->sending->connections) {
+            if (lane->sending->full != s)
                 atomic_fetch_add_explicit(&s->full, 1, memory_order_relaxed);
-            lane->full = s;
+            lane->sending->full = s;
             atomic_store_explicit(&s->wanted, now, memory_order_relaxed);
         }
         return false;

@@ -73,7 +73,7 @@ static bool send_one(struct scene *s, unsigned i)
 {
     if (!lane_may_send(&s->d, s->lane[i], s->lane[i]->backend))
         return false;
-    s->lane[i]->pacing.mine = false;
+    s->lane[i]->sending->pacing.mine = false;
     ticket_done(lane_take(s->lane[i]));
     return true;
 }
@@ -87,10 +87,10 @@ TASK_TEST(limits_lanes_wait_each_for_one_turn_and_in_order)
     scene_open(&s, "turns", (struct rate){ 60, MINUTE }, 0);
     CHECK(send_one(&s, 0), S("the first goes at once"));
     CHECK(!send_one(&s, 0) && !send_one(&s, 1), S("then each waits"));
-    when first = s.lane[0]->pacing.until, second = s.lane[1]->pacing.until;
+    when first = s.lane[0]->sending->pacing.until, second = s.lane[1]->sending->pacing.until;
     CHECK_INT(second - first, SECOND);
     for (int i = 0; i < 10; i++) /* who asks again asks in vain, and takes nothing from others */
-        CHECK(!send_one(&s, 0) && s.lane[0]->pacing.until == first);
+        CHECK(!send_one(&s, 0) && s.lane[0]->sending->pacing.until == first);
     CHECK_INT(atomic_load(&s.one.limit[0].state->waited), 2);
     CHECK(lane_delay(s.lane[0], &reason, &until) && until == first);
     CHECK_STR(reason, S("rate of source turns: 60/min"));
@@ -112,11 +112,11 @@ TASK_TEST(limits_a_turn_comes_by_itself_and_not_before_its_time)
     int sent = 0;
     while (send_one(&s, 0)) /* what may go at once */
         sent++;
-    when from = s.lane[0]->pacing.until - SECOND / 20;
+    when from = s.lane[0]->sending->pacing.until - SECOND / 20;
     for (int i = 0; i < 6; i++) {
-        for (int patience = 0; !s.lane[0]->pacing.mine && patience < 2000; patience++)
+        for (int patience = 0; !s.lane[0]->sending->pacing.mine && patience < 2000; patience++)
             CHECK_ERR(task_sleep(clock_now() + 5 * MILLISECOND), OK);
-        CHECK(s.lane[0]->pacing.mine && s.lane[0]->pacing.until == 0);
+        CHECK(s.lane[0]->sending->pacing.mine && s.lane[0]->sending->pacing.until == 0);
         sent += send_one(&s, 0);
         CHECK(sent <= 20 + (clock_now() - began) / (SECOND / 20) + 1, S("never more than the rate"));
         CHECK(clock_now() >= from + i * SECOND / 20, S("not before its time"));
@@ -132,11 +132,11 @@ TASK_TEST(limits_a_new_rate_holds_at_once)
 
     scene_open(&s, "changes", (struct rate){ 1, DAY }, 0);
     CHECK(send_one(&s, 0) && !send_one(&s, 0) && !send_one(&s, 1));
-    CHECK(s.lane[1]->pacing.until > clock_now() + 40 * HOUR);
+    CHECK(s.lane[1]->sending->pacing.until > clock_now() + 40 * HOUR);
     s.one.limit[0].rate = s.two.limit[0].rate = (struct rate){ 100, SECOND };
     limits_apply(&s.routes);
     lanes_pace_anew(&s.d);
-    for (int patience = 0; !(s.lane[0]->pacing.mine && s.lane[1]->pacing.mine) && patience < 2000; patience++)
+    for (int patience = 0; !(s.lane[0]->sending->pacing.mine && s.lane[1]->sending->pacing.mine) && patience < 2000; patience++)
         CHECK_ERR(task_sleep(clock_now() + 5 * MILLISECOND), OK);
     CHECK(send_one(&s, 0) && send_one(&s, 1) && send_one(&s, 0) && send_one(&s, 1));
     s.one.limit[0].rate = s.two.limit[0].rate = (struct rate){ 1, DAY };
@@ -144,9 +144,9 @@ TASK_TEST(limits_a_new_rate_holds_at_once)
     CHECK(send_one(&s, 0) && !send_one(&s, 0));
     s.one.nlimit = 0; /* and none at all */
     lanes_pace_anew(&s.d);
-    for (int patience = 0; s.lane[0]->pacing.until && patience < 2000; patience++)
+    for (int patience = 0; s.lane[0]->sending->pacing.until && patience < 2000; patience++)
         CHECK_ERR(task_sleep(clock_now() + 5 * MILLISECOND), OK);
-    CHECK_INT(s.lane[0]->pacing.until, 0);
+    CHECK_INT(s.lane[0]->sending->pacing.until, 0);
     scene_close(&s);
 }
 
@@ -160,14 +160,14 @@ TASK_TEST(limits_connections_are_shared_and_left_to_who_has_none)
     scene_open(&s, "slots", (struct rate){ 0 }, 2);
     CHECK(lane_may_connect(s.lane[0], &s.one) && slots_take(&a, &s.one) && slots_take(&b, &s.one));
     CHECK(!slots_take(&c, &s.two) && !c.of[0], S("two are all"));
-    s.lane[0]->connections = 2;
+    s.lane[0]->sending->connections = 2;
     CHECK(!slots_wanted(&a), S("nobody else wants one"));
     CHECK(!lane_may_connect(s.lane[0], &s.one) && !slots_wanted(&a), S("who has some does not count"));
     CHECK(!lane_may_connect(s.lane[1], &s.two) && slots_wanted(&a), S("who has none is heard"));
     CHECK(lane_delay(s.lane[1], &reason, &until) && until == 0);
     CHECK_STR(reason, S("all 2 connections of source slots are in use"));
     slots_give(&a);
-    s.lane[0]->connections = 1;
+    s.lane[0]->sending->connections = 1;
     CHECK(!lane_may_connect(s.lane[0], &s.one), S("the one that is given up is for the other"));
     CHECK(lane_may_connect(s.lane[1], &s.two) && slots_take(&c, &s.two));
     slots_give(&b);

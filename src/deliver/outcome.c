@@ -470,13 +470,13 @@ err settle_run(void *dispatch)
         if (flight_load(d, t, &f) != OK)
             continue;
         if (expired)
-            flight_settle(d, &f, FLIGHT_EXPIRED, str_printf(f.a, "its lifetime is over; the last trouble was: %.*s", STR(t->lane->reason)), S(""));
+            flight_settle(d, &f, FLIGHT_EXPIRED, str_printf(f.a, "its lifetime is over; the last trouble was: %.*s", STR(lane_reason(t->lane))), S(""));
         else if (t->lane->backend && t->lane->backend->discard)
             settle_discarded(d, &f);
         else if (t->lane->backend && t->lane->backend->closed.is)
             settle_refused(d, &f, t->lane->backend->closed.status, str_dup(f.a, t->lane->backend->closed.text));
         else if (t->lane->refusal.class)
-            settle_refused(d, &f, t->lane->refusal, str_dup(f.a, t->lane->reason));
+            settle_refused(d, &f, t->lane->refusal, str_dup(f.a, lane_reason(t->lane)));
         else {
             f.status = "5.4.4"; /* RFC 3463 3.5: unable to route */
             flight_settle(d, &f, FLIGHT_FAILED, S("there is no way to this domain from here"), S(""));

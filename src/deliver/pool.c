@@ -84,7 +84,7 @@ static err open_any(struct connection *k, str *reason, arena *a, when *retry_at,
         }
         reason_given = true;
         k->server_at = (size_t)(k->server - k->backend->server);
-        k->lane->server[k->server_at].connections++;
+        k->lane->sending->server[k->server_at].connections++;
         atomic_fetch_add(&k->server->state->connections, 1);
         stats_add(COUNT_connections, 1);
         struct leaving by = { .outlet = k->backend->outlet };
@@ -98,7 +98,7 @@ static err open_any(struct connection *k, str *reason, arena *a, when *retry_at,
         }
         *why = k->client ? OK : e;
         atomic_fetch_sub(&k->server->state->connections, 1);
-        k->lane->server[k->server_at].connections--;
+        k->lane->sending->server[k->server_at].connections--;
         server_failed(k->server->state, clock_now());
         *reason = str_printf(a, "%s: %.*s", k->remote.z, STR(err_text()));
         client_free(take(k->client)); /* it may have come as far as that */
@@ -121,7 +121,7 @@ static void close_connection(struct connection *k, bool politely)
         client_free(k->client);
     k->client = NULL;
     atomic_fetch_sub(&k->server->state->connections, 1);
-    k->lane->server[k->server_at].connections--;
+    k->lane->sending->server[k->server_at].connections--;
 }
 
 /* ---- a lane that is down ---- */
@@ -186,9 +186,9 @@ static void lane_is_down(struct connection *k, str reason, when retry_at, err wh
  * So one that is slow on purpose holds few, and one that came back is not run over. `want`: that many are had without asking. */
 static bool may_grow(const struct lane *lane, size_t want)
 {
-    size_t opening = lane->connections - lane->talking;
+    size_t opening = lane->sending->connections - lane->sending->talking;
 
-    return lane->connections < want || (opening < want + lane->talking && clock_now() - lane->answered < PROGRESS);
+    return lane->sending->connections < want || (opening < want + lane->sending->talking && clock_now() - lane->sending->answered < PROGRESS);
 }
 
 /* Has this thread room for one more in all? The last quarter is for lanes that are known to answer, and its half for those that have none yet: a
@@ -196,9 +196,9 @@ static bool may_grow(const struct lane *lane, size_t want)
 static bool has_room(const struct dispatch *d, const struct lane *lane)
 {
     size_t most = d->setup.most_connections;
-    bool proven = lane->answered && clock_now() - lane->answered < PROVEN;
+    bool proven = lane->sending->answered && clock_now() - lane->sending->answered < PROVEN;
 
-    return d->connections < (!proven ? most - most / 4 : lane->connections ? most - most / 8 : most);
+    return d->connections < (!proven ? most - most / 4 : lane->sending->connections ? most - most / 8 : most);
 }
 
 /* ---- the messages of a connection ---- */
@@ -216,14 +216,14 @@ static void open_connection(struct dispatch *d, struct lane *lane, struct ticket
             brake_said(d, lane, BRAKE_UNCLEAR);
         return;
     }
-    lane->connections++;
-    lane->crowded = false;
-    lane->full = NULL;
+    lane->sending->connections++;
+    lane->sending->crowded = false;
+    lane->sending->full = NULL;
     d->connections++;
     if (group_spawn(thread_group(), "deliver", connection_run, k) == OK)
         return;
     slots_give(&k->slots);
-    lane->connections--;
+    lane->sending->connections--;
     d->connections--;
     mem_free(k);
     log_error("no_connection", LOG_STR("lane", lane->name), LOG_STR("reason", err_text()));
@@ -240,7 +240,7 @@ static bool sent_elsewhere(struct connection *k, struct ticket *t)
 {
     size_t at = t->server - 1u;
 
-    if (!t->server || at == k->server_at || at >= k->backend->nserver || k->lane->server[at].connections >= quota(k->d, k->backend)
+    if (!t->server || at == k->server_at || at >= k->backend->nserver || k->lane->sending->server[at].connections >= quota(k->d, k->backend)
         || !server_in(&k->backend->server[at]) || !lane_may_connect(k->lane, k->backend))
         return false;
     open_connection(k->d, k->lane, t, at, false);
@@ -268,7 +268,7 @@ static bool is_over(const struct connection *k)
     if (k->trial)
         return k->d->draining || !k->first || k->client->mails;
     if (slots_wanted(&k->slots) && (k->client->mails >= TURN_MAILS || !k->lane->nready)) {
-        k->lane->yields_until = clock_now() + 2 * SECOND; /* or we would have it again before the others look */
+        k->lane->sending->yields_until = clock_now() + 2 * SECOND; /* or we would have it again before the others look */
         return true;
     }
     if (k->d->draining || k->lane->state != LANE_OPEN || k->lane->backend != k->backend || lane_braked(k->lane))
@@ -278,8 +278,10 @@ static bool is_over(const struct connection *k)
 
 static void wake_takers(struct lane *lane)
 {
-    lane->idle = 0;
-    waiters_wake_all(&lane->takers);
+    if (lane->kind == LANE_DOMAIN) /* nobody sends from there */
+        return;
+    lane->sending->idle = 0;
+    waiters_wake_all(&lane->sending->takers);
 }
 
 static bool in_turn(const struct backend *b) { return b->balance != BALANCE_LEAST_BUSY; }
@@ -298,16 +300,16 @@ static struct ticket *next_ticket(struct connection *k, bool behind)
         return NULL;
     if (!in_turn(k->backend)) {
         t = lane->nready && (!behind || lane_first(lane)->mail) ? lane_take(lane) : NULL;
-        lane->pacing.mine &= !t;
+        lane->sending->pacing.mine &= !t;
         return t;
     }
     t = share_next(lane, k->backend, k->server_at, behind, &other, &at);
     if (other && !behind && lane_may_connect(lane, k->backend)) {
-        lane->pacing.mine = false;
+        lane->sending->pacing.mine = false;
         open_connection(k->d, lane, lane_take_this(other), at, false);
     }
-    lane->pacing.mine &= !t;
-    if (t && lane->nready && lane->idle) /* it is somebody else's turn now */
+    lane->sending->pacing.mine &= !t;
+    if (t && lane->nready && lane->sending->idle) /* it is somebody else's turn now */
         wake_takers(lane);
     return t;
 }
@@ -316,19 +318,19 @@ static struct ticket *next_ticket(struct connection *k, bool behind)
 static bool await_ticket(struct connection *k)
 {
     struct lane *lane = k->lane;
-    bool others = lane->nready > 0 && !lane->pacing.until;  /* it is their turn, and they may never take it */
+    bool others = lane->nready > 0 && !lane->sending->pacing.until;  /* it is their turn, and they may never take it */
 
     bool counted = k->slots.of[0] || k->slots.of[1] || k->slots.of[2];
     when until = clock_now() + (others ? MIN(k->backend->idle_timeout, SHARE_PATIENCE) : k->backend->idle_timeout);
     err e;
 
-    lane->idle++;
+    lane->sending->idle++;
     do                                  /* another thread may want it, and cannot wake us */
-        e = waiters_wait(&lane->takers, counted ? MIN(until, clock_now() + SECOND) : until);
+        e = waiters_wait(&lane->sending->takers, counted ? MIN(until, clock_now() + SECOND) : until);
     while (e == E_TIMEOUT && clock_now() < until && !slots_wanted(&k->slots));
     if (e == OK)                        /* who wakes us counts us out */
         return true;
-    lane->idle--;
+    lane->sending->idle--;
     return e == E_TIMEOUT && others;
 }
 
@@ -408,8 +410,8 @@ static void talk(struct connection *k)
             if (e == OK)
                 e = client_settle(k->client, &cur.env, cur.a, cur.out);
             if (e == OK) {
-                k->lane->answered = clock_now();
-                server_answered(st, k->lane->answered - said);
+                k->lane->sending->answered = clock_now();
+                server_answered(st, k->lane->sending->answered - said);
             }
         }
         atomic_fetch_sub_explicit(&st->busy, 1, memory_order_relaxed);
@@ -442,8 +444,8 @@ static err connection_run(void *arg)
     err why = OK;
 
     mem_free(arg);
-    if (lane->reason.n && lane_opened_lately(lane))
-        reason = str_dup(a, lane->reason);
+    if (lane->reason && lane_opened_lately(lane))
+        reason = str_dup(a, lane_reason(lane));
     task_favour(); /* thousands of sessions would leave a few connections no time, and what they took in would only pile up */
     k.snap = k.d->setup.newest(k.d->setup.ctx);
     k.backend = backend_hold(lane->backend);
@@ -451,18 +453,18 @@ static err connection_run(void *arg)
         err e = open_any(&k, &reason, a, &retry_at, &why);
         talked = e == OK;
         if (talked) {
-            lane->talking++;
-            lane->answered = clock_now();
+            lane->sending->talking++;
+            lane->sending->answered = clock_now();
             if (lane->nready > 1) /* there may be more of us now */
                 dispatch_ready(k.d, lane);
             talk(&k);
-            lane->talking--;
+            lane->sending->talking--;
         }
-        else if (e != E_CANCELED && !k.first && lane->connections == 1 && lane->backend == k.backend)
+        else if (e != E_CANCELED && !k.first && lane->sending->connections == 1 && lane->backend == k.backend)
             lane_is_down(&k, reason, retry_at, why);
     }
     slots_give(&k.slots);
-    lane->connections--;
+    lane->sending->connections--;
     k.d->connections--;
     backend_drop(k.backend);
     snapshot_drop(k.snap);
@@ -487,7 +489,7 @@ static struct sight look(struct lane *lane, const struct backend *b, when now)
 {
     const struct lane_server *have = lane_servers(lane, b);
     struct sight s = { 0 };
-    size_t opening = lane->connections;
+    size_t opening = lane->sending->connections;
 
     for (size_t i = 0; i < b->nserver; i++) {
         const struct server_state *st = b->server[i].state;
@@ -517,25 +519,25 @@ void dispatch_ready(void *ctx, struct lane *lane)
         dispatch_discard(d, lane);
         return;
     }
-    if (brake_holds(d, lane) || lane->pacing.until) /* it comes again when that is */
+    if (brake_holds(d, lane) || lane->sending->pacing.until) /* it comes again when that is */
         return;
     if (d->patient) {
         d->patient = false;
         waiters_wake_one(&d->impatient);
     }
-    bool woken = lane->idle;
+    bool woken = lane->sending->idle;
     struct sight s = look(lane, b, clock_now());
     if (woken && in_turn(b))
         wake_takers(lane);
     else if (woken) {
-        lane->idle--;
-        waiters_wake_one(&lane->takers);
+        lane->sending->idle--;
+        waiters_wake_one(&lane->sending->takers);
     }
-    if (lane->connections >= MIN(quota(d, b) * s.in + s.due, lane_ramp(lane, clock_now())))
+    if (lane->sending->connections >= MIN(quota(d, b) * s.in + s.due, lane_ramp(lane, clock_now())))
         return;
     /* One for each server, as soon as there is more than one message; then one more for each few that wait. */
-    bool many = lane->nready > (size_t)lane->connections * TICKETS_A_CONNECTION;
-    if ((s.due || lane->connections < s.in || (s.without && lane->nready > woken) || (!woken && many)) && may_grow(lane, s.in + s.due) && has_room(d, lane)
+    bool many = lane->nready > (size_t)lane->sending->connections * TICKETS_A_CONNECTION;
+    if ((s.due || lane->sending->connections < s.in || (s.without && lane->nready > woken) || (!woken && many)) && may_grow(lane, s.in + s.due) && has_room(d, lane)
         && lane_may_connect(lane, b))
         open_connection(d, lane, NULL, 0, false);
 }
@@ -549,15 +551,15 @@ static bool look_for_waiting(struct dispatch *d)
     bool any = false;
 
     for (size_t i = 0; (lane = queue_lane(d->setup.queue, i)); i++) {
-        if (!lane->nready || lane->state != LANE_OPEN || !lane->backend || lane->idle || lane->pacing.until || brake_holds(d, lane))
+        if (!lane->nready || lane->state != LANE_OPEN || !lane->backend || lane->sending->idle || lane->sending->pacing.until || brake_holds(d, lane))
             continue;
         any = true;
         if (now - lane_first(lane)->since < 1)
             continue;
         size_t in = look(lane, lane->backend, clock_now()).in, most = MIN(quota(d, lane->backend) * in, lane_ramp(lane, clock_now()));
-        for (size_t more = lane->connections / 2 + 1; more && lane->connections < most && may_grow(lane, in) && has_room(d, lane) && lane_may_connect(lane, lane->backend); more--)
+        for (size_t more = lane->sending->connections / 2 + 1; more && lane->sending->connections < most && may_grow(lane, in) && has_room(d, lane) && lane_may_connect(lane, lane->backend); more--)
             open_connection(d, lane, NULL, 0, false);
-        lane->crowded = !lane->connections;
+        lane->sending->crowded = !lane->sending->connections;
     }
     return any;
 }

@@ -10,6 +10,16 @@ static const struct { struct enhanced status; const char *reason; } no_site[] = 
     [SITE_OURSELVES] = { ENH(5, 4, 6), "the best mail host of %.*s is this relay, which is not told to take its mail anywhere else" },
 };
 
+/* Why a look-up failed, without the domain: its lane says that, and so a hundred thousand of them share one reason. */
+static str why_unknown(arena *a, str domain)
+{
+    str why = err_text(), of = str_printf(a, " of %.*s", STR(domain));
+    size_t at = str_find(why, of);
+
+    return at == STR_NONE ? str_printf(a, "looking up its mail hosts: %.*s", STR(why))
+                          : str_printf(a, "looking up its mail hosts: %.*s%.*s", STR(str_head(why, at)), STR(str_from(why, at + of.n)));
+}
+
 static void resolve(struct dispatch *d, struct lane *lane)
 {
     AUTO_ARENA a = arena_new();
@@ -24,8 +34,8 @@ static void resolve(struct dispatch *d, struct lane *lane)
     } else if (e == OK) {
         queue_no_site(lane, no_site[s.kind].status, str_printf(a, no_site[s.kind].reason, STR(domain)), s.ttl);
     } else {
+        str reason = why_unknown(a, domain);
         bool local = e != E_CANCELED && fault_names(d, domain);
-        str reason = str_printf(a, "looking up the mail hosts of %.*s: %.*s", STR(domain), STR(err_text()));
         if (!lane->site && lane->state == LANE_OPEN && e != E_CANCELED && !local)
             log_warn("mx_unknown", LOG_STR("domain", domain), LOG_STR("reason", reason));
         queue_site_later(lane, reason, local);

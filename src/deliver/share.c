@@ -11,12 +11,12 @@
 
 struct lane_server *lane_servers(struct lane *lane, const struct backend *b)
 {
-    if (lane->nserver < b->nserver) { /* a new configuration may have changed their number */
-        lane->server = mem_grow(lane->server, b->nserver * sizeof *lane->server);
-        memset(lane->server + lane->nserver, 0, (b->nserver - lane->nserver) * sizeof *lane->server);
-        lane->nserver = b->nserver;
+    if (lane->sending->nserver < b->nserver) { /* a new configuration may have changed their number */
+        lane->sending->server = mem_grow(lane->sending->server, b->nserver * sizeof *lane->sending->server);
+        memset(lane->sending->server + lane->sending->nserver, 0, (b->nserver - lane->sending->nserver) * sizeof *lane->sending->server);
+        lane->sending->nserver = b->nserver;
     }
-    return lane->server;
+    return lane->sending->server;
 }
 
 static uint64_t step_of(const struct backend *b, size_t at)
@@ -30,9 +30,9 @@ static uint64_t turn_behind(const struct lane *lane, const struct backend *b, si
     uint64_t least = UINT64_MAX;
 
     for (size_t i = 0; i < b->nserver; i++)
-        if (i != me && b->server[i].priority == b->server[me].priority && lane->server[i].connections && server_in(&b->server[i])
-            && now - lane->server[i].took < SHARE_PATIENCE)
-            least = MIN(least, lane->server[i].turn);
+        if (i != me && b->server[i].priority == b->server[me].priority && lane->sending->server[i].connections && server_in(&b->server[i])
+            && now - lane->sending->server[i].took < SHARE_PATIENCE)
+            least = MIN(least, lane->sending->server[i].turn);
     return least;
 }
 
@@ -68,7 +68,7 @@ static struct ticket *stuck_to(struct lane *lane, const struct backend *b, size_
         const struct next_hop *s = backend_stick(b, t->sticky);
         if (!s || s == &b->server[server])
             return t;
-        if (!*other && !lane->server[s - b->server].connections) {
+        if (!*other && !lane->sending->server[s - b->server].connections) {
             *other = t;
             *other_server = (size_t)(s - b->server);
         }

@@ -195,11 +195,11 @@ static err stats_one(struct worker *w, void *arg)
         l->ready += lane->nready;
         l->waiting += lane->nwaiting;
         l->flying += lane->nflying;
-        l->connections += lane->connections;
+        l->connections += lane->sending->connections;
         if (lane->state == LANE_DOWN) {
             l->down = true;
             l->frozen |= lane->frozen;
-            l->reason = str_dup(s->a, lane->reason);
+            l->reason = str_dup(s->a, lane_reason(lane));
             l->retry_at = lane->retry_at;
         } else if (!l->down && lane->nready && lane_delay(lane, &reason, &until)) {
             l->reason = str_dup(s->a, reason);

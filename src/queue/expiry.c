@@ -1,7 +1,7 @@
 /* Which time counts against the lifetime of mail, and how a lane that was down opens again. */
 #include "queue/inside.h"
 
-#define PAUSES_MOST 16          /* of a lane; beyond, the two oldest become one */
+#define PAUSES_MOST 16          /* of a lane, a power of two; beyond, the two oldest become one */
 #define PAUSE_JOIN MINUTE       /* a pause that begins so soon after the last one continues it: a frozen lane is looked at now and then */
 #define RAMP_SECONDS 16
 
@@ -18,8 +18,8 @@ void lane_pause(struct lane *lane)
         lane->pause[1].from = lane->pause[0].from; /* in doubt for the mail */
         memmove(&lane->pause[0], &lane->pause[1], --lane->npause * sizeof *lane->pause);
     }
-    if (!lane->pause)
-        lane->pause = mem_new(PAUSES_MOST * sizeof *lane->pause);
+    if ((lane->npause & (lane->npause - 1)) == 0) /* as many as there is room for */
+        lane->pause = mem_grow(lane->pause, (lane->npause ? 2 * lane->npause : 1) * sizeof *lane->pause);
     lane->pause[lane->npause++] = (struct pause){ .from = wall };
 }
 

@@ -11,9 +11,9 @@ void take_retry(struct binder *b, const struct node *node, void *retry);
 /* ---- intern: strings that many tickets share, counted. Number 0 is the empty string. ---- */
 
 struct intern {
-    struct interned { char *p; size_t n; uint32_t refs, next_free; } *item;
-    uint32_t n, cap, free;
-    struct map by_text;
+    struct interned { char *p; uint32_t n, refs, hash, next; /* in its bucket, or of those that are free */ } *item;
+    uint32_t n, cap, free, used;
+    uint32_t *bucket, nbucket;          /* a power of two, or 0 */
 };
 uint32_t intern_get(struct intern *in, str s);  /* one reference more */
 void intern_put(struct intern *in, uint32_t number); /* one less */
@@ -40,7 +40,7 @@ struct queue {
     struct calendar calendar;
     size_t nasking;                     /* domains about which somebody is, or is to be, asked */
     struct lane **lane; size_t nlane, lane_cap;
-    struct map lane_by_name;
+    struct lane **lane_bucket; size_t nlane_bucket;     /* by name, along same_bucket */
     struct suspension { str lane, reason; when until; } *suspended; size_t nsuspended; /* heap */
     bool leaving;                       /* queue_leave() is at it */
     when swept;                         /* lanes that nobody needs were looked for then */

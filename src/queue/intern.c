@@ -1,30 +1,56 @@
 /* Strings that many tickets share. */
 #include "queue/inside.h"
 
-uint32_t intern_get(struct intern *in, str s)
+static uint32_t *bucket_of(const struct intern *in, uint32_t hash) { return &in->bucket[hash & (in->nbucket - 1)]; }
+
+static void grow(struct intern *in)
 {
-    if (s.n == 0)
-        return 0;
-    void *known = map_get(&in->by_text, s);
-    if (known) {
-        uint32_t number = (uint32_t)(uintptr_t)known;
-        in->item[number].refs++;
+    mem_free(in->bucket);
+    in->nbucket = in->nbucket ? in->nbucket * 2 : 64;
+    in->bucket = mem_new(in->nbucket * sizeof *in->bucket);
+    for (uint32_t i = 1; i <= in->n; i++)
+        if (in->item[i].refs) {
+            uint32_t *first = bucket_of(in, in->item[i].hash);
+            in->item[i].next = *first;
+            *first = i;
+        }
+}
+
+static uint32_t number_new(struct intern *in)
+{
+    uint32_t number = in->free;
+
+    if (number) {
+        in->free = in->item[number].next;
         return number;
     }
-    uint32_t number = in->free;
-    if (number)
-        in->free = in->item[number].next_free;
-    else {
-        if (in->n + 1 >= in->cap) {
-            in->cap = in->cap ? in->cap * 2 : 64;
-            in->item = mem_grow(in->item, in->cap * sizeof *in->item);
-        }
-        number = ++in->n;
+    if (in->n + 1 >= in->cap) {
+        in->cap = in->cap ? in->cap * 2 : 64;
+        in->item = mem_grow(in->item, in->cap * sizeof *in->item);
     }
+    return ++in->n;
+}
+
+uint32_t intern_get(struct intern *in, str s)
+{
+    uint32_t hash = (uint32_t)str_hash(s);
+
+    if (s.n == 0)
+        return 0;
+    must(s.n <= UINT32_MAX);
+    for (uint32_t i = in->nbucket ? *bucket_of(in, hash) : 0; i; i = in->item[i].next)
+        if (in->item[i].hash == hash && str_eq(intern_str(in, i), s)) {
+            in->item[i].refs++;
+            return i;
+        }
+    if (in->used == in->nbucket)
+        grow(in);
+    uint32_t number = number_new(in), *first = bucket_of(in, hash);
     char *p = mem_new(s.n);
     memcpy(p, s.p, s.n);
-    in->item[number] = (struct interned){ .p = p, .n = s.n, .refs = 1 };
-    map_put(&in->by_text, str_of(p, s.n), (void *)(uintptr_t)number);
+    in->item[number] = (struct interned){ .p = p, .n = (uint32_t)s.n, .refs = 1, .hash = hash, .next = *first };
+    *first = number;
+    in->used++;
     return number;
 }
 
@@ -36,9 +62,13 @@ void intern_put(struct intern *in, uint32_t number)
     must(i->refs > 0);
     if (--i->refs)
         return;
-    map_del(&in->by_text, str_of(i->p, i->n));
+    uint32_t *at = bucket_of(in, i->hash);
+    while (*at != number)
+        at = &in->item[*at].next;
+    *at = i->next;
+    in->used--;
     mem_free(i->p);
-    *i = (struct interned){ .next_free = in->free };
+    *i = (struct interned){ .next = in->free };
     in->free = number;
 }
 
@@ -52,5 +82,5 @@ void intern_free(struct intern *in)
     for (uint32_t i = 1; i <= in->n; i++)
         mem_free(in->item[i].p);
     mem_free(in->item);
-    map_free(&in->by_text);
+    mem_free(in->bucket);
 }

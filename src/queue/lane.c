@@ -17,30 +17,71 @@ static void heap_free_str(str s) { mem_free((void *)(uintptr_t)s.p); }
 
 static void lane_suspend(struct lane *lane, const struct suspension *s);
 
+/* What a domain's lane has for `sending`. */
+static const struct sending nothing_sent;
+
+str lane_reason(const struct lane *lane) { return intern_str(&lane->queue->words, lane->reason); }
+
 bool lane_is_called(const struct lane *lane, str name)
 {
     return str_eq(lane->name, name) || (lane->name.n > name.n && lane->name.p[name.n] == '@' && str_starts(lane->name, name));
 }
 
-static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
+/* Where a link to the lane of that name is, or is to be. */
+static struct lane **lane_link(const struct queue *q, str name)
 {
-    struct lane *lane = map_get(&q->lane_by_name, name);
+    struct lane **at = &q->lane_bucket[str_hash(name) & (q->nlane_bucket - 1)];
 
-    if (lane)
-        return lane;
-    lane = mem_new(sizeof *lane);
+    while (*at && !str_eq((*at)->name, name))
+        at = &(*at)->same_bucket;
+    return at;
+}
+
+static void more_buckets(struct queue *q)
+{
+    mem_free(q->lane_bucket);
+    q->nlane_bucket = q->nlane_bucket ? q->nlane_bucket * 2 : 16;
+    q->lane_bucket = mem_new(q->nlane_bucket * sizeof(struct lane *));
+    for (size_t i = 0; i < q->nlane; i++)
+        q->lane[i]->same_bucket = NULL;
+    for (size_t i = 0; i < q->nlane; i++)
+        *lane_link(q, q->lane[i]->name) = q->lane[i];
+}
+
+static struct lane *lane_new(struct queue *q, enum lane_kind kind, str name)
+{
+    struct lane *lane = mem_new(sizeof *lane + name.n);
+    char *own = (char *)(lane + 1);
+
+    memcpy(own, name.p, name.n);
     lane->queue = q;
-    lane->kind = kind;
-    lane->name = heap_str(name);
+    lane->kind = (uint8_t)kind;
+    lane->name = str_of(own, name.n);
     lane->since = clock_now();
     list_init(&lane->line.ready);
     lane->line.weight = STREAM_WEIGHT;
+    lane->sending = (struct sending *)(uintptr_t)&nothing_sent;
+    if (kind != LANE_DOMAIN) {
+        lane->sending = mem_new(sizeof *lane->sending);
+        lane->sending->pacing.lane = lane;
+    }
+    return lane;
+}
+
+static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
+{
+    struct lane *lane = q->nlane_bucket ? *lane_link(q, name) : NULL;
+
+    if (lane)
+        return lane;
     if (q->nlane == q->lane_cap) {
         q->lane_cap = q->lane_cap ? q->lane_cap * 2 : 16;
         q->lane = mem_grow(q->lane, q->lane_cap * sizeof *q->lane);
     }
-    q->lane[q->nlane++] = lane;
-    map_put(&q->lane_by_name, lane->name, lane);
+    if (q->nlane == q->nlane_bucket)
+        more_buckets(q);
+    lane = q->lane[q->nlane++] = lane_new(q, kind, name);
+    *lane_link(q, name) = lane;
     for (size_t i = 0; i < q->nsuspended; i++)
         if (lane_is_called(lane, q->suspended[i].lane) && q->suspended[i].until > clock_now())
             lane_suspend(lane, &q->suspended[i]);
@@ -160,19 +201,21 @@ static void lane_free(struct lane *lane)
         mem_free(l);
     }
     intern_put(&lane->queue->words, lane->mx_name);
-    heap_free_str(lane->name);
-    heap_free_str(lane->reason);
+    intern_put(&lane->queue->words, lane->reason);
     mem_free(lane->pause);
-    mem_free(lane->server);
+    if (lane->kind != LANE_DOMAIN) {
+        mem_free(lane->sending->server);
+        mem_free(lane->sending);
+    }
     mem_free(lane);
 }
 
-static void lane_reason(struct lane *lane, str reason)
+static void set_reason(struct lane *lane, str reason)
 {
-    if (str_eq(lane->reason, reason))
-        return;
-    heap_free_str(lane->reason);
-    lane->reason = heap_str(reason);
+    uint32_t was = lane->reason; /* `reason` may be this very string */
+
+    lane->reason = intern_get(&lane->queue->words, reason);
+    intern_put(&lane->queue->words, was);
 }
 
 struct lane *queue_lane(struct queue *q, size_t i)
@@ -382,7 +425,7 @@ static void lane_shut(struct lane *lane, str reason, when retry_at, bool expire)
         lane->since = now;
     lane->state = LANE_DOWN;
     lane->retry_at = retry_at;
-    lane_reason(lane, reason);
+    set_reason(lane, reason);
     when rest = !q->setup.routes->hands_on ? MINUTE : retry_at - now > HAND_ON_SWEEP ? 0 : HAND_ON_SWEEP;
     if (lane->swept && now - lane->swept < rest && q->body_bytes < q->setup.body_budget / 2)
         return;
@@ -415,7 +458,7 @@ void lane_freeze(struct lane *lane, enum incident_kind by, str reason, when retr
         return;
     lane_pause(lane);
     lane->frozen = true;
-    lane->frozen_by = by;
+    lane->frozen_by = (uint8_t)by;
     lane_shut(lane, reason, retry_at, false);
 }
 
@@ -424,7 +467,7 @@ void lane_open(struct lane *lane)
     if (lane->state == LANE_OPEN || (lane->suspended && clock_now() < lane->retry_at))
         return;
     if (lane->suspended) /* an operator's reason ends with it; any other goes on until something else is known */
-        lane_reason(lane, S(""));
+        set_reason(lane, S(""));
     lane->suspended = lane->frozen = lane->unfit = false;
     lane_unpause(lane);
     lane->state = LANE_OPEN;
@@ -568,7 +611,7 @@ void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint
     domain->refusal = status;
     domain->fresh_until = clock_now() + MIN(MAX((when)ttl * SECOND, MINUTE), HOUR);
     site_leave(domain);
-    lane_reason(domain, reason);
+    set_reason(domain, reason);
     lane_flush(domain);
 }
 
@@ -597,13 +640,13 @@ void lanes_sweep(struct queue *q)
     q->swept = now;
     for (size_t i = 0; i < q->nlane;) {
         struct lane *l = q->lane[i];
-        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->connections && !l->wake.at && !l->pacing.turn.at && !l->asking && now - l->since > MINUTE;
+        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->sending->connections && !l->wake.at && !l->sending->pacing.turn.at && !l->asking && now - l->since > MINUTE;
         if (l->kind == LANE_BACKEND || !idle || l->domains || (l->kind == LANE_DOMAIN && now < l->fresh_until)) {
             i++;
             continue;
         }
         site_leave(l);
-        map_del(&q->lane_by_name, l->name);
+        *lane_link(q, l->name) = l->same_bucket;
         lane_free(l);
         q->lane[i] = q->lane[--q->nlane];
     }
@@ -722,7 +765,7 @@ void queue_free(struct queue *q)
     for (size_t i = 0; i < q->nlane; i++)
         lane_free(q->lane[i]);
     mem_free(q->lane);
-    map_free(&q->lane_by_name);
+    mem_free(q->lane_bucket);
     intern_free(&q->words);
     mem_free(q);
 }

@@ -148,34 +148,46 @@ enum lane_state { LANE_OPEN, LANE_DOWN /* every server is out, or nobody could s
 
 struct lane {
     struct queue *queue;
-    enum lane_kind kind;
-    str name;                           /* heap */
+    str name;                           /* its own memory */
+    struct lane *same_bucket;           /* of the names */
     struct backend *backend;            /* of the newest configuration, or a site's own; NULL: it is gone, or this is a domain's */
     const struct backend *mx;           /* LANE_DOMAIN, LANE_SITE: the backend by whose settings they go, NULL: none any more */
     struct lane *site;                  /* LANE_DOMAIN: where its mail goes, as last known; NULL: not known yet */
     when fresh_until;                   /* LANE_DOMAIN: ask again after */
-    bool asking;                        /* LANE_DOMAIN */
-    size_t domains;                     /* LANE_SITE: that lead here */
-    uint32_t mx_name;                   /* interned: of `mx`, which ends with its configuration */
-    unsigned unanswered;                /* LANE_DOMAIN: in a row */
-    struct lane *next_asking;           /* deliver/'s own */
-    struct enhanced refusal;            /* LANE_DOMAIN: mail for it fails, with this code and `reason`; class 0: it does not */
+    struct lane *next_asking;           /* LANE_DOMAIN; deliver/'s own */
+    struct sending *sending;            /* deliver/'s own; a domain's lane has an empty one, which must not be written to */
     struct lane_line {                       /* tickets that are ready, of one stream: the next first */
         struct link ready;
-        size_t n;
-        uint8_t stream;
+        uint32_t n;
         uint32_t weight, credit;        /* how many more of it go before the turn of all others has come */
+        uint8_t stream;
         struct lane_line *next;
     } line;                             /* of mail of no stream; then those that there were */
-    size_t nready, nwaiting, nflying;   /* nready: of all lines */
-    enum lane_state state;
-    str reason;                         /* why it is down; heap */
     when since, retry_at;               /* moments of clock_now() */
     when swept;                         /* its expired tickets were looked for then */
-    /* deliver/ keeps its own here */
+    when opened;                        /* the last time it was down before; 0: it never was */
+    struct heap_entry wake;             /* for retry_at */
+    struct pause { when from, to; } *pause; uint32_t npause;    /* it was frozen or suspended, by the wall clock; `to` 0: it is. Heap */
+    uint32_t nready, nwaiting, nflying; /* nready: of all lines */
+    uint32_t domains;                   /* LANE_SITE: that lead here */
+    uint32_t mx_name;                   /* interned: of `mx`, which ends with its configuration */
+    uint32_t reason;                    /* interned: why it is down; lane_reason() */
+    struct enhanced refusal;            /* LANE_DOMAIN: mail for it fails, with this code and the reason; class 0: it does not */
+    uint16_t unanswered;                /* LANE_DOMAIN: in a row */
+    uint8_t kind, state;                /* enum lane_kind, enum lane_state */
+    uint8_t frozen_by;                  /* enum incident_kind */
+    bool asking : 1;                    /* LANE_DOMAIN */
+    bool unfit : 1;                     /* while it is down: its source cannot be used, and others of the pool may */
+    bool suspended : 1;                 /* down by an operator's word, until retry_at */
+    bool frozen : 1;                    /* down by an incident of this kind; not while it is suspended */
+};
+_Static_assert(sizeof(struct lane) <= 256, "a hundred thousand of them are a normal state");
+
+/* What a lane's connections are at. */
+struct sending {
     uint32_t connections, talking, idle;    /* talking: they have heard the answer to EHLO */
-    when answered;                      /* a server of it last; 0: none ever */
     bool crowded;                       /* it has no connection because other lanes have all there may be */
+    when answered;                      /* a server of it last; 0: none ever */
     struct waiters takers;              /* idle connections */
     struct lane_server {                /* of its backend, in that order */
         uint32_t connections;           /* of this thread */
@@ -183,8 +195,6 @@ struct lane {
         when took;                      /* the last */
     } *server;
     size_t nserver;
-    struct heap_entry wake;             /* for retry_at */
-    bool unfit;                         /* while it is down: its source cannot be used, and others of the pool may */
     struct pacing {                     /* deliver/limits.c: it waits for its turn in a rate */
         bool mine;                      /* its turn is here, and nothing took it yet */
         uint8_t had;                    /* of its backend's limits: those whose turn it has */
@@ -192,14 +202,10 @@ struct lane {
         struct limit_state *of;
         when until;                     /* the next turn comes then; 0: it waits for none */
         struct heap_entry turn;         /* for that */
+        struct lane *lane;
     } pacing;
     const struct limit_state *full;     /* it has no connection, because this has all it may have; NULL: nothing has */
     when yields_until;                  /* it gave a connection up for others, and takes none before */
-    bool suspended;                     /* down by an operator's word, until retry_at */
-    bool frozen;                        /* down by an incident of this kind; not while it is suspended */
-    enum incident_kind frozen_by;
-    when opened;                        /* the last time it was down before; 0: it never was */
-    struct pause { when from, to; } *pause; size_t npause;  /* it was frozen or suspended, by the wall clock; `to` 0: it is. Heap */
 };
 
 /* ---- queue ------------------------------------------------------------------------------------------------------------------------ */
@@ -280,6 +286,7 @@ void lane_open(struct lane *lane);      /* not one that is suspended */
  * know the pools messages must be read; run queue_leave() in the thread's group. */
 bool lane_leave(struct lane *lane, bool proven);
 WAITS err queue_leave(void *queue);     /* from all lanes that are unfit */
+str lane_reason(const struct lane *lane);               /* why it is, or last was, down */
 /* By which source does its mail leave? NULL: as the system chooses. */
 const struct outlet *lane_outlet(const struct lane *lane);
 /* The lane's backend under its configured name: sites are many, and strangers name them. "none": it is gone. */

@@ -247,7 +247,7 @@ static bool proven_since(const struct lane *lane, when since)
 {
     if (lane->kind == LANE_DOMAIN)
         lane = lane->site;
-    return lane && lane->answered > since;
+    return lane && lane->sending->answered > since;
 }
 
 /* Is there any lane to go to? Looked at once for all that leave, except where each domain has its own. */

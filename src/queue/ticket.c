@@ -515,13 +515,13 @@ str ticket_domain(const struct ticket *t)
 
 bool lane_delay(const struct lane *lane, str *reason, when *until)
 {
-    const struct limit_state *of = lane->pacing.until ? lane->pacing.of : lane->connections ? NULL : lane->full;
+    const struct limit_state *of = lane->sending->pacing.until ? lane->sending->pacing.of : lane->sending->connections ? NULL : lane->sending->full;
 
-    *reason = lane->pacing.until ? S("its rate is used up") : S("all connections there may be are in use");
+    *reason = lane->sending->pacing.until ? S("its rate is used up") : S("all connections there may be are in use");
     for (unsigned i = 0; of && lane->backend && i < lane->backend->nlimit; i++)
         if (lane->backend->limit[i].state == of)
-            *reason = lane->pacing.until ? lane->backend->limit[i].slow : lane->backend->limit[i].full;
-    *until = lane->pacing.until;
+            *reason = lane->sending->pacing.until ? lane->backend->limit[i].slow : lane->backend->limit[i].full;
+    *until = lane->sending->pacing.until;
     return of != NULL;
 }
 
@@ -537,10 +537,10 @@ str ticket_reason(const struct ticket *t)
         break;
     case TICKET_READY:
         if (t->lane->state == LANE_DOWN)
-            return t->lane->reason;
+            return lane_reason(t->lane);
         if (lane_delay(t->lane, &reason, &until))
             return reason;
-        return t->lane->crowded ? S("all connections to next hops are in use") : S("its turn comes next");
+        return t->lane->sending->crowded ? S("all connections to next hops are in use") : S("its turn comes next");
     }
     return intern_str(&t->lane->queue->words, t->reason);
 }

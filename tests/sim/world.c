@@ -240,13 +240,14 @@ static void check_lane(const struct lane *lane)
     if (at == COUNT(world->idle))
         return;
     world->idle[at].lane = lane;
-    if (lane->pacing.until > clock_now() + 5 * MINUTE)
-        wrong("lane %.*s has its turn in %lld s", STR(lane->name), (long long)((lane->pacing.until - clock_now()) / SECOND));
-    if (lasts(lane->nready && lane->state == LANE_OPEN && !lane->connections && !lane->pacing.until && !(lane->full && atomic_load(&lane->full->used)),
+    const struct sending *s = lane->sending;
+    if (s->pacing.until > clock_now() + 5 * MINUTE)
+        wrong("lane %.*s has its turn in %lld s", STR(lane->name), (long long)((s->pacing.until - clock_now()) / SECOND));
+    if (lasts(lane->nready && lane->state == LANE_OPEN && !s->connections && !s->pacing.until && !(s->full && atomic_load(&s->full->used)),
               &world->idle[at].since, 10 * SECOND)) /* a connection that others have may hang for long */
-        wrong("lane %.*s is open, %zu wait, and there is no connection", STR(lane->name), lane->nready);
-    if (lasts(lane->nflying && !lane->connections, &world->idle[at].flying_since, 5 * MINUTE))
-        wrong("lane %.*s: %zu are in flight on no connection", STR(lane->name), lane->nflying);
+        wrong("lane %.*s is open, %u wait, and there is no connection", STR(lane->name), lane->nready);
+    if (lasts(lane->nflying && !s->connections, &world->idle[at].flying_since, 5 * MINUTE))
+        wrong("lane %.*s: %u are in flight on no connection", STR(lane->name), lane->nflying);
 }
 
 static void check_worker(const struct worker *w)
@@ -605,7 +606,7 @@ static void tell_rest(void)
             for (size_t j = 0; j < k; j++) {
                 struct why why = ticket_why(t[j]);
                 wrong("still waiting: %.*s to %.*s: %.*s, state %u, lane %u with %u connections, next in %lld s", STR(ulid_print(t[j]->id, id)),
-                      STR(ticket_domain(t[j])), STR(why.reason), t[j]->state, t[j]->lane->state, t[j]->lane->connections,
+                      STR(ticket_domain(t[j])), STR(why.reason), t[j]->state, t[j]->lane->state, t[j]->lane->sending->connections,
                       (long long)((why.next - wall_now()) / SECOND));
             }
     }
