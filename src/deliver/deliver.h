@@ -8,6 +8,19 @@
 extern const struct setting deliver_settings[]; /* bound into a struct report_settings */
 
 struct dispatch;
+
+/* What the threads that deliver say to each other about a lane of which each has its part (steal.c). Posted as it is; on the heap. */
+struct lane_word {
+    struct post post;
+    void *to;                           /* the poster's own: whose it is */
+    unsigned from;                      /* thread */
+    enum word_kind { WORD_OFFER, WORD_WANT, WORD_PARCEL } kind;
+    struct parcel *parcel;              /* of WORD_PARCEL; NULL: there is nothing to spare */
+    str lane, by;                       /* its name, and that of its backend; in `text` */
+    char text[];
+};
+void lane_word_free(struct lane_word *w);       /* unheard: that thread ends */
+
 struct dispatch_setup {
     struct snapshot *(*newest)(void *ctx);
     void *ctx;
@@ -23,6 +36,8 @@ struct dispatch_setup {
     void (*server_up)(void *ctx, str backend);
     /* An incident is over: lanes of all threads that it froze may open; `lane` "": all. May be NULL. */
     void (*thaw)(void *ctx, enum incident_kind kind, str lane);
+    /* Post this to another thread, which hands it to dispatch_hear(). NULL: there is no other that mail may go to. */
+    void (*say)(void *ctx, unsigned thread, struct lane_word *w);
 };
 /* One a thread. */
 struct dispatch *dispatch_new(const struct dispatch_setup *setup);
@@ -37,6 +52,7 @@ void dispatch_expired(void *ctx, struct ticket *t);
 void dispatch_unroutable(void *ctx, struct ticket *t);
 /* What is known of the lane's servers changed: its idle connections look whether they are still wanted. */
 void dispatch_look(struct lane *lane);
+void dispatch_hear(struct dispatch *d, struct lane_word *w);    /* frees it */
 /* Start no further transaction; connections end when theirs does. */
 void dispatch_drain(struct dispatch *d);
 size_t dispatch_connections(const struct dispatch *d);

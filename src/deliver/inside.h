@@ -15,6 +15,7 @@ struct dispatch {
     struct heap down; struct waiters down_wait; /* lanes that are down, by their retry_at: pool.c opens them */
     struct heap paced; struct waiters paced_wait;   /* lanes that wait for their turn in a rate: limits.c */
     struct group *probers;      /* of the newest configuration; NULL: none run */
+    unsigned offers;            /* steal.c: made in this second */
 };
 
 /* One ticket on its way: its message in memory, the envelope of just its recipients, and what they were answered. */
@@ -105,6 +106,10 @@ static inline bool lane_opened_lately(const struct lane *lane) { return lane->op
 void lane_wake_later(struct dispatch *d, struct lane *lane);    /* open it at its retry_at */
 
 void lane_try(struct dispatch *d, struct lane *lane, struct ticket *t); /* this one alone, in flight, to a frozen backend; brake_said() will be told */
+
+/* ---- steal.c: mail of a lane that another thread has time for ---- */
+void steal_offer(struct dispatch *d, const struct lane *lane);  /* its mail has waited for a second */
+void steal_more(struct dispatch *d, struct lane *lane);         /* another thread gives: ask before what came is used up */
 
 /* ---- brake.c: the bounce brake of a lane's backend ---- */
 

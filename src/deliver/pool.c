@@ -296,6 +296,8 @@ static struct ticket *next_ticket(struct connection *k, bool behind)
 
     if (k->first)                       /* its turn in a rate was taken with it */
         return take(k->first);
+    if (lane->sending->giver)
+        steal_more(k->d, lane);
     if (k->backend->nlimit && lane->nready && !lane_may_send(k->d, lane, k->backend))
         return NULL;
     if (!in_turn(k->backend)) {
@@ -550,12 +552,14 @@ static bool look_for_waiting(struct dispatch *d)
     struct lane *lane;
     bool any = false;
 
+    d->offers = 0;
     for (size_t i = 0; (lane = queue_lane(d->setup.queue, i)); i++) {
         if (!lane->nready || lane->state != LANE_OPEN || !lane->backend || lane->sending->idle || lane->sending->pacing.until || brake_holds(d, lane))
             continue;
         any = true;
         if (now - lane_first(lane)->since < 1)
             continue;
+        steal_offer(d, lane);
         size_t in = look(lane, lane->backend, clock_now()).in, most = MIN(quota(d, lane->backend) * in, lane_ramp(lane, clock_now()));
         for (size_t more = lane->sending->connections / 2 + 1; more && lane->sending->connections < most && may_grow(lane, in) && has_room(d, lane) && lane_may_connect(lane, lane->backend); more--)
             open_connection(d, lane, NULL, 0, false);

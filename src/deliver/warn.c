@@ -43,6 +43,7 @@ static void note(struct dispatch *d, const struct flight *f, str reason, when ne
                                         .warned = true, .next = next, .reply = reason };
     spool_outcome(d->setup.port, t->id, t->home, state, f->env.nrcpt, false);
     t->version++;
+    t->fresh = false;
 }
 
 static void warn(struct dispatch *d, struct ticket *t)

@@ -207,11 +207,16 @@ err worker_configure(struct worker *w, void *snapshot)
     return OK;
 }
 
+/* Of a thread that ends: the spool has it. */
 static void narrow_arrived(struct post *p)
 {
     struct mail *mail = AROUND(p, struct mail, post);
+    struct worker *w = mail->to;
 
-    queue_add(mail->to, mail);
+    if (w->ending)
+        mail_drop(mail);
+    else
+        queue_add(w->queue, mail);
 }
 
 /* Lanes with fewer connections than there are threads live on the first one. */
@@ -219,9 +224,29 @@ static void narrow(void *ctx, struct mail *mail)
 {
     struct worker *w = ctx;
 
-    mail->to = w->relay->worker[0].queue;
+    mail->to = &w->relay->worker[0];
     mail->post.run = narrow_arrived;
     thread_post(w->relay->worker[0].thread, &mail->post);
+}
+
+static void word_arrived(struct post *p)
+{
+    struct lane_word *word = AROUND(p, struct lane_word, post);
+    struct worker *w = word->to;
+
+    if (w->ending || !w->dispatch)
+        lane_word_free(word);
+    else
+        dispatch_hear(w->dispatch, word);
+}
+
+static void say(void *ctx, unsigned thread, struct lane_word *word)
+{
+    struct worker *to = &((struct worker *)ctx)->relay->worker[thread];
+
+    word->to = to;
+    word->post.run = word_arrived;
+    thread_post(to->thread, &word->post);
 }
 
 /* Word that servers of a backend have changed, or that an incident is over, on its way to a worker. */
@@ -319,7 +344,8 @@ err worker_main(void *worker)
                                                             .narrow = w->number ? narrow : NULL });
     w->dispatch = dispatch_new(&(struct dispatch_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .port = w->port,
                                                          .working_on = working_on, .set_aside = set_aside, .reception = w->reception, .resolver = r->resolver, .threads = r->nworker,
-                                                         .thread = w->number, .most_connections = most_connections(r), .server_up = server_up, .thaw = thaw });
+                                                         .thread = w->number, .most_connections = most_connections(r), .server_up = server_up, .thaw = thaw,
+                                                         .say = r->nworker > 1 ? say : NULL });
     group_spawn(thread_group(), "calendar", queue_run, w->queue);
     if (w->number == 0)
         group_spawn(thread_group(), "drop", reception_drop, w->reception);

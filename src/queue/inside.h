@@ -53,6 +53,7 @@ void ticket_free(struct queue *q, struct ticket *t);
 void ticket_link(struct queue *q, struct ticket *t);    /* by id, and to its siblings */
 bool ticket_unlink(struct queue *q, struct ticket *t);  /* true: it was the last of its message */
 void ticket_forget_mail(struct ticket *t);
+void mail_count(struct mail *mail, struct queue *q);    /* its memory is that queue's now; NULL: nobody's */
 void calendar_put(struct queue *q, struct ticket *t);
 void calendar_del(struct queue *q, struct ticket *t);
 void lane_put(struct lane *lane, struct ticket *t, bool front);

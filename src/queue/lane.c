@@ -68,9 +68,11 @@ static struct lane *lane_new(struct queue *q, enum lane_kind kind, str name)
     return lane;
 }
 
+struct lane *queue_lane_called(const struct queue *q, str name) { return q->nlane_bucket ? *lane_link(q, name) : NULL; }
+
 static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
 {
-    struct lane *lane = q->nlane_bucket ? *lane_link(q, name) : NULL;
+    struct lane *lane = queue_lane_called(q, name);
 
     if (lane)
         return lane;
@@ -135,7 +137,7 @@ struct lane *lane_for(struct queue *q, const struct backend *b, str domain)
 }
 
 /* The backend by whose settings it goes. */
-static const struct backend *lane_by(const struct lane *lane) { return lane->kind == LANE_BACKEND ? lane->backend : lane->mx; }
+const struct backend *lane_by(const struct lane *lane) { return lane->kind == LANE_BACKEND ? lane->backend : lane->mx; }
 
 const struct outlet *lane_outlet(const struct lane *lane)
 {

@@ -70,7 +70,7 @@ struct mail {
     struct spool_move *move;            /* its pieces are read where they were before; held */
     struct vigil *vigil;                /* somebody waits for what becomes of it; NULL: nobody */
     struct post post;                   /* to hand it to another thread */
-    void *to;                           /* inside: that thread's queue */
+    void *to;                           /* the poster's own: whose it is. It has changed threads when this is set */
 };
 /* Takes over the arena, which holds m, and the slab. One holder. */
 struct mail *mail_new(arena *a, struct message *m, struct spool_slab *slab);
@@ -129,6 +129,7 @@ struct ticket {
     bool hand_on : 1;                   /* its way is its domain's own, and route_elsewhere() says who gets what that does not take */
     bool held : 1;                      /* waits until an operator says otherwise, or until `due` */
     bool warned : 1;                    /* of its delay, or it is known that nobody is to be */
+    bool fresh : 1;                     /* its message has no other, this process noted nothing about it, and it was always on this thread */
 };
 _Static_assert(sizeof(struct ticket) <= 128, "ten million of them are a normal state");
 
@@ -206,6 +207,8 @@ struct sending {
     } pacing;
     const struct limit_state *full;     /* it has no connection, because this has all it may have; NULL: nothing has */
     when yields_until;                  /* it gave a connection up for others, and takes none before */
+    uint32_t giver;                     /* deliver/steal.c: 1 + the thread that gives of its own tickets; 0: none does */
+    bool asked;                         /* it was asked for more */
 };
 
 /* ---- queue ------------------------------------------------------------------------------------------------------------------------ */
@@ -309,6 +312,24 @@ void queue_site(struct lane *domain, const struct site *site);
 void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint32_t ttl);
 /* `local`: the fault is our resolver's, and the lane is frozen rather than down. */
 void queue_site_later(struct lane *domain, str reason, bool local);
+
+/* ---- from thread to thread: what one has too much of, another takes ---------------------------------------------------------------- */
+
+/* Tickets of one lane on their way to another thread's queue, each with all that waits of its message. A message changes hands once at most: so queue_moved(),
+ * told to each thread twice, finds it; and only while nothing is noted about it, for two threads' notes have no order. */
+struct parcel {
+    arena *a;                           /* all of it */
+    str by;                             /* name of the backend by whose settings they go */
+    struct packed { struct ticket t; str domain, from, reason; struct packed *next; } *first;
+    size_t n;
+};
+/* Up to so many of those that are ready, in their turn. NULL: none of them may go. */
+struct parcel *lane_pack(struct lane *lane, size_t most);
+void queue_unpack(struct queue *q, struct parcel *p);   /* frees it */
+void parcel_free(struct parcel *p);                     /* what is in it is in the spool, and comes back at the next start. NULL is fine */
+struct lane *queue_lane_called(const struct queue *q, str name);        /* NULL: none is */
+/* The backend by whose settings it goes; NULL: it is gone. */
+const struct backend *lane_by(const struct lane *lane);
 
 /* ---- for people ---------------------------------------------------------------------------------------------------------------------- */
 

@@ -321,17 +321,27 @@ static void queue_take(struct queue *q, const struct message *m, const struct rc
         if (state)
             ticket_resume(q, t, &state[i]);
     }
+    if (n == 1)
+        fresh[0]->fresh = !(mail && mail->to);
     for (size_t i = 0; i < n; i++)
         ticket_start(q, fresh[i], mail);
     if (fresh != some)
         mem_free(fresh);
 }
 
+void mail_count(struct mail *mail, struct queue *q)
+{
+    if (mail->counted)
+        *mail->counted -= mail->bytes;
+    mail->counted = q ? &q->body_bytes : NULL;
+    if (q)
+        q->body_bytes += mail->bytes;
+}
+
 void queue_add(struct queue *q, struct mail *mail)
 {
     mail->bytes = arena_size(mail->a) + (mail->slab ? mail->slab->cap : 0);
-    mail->counted = &q->body_bytes;
-    q->body_bytes += mail->bytes;
+    mail_count(mail, q);
     queue_take(q, mail->m, NULL, mail);
     mail_drop(mail);
 }
@@ -346,6 +356,7 @@ struct ticket *ticket_split(struct ticket *t, const struct rcpt_set *part)
     struct queue *q = t->lane->queue;
     struct ticket *other = ticket_new(q, t->id);
 
+    t->fresh = false;
     *other = *t;
     other->hash_next = NULL;
     other->sibling = NULL;
@@ -411,6 +422,7 @@ void ticket_defer(struct ticket *t, when due, str reason)
     t->lane->nflying--;
     t->attempts++;
     t->version++;
+    t->fresh = false;
     uint32_t was = t->reason;
     t->reason = intern_get(&q->words, reason);
     if (t->reason != was)
@@ -429,6 +441,7 @@ void ticket_put_off(struct ticket *t, when due, str reason, bool held)
     must(t->state == TICKET_FLYING);
     t->lane->nflying--;
     t->version++;
+    t->fresh = false;
     t->reason = intern_get(&q->words, reason);
     if ((held && !t->held) || (!t->held && t->reason != was))
         t->since = seconds_now();
@@ -461,7 +474,7 @@ void ticket_hand_on(struct ticket *t, struct backend *b, str domain)
     t->domain = intern_get(&q->words, domain);
     intern_put(&q->words, was);
     t->lane = lane_leaving(q, b, route_outlets(q->setup.routes, NULL, b, domain), domain, NULL, NULL);
-    t->hand_on = false;
+    t->hand_on = t->fresh = false;
     t->server = 0;
     if (b->balance == BALANCE_STICKY) /* whatever it sticks by: the message may not be in memory */
         t->sticky = key_of(domain);

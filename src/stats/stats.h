@@ -38,6 +38,7 @@
     X(connections, "connections opened to next hops") \
     X(connections_failed, "connections to next hops that failed before a message") \
     X(reread, "bodies read back from the spool") \
+    X(taken_over, "tickets that one thread took from another, which had too many") \
     X(lookups, "look-ups that a source of recipients was asked for") \
     X(lookups_stale, "look-ups answered as before while the source could not say") \
     X(rate_waits, "times a lane waited for its turn in a rate") \

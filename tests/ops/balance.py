@@ -153,6 +153,18 @@ def test_a_tarpit_holds_few_connections():
     w.end()
 
 
+def test_one_long_session():
+    """All mail comes by one session, to one thread; the connections of the other are not idle for that."""
+    w = World("max_connections 4", sinks=[Sink("127.0.0.1:0", "--delay", "dot:20ms")])
+    w.send(600, "--sessions", "1")
+    check(w.empty(), "all goes out")
+    counters = json.loads(w.ask("stats", "--json").stdout)["counters"]
+    check(counters["taken_over"] >= 100, "the other thread took a good part of it", counters)
+    check(counters["delivered"] == 600 and counters["unknown"] == 0, "each once", counters)
+    [got] = w.end()
+    check(got["messages"] == got["unique"] == 600, "nothing is lost or doubled", got)
+
+
 def test_least_busy():
     """The default: a server that takes twenty times as long gets much less."""
     w = World(sinks=[Sink("127.0.0.1:0", "--delay", "dot:20ms"), Sink("127.0.0.1:0", "--delay", "dot:1ms"), Sink("127.0.0.1:0", "--delay", "dot:1ms")])

@@ -385,7 +385,7 @@ postmaster postmaster@test.example
 listen smtp 127.0.0.1:{self.port}
 spool {{ dir {self.folder}/spool }}
 control {self.folder}/control.sock
-backend inner {{ server 127.0.0.1:{self.next} priority 10 }}
+backend inner {{ server 127.0.0.1:{self.next} priority 10; bounce_brake off }}
 relay_domain test.example {{ backend inner; recipients {{ file recipients.txt }} }}
 network local 127.0.0.0/8 {{ relay_from test.example }}
 route default {{ via inner }}
