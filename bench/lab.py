@@ -69,6 +69,11 @@ def median(runs, key):
     return statistics.median(r[key] for r in runs)
 
 
+def paired(runs, base, key):
+    """The median of runs against those made right before them: a machine that grows slower meanwhile does not count."""
+    return statistics.median(ratio(r[key], b[key]) for r, b in zip(runs, base))
+
+
 def ratio(a, b):
     return a / b if b else float('nan')
 

@@ -70,7 +70,7 @@ def threads(lab, report):
         for n, runs in (1, one), (2, two):
             runs.append(lab.flow(lambda lab, port: Waypost(lab, port, 'threads %d\n' % n), 50, 20000 if lab.quick else 40000, 20, 4096))
             report.row('%d thread%s' % (n, 's' * (n > 1)), runs[-1])
-    report.figure('CPU a message, 2 threads / 1', ratio(median(two, 'cpu_us'), median(one, 'cpu_us')), ('<=', 1.3))
+    report.figure('CPU a message, 2 threads / 1', paired(two, one, 'cpu_us'), ('<=', 1.3))
     report.safe(one + two)
 
 
@@ -82,5 +82,5 @@ def balance(lab, report):
             more = lambda port: ''.join('; server 127.0.0.1:%d' % (port + i) for i in range(1, n))  # noqa: E731
             runs.append(lab.flow(lambda lab, port: Waypost(lab, port, backend=more(port)), 50, 20000 if lab.quick else 60000, 20, 4096, servers=n))
             report.row('%d server%s' % (n, 's' * (n > 1)), runs[-1])
-    report.figure('CPU a message, three servers / one', ratio(median(three, 'cpu_us'), median(one, 'cpu_us')), ('<=', 1.05))
+    report.figure('CPU a message, three servers / one', paired(three, one, 'cpu_us'), ('<=', 1.05))
     report.safe(one + three)

@@ -15,6 +15,7 @@ struct dispatch {
     struct heap down; struct waiters down_wait; /* lanes that are down, by their retry_at: pool.c opens them */
     struct heap paced; struct waiters paced_wait;   /* lanes that wait for their turn in a rate: limits.c */
     struct group *probers;      /* of the newest configuration; NULL: none run */
+    struct lane *withheld; struct waiters withheld_wait;    /* pool.c: mail of theirs is left to connections that are busy */
     unsigned offers;            /* steal.c: made in this second */
 };
 

@@ -424,6 +424,8 @@ static void talk(struct connection *k)
         }
         if (any)
             atomic_fetch_add_explicit(&st->delivered, 1, memory_order_relaxed);
+        if (next.a)
+            k->lane->sending->passed = k->lane->sending->answered;
         if (k->trial)
             k->said = brake_heard(&cur);
         flight_settle(k->d, &cur, FLIGHT_ANSWERED, S("no answer"), str_z(k->remote.z));
@@ -482,6 +484,57 @@ static err connection_run(void *arg)
     return OK;
 }
 
+/* ---- who takes it ---- */
+
+#define BRISK MILLISECOND
+
+/* A connection that goes on without a pause says the next envelope with the last dot: half the system calls, and no wake-up. So where as many are busy as
+ * tickets wait, what came is left to them for a moment. */
+static bool left_to_the_busy(const struct lane *lane) { return lane->nready + lane->sending->idle <= lane->sending->talking; }
+
+static void withhold(struct dispatch *d, struct lane *lane)
+{
+    if (lane->sending->withheld)
+        return;
+    lane->sending->withheld = true;
+    lane->sending->next_withheld = d->withheld;
+    if (!d->withheld)
+        waiters_wake_one(&d->withheld_wait);
+    d->withheld = lane;
+}
+
+static void wake_taker(struct lane *lane)
+{
+    lane->sending->idle--;
+    waiters_wake_one(&lane->sending->takers);
+}
+
+/* The moment is over: where the busy ones do not go on, others do. */
+static void withheld_look(struct dispatch *d)
+{
+    for (struct lane *lane = take(d->withheld), *next; lane; lane = next) {
+        next = take(lane->sending->next_withheld);
+        lane->sending->withheld = false;
+        if (lane->nready && left_to_the_busy(lane) && clock_now() - lane->sending->passed < BRISK)
+            withhold(d, lane);
+        else
+            for (size_t n = lane->nready; n && lane->sending->idle; n--)
+                wake_taker(lane);
+    }
+}
+
+static err withheld_run(void *dispatch)
+{
+    struct dispatch *d = dispatch;
+
+    for (;;) {
+        while (!d->withheld)
+            TRY(waiters_wait(&d->withheld_wait, NEVER));
+        TRY(task_sleep(clock_now() + BRISK));
+        withheld_look(d);
+    }
+}
+
 /* ---- how many ---- */
 
 /* What a lane sees of its backend: servers of the best priority that has any in, and how many of them it has no connection to. */
@@ -527,14 +580,14 @@ void dispatch_ready(void *ctx, struct lane *lane)
         d->patient = false;
         waiters_wake_one(&d->impatient);
     }
-    bool woken = lane->sending->idle;
+    bool woken = lane->sending->idle; /* or about to be */
     struct sight s = look(lane, b, clock_now());
     if (woken && in_turn(b))
         wake_takers(lane);
-    else if (woken) {
-        lane->sending->idle--;
-        waiters_wake_one(&lane->sending->takers);
-    }
+    else if (woken && left_to_the_busy(lane))
+        withhold(d, lane);
+    else if (woken)
+        wake_taker(lane);
     if (lane->sending->connections >= MIN(quota(d, b) * s.in + s.due, lane_ramp(lane, clock_now())))
         return;
     /* One for each server, as soon as there is more than one message; then one more for each few that wait. */
@@ -593,6 +646,7 @@ struct dispatch *dispatch_new(const struct dispatch_setup *setup)
     group_spawn(thread_group(), "settle", settle_run, d);
     group_spawn(thread_group(), "impatience", impatience, d);
     group_spawn(thread_group(), "lane-wake", wake_run, d);
+    group_spawn(thread_group(), "withheld", withheld_run, d);
     group_spawn(thread_group(), "pace", pace_run, d);
     group_spawn(thread_group(), "warn", warn_run, d);
     return d;

@@ -209,6 +209,8 @@ struct sending {
     when yields_until;                  /* it gave a connection up for others, and takes none before */
     uint32_t giver;                     /* deliver/steal.c: 1 + the thread that gives of its own tickets; 0: none does */
     bool asked;                         /* it was asked for more */
+    when passed;                        /* a connection last went on to its next ticket without a pause */
+    bool withheld; struct lane *next_withheld;  /* deliver/pool.c: idle connections were left alone */
 };
 
 /* ---- queue ------------------------------------------------------------------------------------------------------------------------ */
