@@ -1,7 +1,8 @@
 /* The connections of a lane: how many, to which servers, for how long. */
 #include "deliver/inside.h"
 
-#define TICKETS_A_CONNECTION 4  /* one more connection for each so many that wait */
+#define DRAIN (20 * MILLISECOND) /* one more connection where what waits would take those that there are longer; */
+#define TICKETS_A_CONNECTION 4  /* or, of servers that never answered yet, for each so many that wait */
 #define PROBE_LEAST SECOND      /* a lane that is down is tried again no sooner */
 #define PROGRESS (10 * SECOND)  /* who answered nothing for so long gets no further connections */
 #define TURN_MAILS 20           /* then a connection is given up, when others wait for one that is all there may be */
@@ -538,7 +539,7 @@ static err withheld_run(void *dispatch)
 /* ---- how many ---- */
 
 /* What a lane sees of its backend: servers of the best priority that has any in, and how many of them it has no connection to. */
-struct sight { size_t in, without; bool due /* some server that was out, of that or a better priority, is to be tried now */; };
+struct sight { size_t in, without; when latency /* the mean; 0: unknown */; bool due /* some server that was out, of that or a better priority, is to be tried now */; };
 
 static struct sight look(struct lane *lane, const struct backend *b, when now)
 {
@@ -554,11 +555,13 @@ static struct sight look(struct lane *lane, const struct backend *b, when now)
             continue;
         if (server_in(&b->server[i])) {
             s.in++;
+            s.latency += atomic_load_explicit(&st->latency_us, memory_order_relaxed);
             s.without += !have[i].connections;
         }
         s.due |= out && out <= now && b->server[i].weight && !atomic_load_explicit(&st->probing, memory_order_relaxed);
     }
     s.in = MAX(s.in, 1);
+    s.latency /= (when)s.in;
     s.without -= MIN(s.without, opening); /* those will go there */
     return s;
 }
@@ -591,17 +594,21 @@ void dispatch_ready(void *ctx, struct lane *lane)
     if (lane->sending->connections >= MIN(quota(d, b) * s.in + s.due, lane_ramp(lane, clock_now())))
         return;
     /* One for each server, as soon as there is more than one message; then one more for each few that wait. */
-    bool many = lane->nready > (size_t)lane->sending->connections * TICKETS_A_CONNECTION;
+    bool many = s.latency ? (when)lane->nready * s.latency > lane->sending->connections * DRAIN : lane->nready > lane->sending->connections * TICKETS_A_CONNECTION;
     if ((s.due || lane->sending->connections < s.in || (s.without && lane->nready > woken) || (!woken && many)) && may_grow(lane, s.in + s.due) && has_room(d, lane)
         && lane_may_connect(lane, b))
         open_connection(d, lane, NULL, 0, false);
+}
+
+static when waited(const struct ticket *t)
+{
+    return t->attempts ? clock_now() - (when)t->since * SECOND : wall_now() - t->accepted;
 }
 
 /* Mail came faster than it goes, and no more comes: where some has been ready for a second although more connections may be had, half as
  * many again are opened. True: something is ready somewhere. */
 static bool look_for_waiting(struct dispatch *d)
 {
-    uint32_t now = (uint32_t)(clock_now() / SECOND);
     struct lane *lane;
     bool any = false;
 
@@ -610,7 +617,7 @@ static bool look_for_waiting(struct dispatch *d)
         if (!lane->nready || lane->state != LANE_OPEN || !lane->backend || lane->sending->idle || lane->sending->pacing.until || brake_holds(d, lane))
             continue;
         any = true;
-        if (now - lane_first(lane)->since < 1)
+        if (waited(lane_first(lane)) < SECOND)
             continue;
         steal_offer(d, lane);
         size_t in = look(lane, lane->backend, clock_now()).in, most = MIN(quota(d, lane->backend) * in, lane_ramp(lane, clock_now()));
