@@ -10,7 +10,7 @@ find src tests -type f \( -name '*.[chS]' -o -name '*.sh' \) | LC_ALL=C sort | a
         n = split(include, part, "/")
         from = part[1]
         if (part[1] == "kit" || part[1] == "sim") { # what tests/ has for them
-            if (file !~ /_(test|fuzz)\.c$/) wrong("the test kit and the simulator are for tests")
+            if (file !~ /_(test|fuzz)\.[ch]$/) wrong("the test kit and the simulator are for tests")
         } else if (from == folder || n == 1) {
             return
         } else if (!(from in place)) {

@@ -80,7 +80,7 @@ struct stream {
     struct buf out;                     /* bytes said; out_at of them sent */
     size_t out_at;
     struct task *sender;                /* who is sending now */
-    unsigned eager;                     /* bytes came at once so many times in a row */
+    unsigned eager;                     /* octets that came at once, one read after the other */
     when write_wait;                    /* how long a send may make no progress; default 5 minutes */
     uint64_t bytes_in, bytes_out;       /* on the wire */
 };

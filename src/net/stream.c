@@ -8,7 +8,8 @@
 #define PENDING_MOST (1024 * 1024)
 #define OUT_MOST (64 * 1024)    /* said without being sent */
 #define COPY_MOST (16 * 1024)
-#define EAGER_MOST 32           /* reads in a row without a wait, before the others have a turn */
+#define EAGER_MOST 65536u       /* octets read in a row without a wait, before the others have a turn; */
+#define EAGER_EACH 2048u        /* a read counts as at least so many */
 
 /* ---- the plain line ---- */
 
@@ -273,7 +274,7 @@ err stream_fill(struct stream *s, size_t room, when deadline)
     /* The buffer is made after the wait: who waits for a peer's first word needs none. */
     if (!may_hear(s)) {
         TRY(wait_for_line(s, deadline));
-    } else if (++s->eager > EAGER_MOST) {
+    } else if (s->eager >= EAGER_MOST) {
         s->eager = 0;
         TRY(task_yield());
         if (clock_now() > deadline)
@@ -286,6 +287,7 @@ err stream_fill(struct stream *s, size_t room, when deadline)
         if (got > 0) {
             s->in.n += (size_t)got;
             s->bytes_in += (uint64_t)got;
+            s->eager += (unsigned)MAX((size_t)got, (size_t)EAGER_EACH);
             if ((size_t)got == want && s->in_next < IN_MOST)
                 s->in_next = MIN(MAX(s->in_next, s->in.cap) * 4, (size_t)IN_MOST);
             return OK;

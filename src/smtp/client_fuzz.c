@@ -63,10 +63,13 @@ static err deliver(struct client *c, arena *a)
 
 struct talker { int fd; str says; };
 
+#define PATIENCE (20 * MILLISECOND) /* both sides are tasks of this thread: who says nothing for so long waits for us */
+
 /* What it says up to a NUL is said at once, what is behind it when it has heard something, and so on; then it is gone. */
 static err serve(void *arg)
 {
     struct talker *v = arg;
+    when deadline = clock_now() + PATIENCE;
     struct addr none = { 0 };
     AUTO(stream) s = stream_new(v->fd, &none);
     str part;
@@ -74,7 +77,7 @@ static err serve(void *arg)
     while (str_cut(&v->says, str_of("", 1), &part)) {
         stream_say(s, part);
         stream_flush(s);
-        if (!v->says.p || stream_fill(s, 1, clock_now() + SECOND) != OK)
+        if (!v->says.p || stream_fill(s, 1, deadline) != OK)
             break;
         stream_consume(s, stream_pending(s).n);
     }

@@ -11,6 +11,7 @@
 
 #define BATCH_HEAD (FRAME_HEAD + BATCH_BODY)
 #define LARGE_BESIDE (256u << 10)       /* of large pieces in a batch while small mail comes */
+#define LARGE_LATEST (4 * MILLISECOND)  /* so long large pieces wait for a batch without small mail */
 #define RETRY_FIRST SECOND
 #define RETRY_LAST (30 * SECOND)
 
@@ -33,6 +34,7 @@ struct committer {
     uint32_t torn_from;
     uint32_t *lost; size_t nlost, lost_cap; /* condemned since the last durable batch */
     struct spool_port *touched;         /* with answers to be told of */
+    when large_at;                      /* large pieces were last in a batch */
     unsigned failures;                  /* in a row */
     when retry, patience;               /* writing fails: not before then */
 
@@ -322,16 +324,20 @@ static void batch_fill(struct committer *c, struct queue *q, uint32_t most)
     }
 }
 
-/* How much of large pieces may go along. Small mail waits for what is written with it, so it is little beside that; and where no segment is ready the end of the open
- * one is small mail's, which would otherwise wait for zeros to be written. */
+/* How much of large pieces may go along with what is in the batch. Small mail waits for what is written with it, so for a while they go without it, and then it is little; and
+ * where no segment is ready the end of the open one is small mail's, which would otherwise wait for zeros to be written. */
 static uint32_t large_portion(struct committer *c)
 {
     const struct spool *s = c->s;
+    when now = clock_now();
 
     if (!c->queue[LARGE_ONES].first)
         return 0;
     if (c->open && !load_acquire(&s->ready) && c->open->size - MIN(c->at, c->open->size) < small_end(s))
         return 0;
+    if (c->bytes > BATCH_HEAD && now - c->large_at < LARGE_LATEST)
+        return 0;
+    c->large_at = now;
     return small_mail_comes(s) ? LARGE_BESIDE : BATCH_LARGE;
 }
 

@@ -29,7 +29,7 @@ static bool pressing(const struct spool *s)
 static void pace(struct spool *s, when took)
 {
     if (!pressing(s) && !load_acquire(&s->keeper_ends))
-        task_sleep(clock_now() + MIN(load_acquire(&s->ready) < s->setup.reserve ? took : 3 * took, PACE_MOST));
+        task_sleep(clock_now() + MIN(load_acquire(&s->ready) < s->setup.reserve && !small_mail_comes(s) ? took : 4 * took, PACE_MOST));
 }
 
 /* A file of zeros all the way: what is overwritten later needs no new blocks and no metadata. Synced piece by piece, for a commit's
