@@ -5,6 +5,7 @@
 #include "base/utf8.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
@@ -18,6 +19,7 @@
 #define VALUE_MAX 1024              /* printed bytes of one value; the rest is cut and "..." put there */
 #define PATIENCE (50 * MILLISECOND) /* how long a line may lie in memory */
 #define BATCH (64 * 1024)
+#define TO_DISK (256 * 1024)        /* of a file, begun to be written to its disk at once */
 #define WAITING_MAX (4 * 1024 * 1024)
 #define FAREWELL 10 /* tenths of a second that log_stop() waits for a reader that stands still */
 
@@ -164,6 +166,18 @@ static bool ready(int fd)
     return true;
 }
 
+/* Left to itself the system writes what half a minute of a busy relay logged in one go, and for that long the spool's syncs stand behind it. */
+static void spread_writeback(int fd, size_t written)
+{
+    static size_t since; /* the writer's only */
+
+    since += written;
+    if (since < TO_DISK)
+        return;
+    since = 0;
+    sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); /* begins, and waits for nothing; where it cannot, all is as it was */
+}
+
 /* A pipe or socket is asked first, and takes no more than PIPE_BUF at once, in whole lines: so that a reader who stands
  * still can hold us only where log_stop() can still end it. */
 static void write_out(int fd, str text)
@@ -223,6 +237,7 @@ static void *writer_main(void *unused)
         pthread_mutex_unlock(&mutex);
 
         write_out(setup.fd, buf_str(&batch));
+        spread_writeback(setup.fd, batch.n);
         if (lost) {
             format(&last, setup.form, LOG_WARN, "log_dropped", log_fields_(LOG_INT("lines", lost)));
             write_out(setup.fd, str_of(last.p, last.n));

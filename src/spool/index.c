@@ -123,14 +123,19 @@ err index_write(struct spool *s, struct segment *g, struct index *x)
     err e = OK;
     for (int i = 0; i < 5 && e == OK; i++)
         while (iov[i].iov_len && e == OK) {
-            ssize_t n = machine->file_write(fd, &iov[i], 1, at);
+            when before = clock_now();
+            ssize_t n = machine->file_write(fd, &(struct iovec){ iov[i].iov_base, MIN(iov[i].iov_len, keeper_piece(s)) }, 1, at);
             if (n <= 0) {
                 e = fail_errno(n ? (int)-n : 5, "index of segment %u", g->number);
                 break;
             }
+            /* It may get lost, so nobody syncs it; but the system would write a dozen of them in one go, and commits would stand behind that. */
+            machine->file_write_back(fd, at, (size_t)n);
             at += (uint64_t)n;
             iov[i].iov_base = (char *)iov[i].iov_base + n;
             iov[i].iov_len -= (size_t)n;
+            if (iov[i].iov_len)
+                keeper_pace(s, clock_now() - before);
         }
     machine->close(fd);
     if (e != OK)

@@ -6,8 +6,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 
-#define ZEROS (1u << 20)
-#define ZEROS_BESIDE (256u << 10)   /* while small mail comes: its sync waits behind ours */
+#define PIECE (1u << 20)
+#define PIECE_BESIDE (256u << 10)   /* while small mail comes: its sync waits behind ours */
 #define PACE_MOST (50 * MILLISECOND)
 #define MAKE_AGAIN SECOND
 
@@ -25,8 +25,10 @@ static bool pressing(const struct spool *s)
     return !load_acquire(&s->ready) && (!small_mail_comes(s) || load_acquire(&s->open_left) < small_end(s) / 2);
 }
 
+uint32_t keeper_piece(const struct spool *s) { return small_mail_comes(s) ? PIECE_BESIDE : PIECE; }
+
 /* Commits share the disk with us: after each piece leave it to them, the longer the less this segment is needed now. */
-static void pace(struct spool *s, when took)
+void keeper_pace(struct spool *s, when took)
 {
     if (!pressing(s) && !load_acquire(&s->keeper_ends))
         task_sleep(clock_now() + MIN(load_acquire(&s->ready) < s->setup.reserve && !small_mail_comes(s) ? took : 4 * took, PACE_MOST));
@@ -36,13 +38,12 @@ static void pace(struct spool *s, when took)
  * sync must not find all of it before itself in the disk's queue. */
 static err write_zeros(struct spool *s, int fd, uint32_t size)
 {
-    void *zeros = mem_new(ZEROS);
+    void *zeros = mem_new(PIECE);
     err e = OK;
 
     for (uint32_t at = 0; at < size && e == OK;) {
         when before = clock_now();
-        uint32_t piece = small_mail_comes(s) ? ZEROS_BESIDE : ZEROS;
-        ssize_t got = machine->file_write(fd, &(struct iovec){ zeros, MIN(piece, size - at) }, 1, at);
+        ssize_t got = machine->file_write(fd, &(struct iovec){ zeros, MIN(keeper_piece(s), size - at) }, 1, at);
         if (got < 0 && got != -EINTR)
             e = fail_errno((int)-got, "writing a new segment");
         at += got > 0 ? (uint32_t)got : 0;
@@ -50,7 +51,7 @@ static err write_zeros(struct spool *s, int fd, uint32_t size)
             int synced = machine->file_sync(fd);
             if (synced < 0)
                 e = fail_errno(-synced, "syncing a new segment");
-            pace(s, clock_now() - before);
+            keeper_pace(s, clock_now() - before);
         }
     }
     mem_free(zeros);

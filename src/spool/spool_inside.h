@@ -113,6 +113,8 @@ void index_sort(struct index *x);
 struct frame index_frame(const struct index *x, uint32_t at); /* its place is not checked: we put it there */
 /* The file. Reading checks head and tables; frames are checked when used. E_DAMAGED, E_NOTFOUND: scan the segment. */
 WAITS err index_write(struct spool *s, struct segment *g, struct index *x);
+uint32_t keeper_piece(const struct spool *s);   /* octets that the keeper writes at once, */
+WAITS void keeper_pace(struct spool *s, when took);     /* and how long it then leaves the disk to commits */
 WAITS err index_read(struct spool *s, struct segment *g, struct index **ret);  /* frames and all; fills what the head knows of g */
 /* Only the notes about messages of `home`, from the file. Appends to x. */
 WAITS err index_read_notes(struct spool *s, uint32_t number, uint32_t life, uint32_t home, struct index *x);

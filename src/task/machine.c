@@ -132,6 +132,10 @@ static ssize_t file_write(int fd, const struct iovec *iov, int n, uint64_t at)
 }
 
 static int file_sync(int fd) { return TELL(fdatasync(fd)); }
+static int file_write_back(int fd, uint64_t at, size_t n)
+{
+    return TELL(sync_file_range(fd, (off_t)at, (off_t)n, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER));
+}
 static int file_sync_all(int fd) { return TELL(fsync(fd)); }
 
 static int64_t file_size(int fd)
@@ -182,7 +186,7 @@ const struct machine machine_linux = {
     .sock_connect = sock_connect, .sock_error = sock_error, .sock_name = sock_name, .sock_peer_uid = sock_peer_uid, .sock_option = sock_option,
     .sock_recv = sock_recv, .sock_send = sock_send, .sock_shutdown = sock_shutdown,
     .file_open = file_open, .file_read = file_read, .file_read_cached = file_read_cached, .file_write = file_write,
-    .file_sync = file_sync, .file_sync_all = file_sync_all, .file_size = file_size, .file_truncate = file_truncate,
+    .file_sync = file_sync, .file_write_back = file_write_back, .file_sync_all = file_sync_all, .file_size = file_size, .file_truncate = file_truncate,
     .file_rename = file_rename, .file_unlink = file_unlink, .file_link = file_link, .file_make_dir = file_make_dir,
     .file_list = file_list, .file_free = file_free, .file_lock = file_lock,
     .close = close_fd,

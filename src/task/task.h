@@ -170,6 +170,7 @@ struct machine {
     ssize_t (*file_write)(int fd, const struct iovec *iov, int n, uint64_t at); /* pwritev */
     int (*file_sync)(int fd);                   /* fdatasync */
     int (*file_sync_all)(int fd);               /* fsync: for directories */
+    int (*file_write_back)(int fd, uint64_t at, size_t n);      /* sync_file_range: onto the disk now rather than in a heap later; promises nothing */
     int64_t (*file_size)(int fd);
     int (*file_truncate)(int fd, uint64_t n);
     int (*file_rename)(int dir, const char *from, const char *to);

@@ -388,6 +388,7 @@ static ssize_t d_write(int fd, const struct iovec *iov, int n, uint64_t at)
     return (ssize_t)all;
 }
 
+static int d_write_back(int fd, uint64_t at, size_t n) { (void)fd, (void)at, (void)n; return 0; }
 static int d_sync(int fd) { (void)fd; return 0; }
 static int64_t d_size(int fd) { return (int64_t)file_at(fd)->size; }
 static int d_truncate(int fd, uint64_t n)
@@ -446,7 +447,7 @@ static int d_close(int fd) { return fd >= DIR_FD ? 0 : machine_linux.close(fd); 
 void disk_machine(struct machine *m)
 {
     m->file_open = d_open, m->file_read = m->file_read_cached = d_read, m->file_write = d_write;
-    m->file_sync = m->file_sync_all = d_sync, m->file_size = d_size, m->file_truncate = d_truncate;
+    m->file_sync = m->file_sync_all = d_sync, m->file_write_back = d_write_back, m->file_size = d_size, m->file_truncate = d_truncate;
     m->file_rename = d_rename, m->file_unlink = d_unlink, m->file_list = d_list, m->file_free = d_free;
     m->file_lock = d_lock, m->file_make_dir = d_make_dir, m->close = d_close;
 }
