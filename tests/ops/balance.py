@@ -153,6 +153,16 @@ def test_a_tarpit_holds_few_connections():
     w.end()
 
 
+def test_one_that_hangs():
+    """What is left to a busy connection for a moment does not wait for it when it hangs."""
+    w = World("max_connections 2; idle_timeout 60s", sinks=[Sink("127.0.0.1:0", "--delay", "dot:25s"), Sink()])
+    for n in range(1, 11):
+        w.send(1, "--sessions", "1")
+        check(until(lambda: sum(s["delivered"] + s["busy"] for s in w.servers().values()) >= n, 10), "it goes on its way, to one or the other", n, w.servers())
+    check(w.delivered()[1] >= 6, "the other took the rest", w.delivered())
+    w.end()
+
+
 def test_one_long_session():
     """All mail comes by one session, to one thread; the connections of the other are not idle for that."""
     w = World("max_connections 4", sinks=[Sink("127.0.0.1:0", "--delay", "dot:20ms")])

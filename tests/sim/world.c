@@ -39,7 +39,7 @@ static struct world {
     bool armed, end_now, start_now, stopping;
     unsigned seen;              /* what clients and hops had taken when it was armed */
     when began;
-    struct { const struct lane *lane; when since, flying_since; } idle[32];
+    struct { const struct lane *lane; when since, left_since, flying_since; } idle[32];
     uint64_t sessions_limit, per_server_limit, body_memory;
     uint32_t segment;           /* of the spool: small, so that there are many */
     uint64_t spool_bytes;
@@ -246,6 +246,8 @@ static void check_lane(const struct lane *lane)
     if (lasts(lane->nready && lane->state == LANE_OPEN && !s->connections && !s->pacing.until && !(s->full && atomic_load(&s->full->used)),
               &world->idle[at].since, 10 * SECOND)) /* a connection that others have may hang for long */
         wrong("lane %.*s is open, %u wait, and there is no connection", STR(lane->name), lane->nready);
+    if (lasts(lane->nready && lane->state == LANE_OPEN && s->idle && !s->pacing.until, &world->idle[at].left_since, 5 * SECOND))
+        wrong("lane %.*s: %u wait, and %u connections are idle", STR(lane->name), lane->nready, s->idle);
     if (lasts(lane->nflying && !s->connections, &world->idle[at].flying_since, 5 * MINUTE))
         wrong("lane %.*s: %u are in flight on no connection", STR(lane->name), lane->nflying);
 }
