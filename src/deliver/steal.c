@@ -54,11 +54,12 @@ void steal_offer(struct dispatch *d, const struct lane *lane)
 void steal_more(struct dispatch *d, struct lane *lane)
 {
     struct sending *s = lane->sending;
+    const struct backend *by = lane_by(lane);
 
-    if (s->asked || lane->nready >= ASK_BELOW)
+    if (s->asked || lane->nready >= ASK_BELOW || !by) /* a new configuration may have no such way */
         return;
     s->asked = true;
-    say(d, s->giver - 1, WORD_WANT, lane->name, lane_by(lane)->name, NULL);
+    say(d, s->giver - 1, WORD_WANT, lane->name, by->name, NULL);
 }
 
 /* ---- heard ---- */
