@@ -70,9 +70,12 @@ mail MX 10 www
 """
 
 
+confs = tempfile.TemporaryDirectory(prefix="waypost-dns-")
+
+
 class Conf:
     def __init__(self, dns):
-        self.file = tempfile.NamedTemporaryFile("w", suffix=".conf")
+        self.file = tempfile.NamedTemporaryFile("w", suffix=".conf", dir=confs.name)
         self.file.write(HEAD.format(dns=dns))
         self.file.flush()
 

@@ -17,8 +17,8 @@ if args[:1] == ['--build']:
 crash = args[:1] == ['--crash']
 args = args[crash:]
 WORK = os.path.join(os.path.abspath(build), 'mutants')
-TREE, OUT = os.path.join(WORK, 'tree'), os.path.join(WORK, 'build')
-env = dict(os.environ, WAYPOST_SHARED=os.environ.get('WAYPOST_SHARED', os.path.join(os.path.dirname(ROOT), 'shared')))
+TREE, OUT, LEFT = os.path.join(WORK, 'tree'), os.path.join(WORK, 'build'), os.path.join(WORK, 'left')
+env = dict(os.environ, TMPDIR=LEFT, WAYPOST_SHARED=os.environ.get('WAYPOST_SHARED', os.path.join(os.path.dirname(ROOT), 'shared')))
 
 
 def head(path):
@@ -50,8 +50,9 @@ def run(command):
 def main():
     names = sorted(f for f in os.listdir(HERE) if f.endswith('.patch') and (not args or any(a in f for a in args)))
     passed = failed = 0
-    shutil.rmtree(TREE, ignore_errors=True)
-    os.makedirs(WORK, exist_ok=True)
+    for folder in TREE, LEFT:       # a mutant that dies leaves its files behind
+        shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(LEFT)
     shutil.copytree(ROOT, TREE, ignore=lambda d, n: [x for x in n if x.startswith('build') or x == '.git'] if d == ROOT else [], symlinks=True)
     # Times of the copy are those of the originals, so that an earlier build directory is still good.
     if not os.path.exists(os.path.join(OUT, 'build.ninja')):
