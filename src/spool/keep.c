@@ -27,11 +27,14 @@ static bool pressing(const struct spool *s)
 
 uint32_t keeper_piece(const struct spool *s) { return small_mail_comes(s) ? PIECE_BESIDE : PIECE; }
 
-/* Commits share the disk with us: after each piece leave it to them, the longer the less this segment is needed now. */
+/* Commits share the disk with us: after each piece leave it to them. Longer where this segment is not needed soon, and where large mail waits for none but this one: then small
+ * mail goes on in the end of the open one, and must not stand behind us. */
 void keeper_pace(struct spool *s, when took)
 {
+    unsigned ready = load_acquire(&s->ready);
+
     if (!pressing(s) && !load_acquire(&s->keeper_ends))
-        task_sleep(clock_now() + MIN(load_acquire(&s->ready) < s->setup.reserve && !small_mail_comes(s) ? took : 4 * took, PACE_MOST));
+        task_sleep(clock_now() + MIN(!ready ? 4 * took : ready < s->setup.reserve ? took : 3 * took, PACE_MOST));
 }
 
 /* A file of zeros all the way: what is overwritten later needs no new blocks and no metadata. Synced piece by piece, for a commit's
