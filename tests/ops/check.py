@@ -107,7 +107,6 @@ def test_dns(dir):
     nsd = Nsd({"here.test": "mx A 192.0.2.7\n@ MX 10 mx\nback MX 5 other\nback MX 10 mx\nother A 192.0.2.9\n",
                "away.test": "@ MX 10 mx.provider.test.\n", "null.test": "@ MX 0 .\n", "plain.test": "@ A 192.0.2.7\n",
                "provider.test": "mx A 192.0.2.99\nin A 192.0.2.100\n"})
-    nsd.start()
     domains = ["here.test", "back.here.test", "away.test", "null.test", "plain.test", "nowhere.here.test"]
     with open(f"{dir}/d.conf", "w") as f:
         f.write(HEAD + "spool { dir spool }\n" + f"dns {{ server 127.0.0.1:{nsd.port}; hosts off; resolv_conf off; dnssec off }}\n"
