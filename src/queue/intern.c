@@ -33,11 +33,10 @@ static uint32_t number_new(struct intern *in)
 
 uint32_t intern_get(struct intern *in, str s)
 {
-    uint32_t hash = (uint32_t)str_hash(s);
-
     if (s.n == 0)
         return 0;
     must(s.n <= UINT32_MAX);
+    uint32_t hash = (uint32_t)str_hash(s);
     for (uint32_t i = in->nbucket ? *bucket_of(in, hash) : 0; i; i = in->item[i].next)
         if (in->item[i].hash == hash && str_eq(intern_str(in, i), s)) {
             in->item[i].refs++;

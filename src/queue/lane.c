@@ -642,7 +642,9 @@ void lanes_sweep(struct queue *q)
     q->swept = now;
     for (size_t i = 0; i < q->nlane;) {
         struct lane *l = q->lane[i];
-        bool idle = !l->nready && !l->nwaiting && !l->nflying && !l->sending->connections && !l->wake.at && !l->sending->pacing.turn.at && !l->asking && now - l->since > MINUTE;
+        const struct sending *s = l->sending;
+        bool sends = s->connections || s->pacing.turn.at || s->withheld; /* each of these is a way to it that somebody has */
+        bool idle = !l->nready && !l->nwaiting && !l->nflying && !sends && !l->wake.at && !l->asking && now - l->since > MINUTE;
         if (l->kind == LANE_BACKEND || !idle || l->domains || (l->kind == LANE_DOMAIN && now < l->fresh_until)) {
             i++;
             continue;

@@ -329,15 +329,14 @@ static void batch_fill(struct committer *c, struct queue *q, uint32_t most)
 static uint32_t large_portion(struct committer *c)
 {
     const struct spool *s = c->s;
-    when now = clock_now();
 
     if (!c->queue[LARGE_ONES].first)
         return 0;
     if (c->open && !load_acquire(&s->ready) && c->open->size - MIN(c->at, c->open->size) < small_end(s))
         return 0;
-    if (c->bytes > BATCH_HEAD && now - c->large_at < LARGE_LATEST)
+    if (c->bytes > BATCH_HEAD && clock_now() - c->large_at < LARGE_LATEST)
         return 0;
-    c->large_at = now;
+    c->large_at = clock_now();
     return small_mail_comes(s) ? LARGE_BESIDE : BATCH_LARGE;
 }
 
