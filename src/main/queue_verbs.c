@@ -499,7 +499,7 @@ void queue_suspend_lane(struct control *c, void *relay)
     for (unsigned i = 0; i < r->nworker; i++)
         worker_call(&r->worker[i], suspend_one, &s);
     log_warn("lane_suspended", LOG_STR("lane", s.lane), LOG_STR("reason", said));
-    control_line(c, S("{\"count\":1}"));
+    standing_said(c, r);
 }
 
 void queue_resume_lane(struct control *c, void *relay)
@@ -515,5 +515,5 @@ void queue_resume_lane(struct control *c, void *relay)
         return;
     }
     log_info("lane_resumed", LOG_STR("lane", s.lane));
-    control_line(c, S("{\"count\":1}"));
+    standing_said(c, r);
 }
