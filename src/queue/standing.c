@@ -86,6 +86,8 @@ void standing_clear(struct standing *s)
     *s = (struct standing){ 0 };
 }
 
+const struct suspension *queue_suspension(const struct queue *q, size_t i) { return i < q->standing.nsuspended ? &q->standing.suspended[i] : NULL; }
+
 static void tell_lane(const struct lane *lane, struct standing *into)
 {
     bool empty = lane->nready + lane->nwaiting + lane->nflying == 0; /* then there is nothing that it matters to */
