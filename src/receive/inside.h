@@ -57,7 +57,8 @@ struct reply body_bad(const struct limits *l, const struct message *m);
 
 /* Octets of bodies on their way in, over all threads. */
 void arriving_add(int64_t octets);
-bool arriving_full(const struct limits *l);
+bool arriving_full(const struct limits *l);      /* nothing more may begin */
+bool arriving_over(const struct limits *l);      /* what has begun may take no more */
 
 /* ---- session: one client's dialogue ---- */
 
@@ -81,10 +82,12 @@ struct session {
     struct buf helo;                    /* what it called itself; heap, for most sessions have nothing else to keep */
     arena *scratch;                     /* one command's */
     unsigned refused;
+    when turn;                          /* commands are taken one after the other, without a wait, since then */
     /* the transaction: from MAIL until its end */
     arena *a;                           /* NULL: none */
     struct message *m;
     size_t rcpt_cap;
+    uint64_t taken;                     /* RCPT commands */
     uint64_t expected;                  /* octets, as SIZE said; 0: not said */
     /* the body on its way in */
     struct spool_slab *slab;
@@ -92,6 +95,7 @@ struct session {
     struct spool_piece *piece;
     size_t npiece, piece_cap;
     size_t scanned;                     /* octets of the slab that the scan has seen */
+    when body_until;                    /* all of it has to be here */
     bool bdat;                          /* BDAT has begun: only BDAT, RSET, NOOP, QUIT from here */
     bool bdat_failed;
     struct vigil *vigil;                /* the answer to the message waits for what a backend says of it; NULL: it does not */

@@ -3,6 +3,7 @@
 
 #define SLAB_FIRST (16u << 10)
 #define IDLE_TRIM (2 * SECOND)  /* a session silent for so long gives its buffers and stack back */
+#define TURN (2 * MILLISECOND)  /* of commands that were here at once; then others have theirs */
 
 /* ---- the transaction ---- */
 
@@ -32,7 +33,7 @@ void transaction_reset(struct session *s)
     arena_free(s->a);
     s->a = NULL;
     s->m = NULL;
-    s->rcpt_cap = 0;
+    s->rcpt_cap = s->taken = 0;
     inlet_forget(s);
 }
 
@@ -197,6 +198,10 @@ static void do_rcpt(struct session *s, const struct command *c)
         say(s, 452, ENH(4, 5, 3), "too many recipients: send the message to the rest on its own");
         return;
     }
+    if (s->taken >= l->recipients) { /* several may stand for one; each was asked about */
+        say(s, 452, ENH(4, 5, 3), "too many RCPT commands: send the message to the rest on its own");
+        return;
+    }
     no = policy_rcpt(s->snap, &s->client, s->m, &c->path, s->scratch, &to);
     if (no.code) {
         if (is_unknown(&no) && !unknown_may(s))
@@ -208,6 +213,7 @@ static void do_rcpt(struct session *s, const struct command *c)
         }
         return;
     }
+    s->taken++;
     envelope_add(s->a, s->snap, &s->m->env, &s->rcpt_cap, c, &to);
     say(s, 250, ENH(2, 1, 5), "recipient ok");
 }
@@ -216,11 +222,12 @@ static void do_rcpt(struct session *s, const struct command *c)
 
 static void body_begin(struct session *s, uint64_t expected)
 {
-    size_t cap = expected ? MIN((size_t)expected + 64, (size_t)SPOOL_CHUNK) : SLAB_FIRST;
+    size_t cap = expected ? (size_t)MIN(expected, (uint64_t)SPOOL_CHUNK - 64) + 64 : SLAB_FIRST;
 
     slab_set(s, spool_slab_new(cap), cap);
     scan_init(&s->m->scan);
     s->scanned = 0;
+    s->body_until = clock_now() + s->snap->receive.timeouts.message;
 }
 
 struct reply body_bad(const struct limits *l, const struct message *m)
@@ -286,6 +293,12 @@ static void body_room(struct session *s)
     }
     if (s->slab->body.n < s->slab->cap)
         return;
+    /* What has begun goes on where memory is short, up to twice what there may be. */
+    if (s->slab->cap < SPOOL_CHUNK && arriving_over(&s->snap->receive.limits)) {
+        s->bad = (struct reply){ .code = 452, .enhanced = ENH(4, 3, 1), .text = S("too much mail on its way in just now (body_memory)") };
+        body_room(s);
+        return;
+    }
     /* The header stays in one piece, so that who reads it later finds it whole. */
     if (s->slab->cap < SPOOL_CHUNK) {
         size_t cap = MIN(s->slab->cap * 4, (size_t)SPOOL_CHUNK);
@@ -395,30 +408,33 @@ static void body_end(struct session *s)
     }
 }
 
-static bool body_may_begin(struct session *s)
+/* Why no body may begin, or go on, just now; code 0: it may. */
+static struct reply body_refusal(const struct session *s)
 {
-    if (!s->a) {
-        say(s, 503, ENH(5, 5, 1), "say MAIL first");
-        return false;
-    }
-    if (s->m->env.nrcpt == 0) { /* RFC 5321 3.3: 503 or 554 */
-        say(s, 554, ENH(5, 5, 1), "no valid recipients");
-        return false;
-    }
-    return true;
+    if (!s->a)
+        return (struct reply){ .code = 503, .enhanced = ENH(5, 5, 1), .text = S("say MAIL first") };
+    if (s->bdat_failed)
+        return (struct reply){ .code = 503, .enhanced = ENH(5, 5, 1), .text = S("an earlier chunk of this message was refused: say RSET") };
+    if (s->m->env.nrcpt == 0) /* RFC 5321 3.3: 503 or 554 */
+        return (struct reply){ .code = 554, .enhanced = ENH(5, 5, 1), .text = S("no valid recipients") };
+    if (!s->bdat && arriving_full(&s->snap->receive.limits)) /* many may have said MAIL before it was */
+        return (struct reply){ .code = 452, .enhanced = ENH(4, 3, 1), .text = S("too much mail on its way in just now (body_memory)") };
+    return (struct reply){ 0 };
 }
 
 static err do_data(struct session *s)
 {
     struct data d = { 0 };
-    when end = clock_now() + s->snap->receive.timeouts.message;
 
     if (s->a && s->bdat) {
         say(s, 503, ENH(5, 5, 1), "BDAT has begun: DATA cannot follow (RFC 3030 3)");
         return OK;
     }
-    if (!body_may_begin(s))
+    struct reply no = body_refusal(s);
+    if (no.code) {
+        say_reply(s, &no);
         return OK;
+    }
     if (s->m->env.body == BODY_BINARY) { /* RFC 3030 3 */
         say(s, 503, ENH(5, 5, 1), "BODY=BINARYMIME needs BDAT");
         return OK;
@@ -427,7 +443,7 @@ static err do_data(struct session *s)
     body_begin(s, s->expected);
     while (!d.ended) {
         body_room(s);
-        when until = MIN(end, clock_now() + s->snap->receive.timeouts.data_block);
+        when until = MIN(s->body_until, clock_now() + s->snap->receive.timeouts.data_block);
         TRY(data_hear(&d, s->s, &s->slab->body, s->slab->cap - s->slab->body.n, until));
         body_scan(s);
         if (d.bare_cr || d.bare_lf) /* also where the dots were looked for */
@@ -437,20 +453,14 @@ static err do_data(struct session *s)
     return OK;
 }
 
-/* RFC 3030 2. The octets of a refused chunk are read and thrown away (attack class 6). */
-static err do_bdat(struct session *s, const struct command *c)
+/* The octets of a chunk: into the body, or thrown away when that is refused already (attack class 6). */
+static err chunk_hear(struct session *s, uint64_t left, bool wanted)
 {
-    uint64_t left = c->chunk;
-    when end = clock_now() + s->snap->receive.timeouts.message;
-    bool usable = s->a && s->m->env.nrcpt && !s->bdat_failed;
+    when end = wanted ? s->body_until : clock_now() + s->snap->receive.timeouts.message;
 
-    if (usable && !s->bdat) {
-        body_begin(s, c->last ? c->chunk : 0);
-        s->bdat = true;
-    }
     while (left) {
         when until = MIN(end, clock_now() + s->snap->receive.timeouts.data_block);
-        if (usable)
+        if (wanted)
             body_room(s);
         str in = stream_pending(s->s);
         if (in.n == 0) {
@@ -458,7 +468,7 @@ static err do_bdat(struct session *s, const struct command *c)
             continue;
         }
         in = str_head(in, left);
-        if (usable) {
+        if (wanted) {
             in = str_head(in, s->slab->cap - s->slab->body.n);
             buf_add(&s->slab->body, in);
             body_scan(s);
@@ -466,13 +476,26 @@ static err do_bdat(struct session *s, const struct command *c)
         stream_consume(s->s, in.n);
         left -= in.n;
     }
-    if (!usable) {
-        if (s->bdat_failed)
-            say(s, 503, ENH(5, 5, 1), "an earlier chunk of this message was refused: say RSET");
-        else
-            body_may_begin(s);
-        s->bdat_failed |= s->a != NULL;
-        s->bdat |= s->a != NULL;
+    return OK;
+}
+
+/* RFC 3030 2 */
+static err do_bdat(struct session *s, const struct command *c)
+{
+    struct reply no = body_refusal(s);
+
+    if (!no.code && !s->bdat) {
+        body_begin(s, c->last ? c->chunk : 0);
+        s->bdat = true;
+    } else if (!no.code && clock_now() >= s->body_until) { /* chunk by chunk it might never end (attack class 12) */
+        say(s, 421, ENH(4, 4, 2), "the message takes too long (timeouts: message)");
+        s->quit = true;
+        return OK;
+    }
+    TRY(chunk_hear(s, c->chunk, !no.code));
+    if (no.code) { /* said behind the octets, whoever was to blame */
+        say_reply(s, &no);
+        s->bdat = s->bdat_failed = s->a != NULL;
     } else if (c->last) {
         body_end(s);
     } else if (s->bad.code) {
@@ -568,8 +591,14 @@ static err session_idle(struct session *s, when deadline)
 {
     err e;
 
-    if (server_has_more(&s->v))
-        return OK;
+    if (server_has_more(&s->v)) { /* a buffer holds thousands of commands, and some take a while */
+        when now = clock_now();
+        if (now - s->turn < TURN)
+            return OK;
+        e = task_yield();
+        s->turn = clock_now();
+        return e;
+    }
     stream_flush(s->s);
     s->at_boundary = true;
     e = stream_wait(s->s, MIN(deadline, clock_now() + IDLE_TRIM));
@@ -583,6 +612,7 @@ static err session_idle(struct session *s, when deadline)
         s->scratch = arena_new();
     }
     s->at_boundary = false;
+    s->turn = clock_now();
     return e;
 }
 
