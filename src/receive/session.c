@@ -3,6 +3,7 @@
 
 #define SLAB_FIRST (16u << 10)
 #define IDLE_TRIM (2 * SECOND)  /* a session silent for so long gives its buffers and stack back */
+#define REFUSAL_MOST 450        /* octets: a reply has 500 (server_reply()), and the reference shall be among them */
 #define TURN (2 * MILLISECOND)  /* of commands that were here at once; then others have theirs */
 
 /* ---- the transaction ---- */
@@ -65,7 +66,7 @@ static void say_refusal(struct session *s, const struct reply *r, str rcpt)
                        .remote = str_z(s->client.ip), .reply = reply_print(s->scratch, r), .detail = told_through(s) };
 
     event_emit(&e);
-    server_reply(&s->v, r->code, r->enhanced, "%.*s [ref %.*s]", STR(r->text), STR(ulid_print(ref, text)));
+    server_reply(&s->v, r->code, r->enhanced, "%.*s [ref %.*s]", STR(str_head(r->text, REFUSAL_MOST)), STR(ulid_print(ref, text)));
 }
 
 static bool newest_snapshot(struct session *s)
