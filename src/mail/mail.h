@@ -157,10 +157,10 @@ struct submit {
     str host;                   /* ours: behind addresses without a domain, in Message-ID */
     str author, full_name;      /* for a From field that is missing; the name may be empty */
     bool dots;                  /* a dot alone on a line is text; else it ends the message */
-    bool from_header;           /* recipients are those of To, Cc and Bcc, or of their Resent- forms; Bcc is taken out */
+    bool from_header;           /* recipients are those of To, Cc and Bcc, or of their Resent- forms */
 };
-/* Make a message of `in`, appended to `out`: lines end in CRLF, Date, Message-ID and From are there. Recipients the header names are appended
- * to *rcpt, in `a`. E_SYNTAX: an address that is none, or a NUL. */
+/* Make a message of `in`, appended to `out`: lines end in CRLF, Date, Message-ID and From are there, Bcc and Return-Path are not. Recipients the
+ * header names are appended to *rcpt, in `a`. E_SYNTAX: an address that is none, or a NUL. */
 err submit_write(arena *a, const struct submit *s, str in, struct buf *out, struct strs *rcpt);
 
 #endif
