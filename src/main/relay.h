@@ -106,7 +106,7 @@ struct thread_figures {
     size_t sessions, connections;
     struct thread_stats stats;
     struct lane_figures lane[LANES_TOLD]; size_t nlane;
-    uint64_t other[3]; size_t lanes_down;
+    uint64_t other[3]; size_t lanes_down, suspended;
 };
 /* Ask all workers, and the relay's own thread as the last; who has not answered at `deadline` is left out. ret[0..nworker]: 1 + nworker of
  * them, heap. `figures` false: only whether they answer. NULL: the relay is going down, nobody may be asked any more. */
