@@ -26,9 +26,11 @@ const struct cli_verb cli_verbs[] = {
       .more = RELAY_AT_HELP "\nA server is named as `backend list` prints it: HOST:PORT. A drained one gets no further message; what is under way to it\n"
               "is finished. It stays so until `undrain`, or until the relay starts anew; \"weight 0\" in the configuration lasts." },
     { "explain", "why a recipient is taken or refused, and where its mail would go",
-      "waypost explain rcpt ADDRESS [--from SENDER] [--client IP] [--json]", .run = cli_explain,
+      "waypost explain rcpt ADDRESS [--from SENDER] [--client IP] [--user LOGIN] [--listener ADDRESS] [--json]", .run = cli_explain,
       .more = "  --from SENDER      the null sender unless given\n"
               "  --client IP        whose session it would be; a stranger's unless given. A user of this host is uid:NUMBER\n"
+              "  --user LOGIN       and who had logged in, for rules that ask for a login\n"
+              "  --listener ADDRESS where it would have come in, for rules that ask for a listener\n"
               RELAY_AT_HELP
               "\nThe running relay is asked, which looks things up as it would for a session, and sends nothing. Exits with 1 when the recipient is refused." },
     { "queue", "what waits, and why; try it now, hold it, return it, send it another way",

@@ -11,7 +11,7 @@ struct relay;
 struct acceptor {                   /* one listener on one worker */
     struct worker *w;
     struct addr addr;
-    str name;
+    str name, where;
     int fd;
     struct io io;
     struct group *group;            /* NULL: not begun, or ended */
@@ -58,7 +58,7 @@ struct relay {
     struct waiters quit;            /* drain was asked for by the control socket */
     bool quit_asked;
     char **name; size_t nname;      /* of listeners: sessions hold them to the end */
-    struct relay_listener { struct addr addr; str name; int fd; bool inherited; } *listener; size_t nlistener;
+    struct relay_listener { struct addr addr; str name, where; int fd; bool inherited; } *listener; size_t nlistener;
 };
 
 /* Run fn(worker, arg) as a task on the worker's thread, and wait for it. */

@@ -323,6 +323,8 @@ struct route_rule {
 /* What a message and one of its recipients are known by. What is not known is empty, and fits no rule that asks for it. */
 struct route_key { str rcpt, domain, sender; bool has_sender; str listener, network, login, tenant, stream; };
 bool rule_fits(const struct route_rule *u, const struct route_key *k);
+/* The first thing it asks for that this is not, such as "from"; NULL: it fits. */
+const char *rule_misses(const struct route_rule *u, const struct route_key *k);
 /* After binding: are its addresses some, are its networks there? `what`: of which block it is, for the words. */
 void rule_check(struct binder *b, const struct route_rule *u, const char *what, const struct routes *r);
 /* The settings of a rule that ask where mail comes from, for a table of settings whose struct holds the rule at `at`. */
@@ -331,7 +333,7 @@ void rule_check(struct binder *b, const struct route_rule *u, const char *what, 
       .help = "Senders: user@example.com, example.com, or *.example.com for what is below; \"<>\" is the null sender." }, \
     { .name = "network", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, network), .form = "NAME ...", .help = "Clients of these \"network\" blocks." }, \
     { .name = "listener", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, listener), .form = "ADDRESS ...", \
-      .help = "Mail that came in at these listening addresses, as \"listen\" has them." }, \
+      .help = "Mail that came in at these listening addresses, as \"listen\" has them; \"local\" is what programs of this machine sent." }, \
     { .name = "login", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, login), .form = "NAME ...", .help = "Clients that logged in by these names." }, \
     { .name = "tenant", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, tenant), .form = "NAME ...", .help = "Mail of these tenants." }
 

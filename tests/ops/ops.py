@@ -528,6 +528,29 @@ def test_aliases():
         relay.remove()
 
 
+def test_rules_by_listener():
+    """A rule and a stream that ask for a listener; however its address is written; and one that is none."""
+    one, two, here, there = free_ports(4)
+    relay = Relay()
+    text = (f"backend in {{ server 127.0.0.1:{here} }}\nbackend out {{ server 127.0.0.1:{there} }}\nrelay_domain in.example {{ backend in; recipients any }}\n"
+            f"stream second {{ listener 127.0.0.1:{two} }}\nroute first {{ to x@in.example; via out }}\nroute second {{ listener [::1]:{two} 127.0.0.1:{two}; via out }}\n")
+    relay.write(listen=[one, two], extra=text)
+    got = run("check", "-c", relay.conf)
+    check(got.returncode == 2 and f"is at [::1]:{two}" in " ".join(got.stdout.split()), "no such listener", got.stdout)
+    relay.write(listen=[one, two], extra=text.replace(f"[::1]:{two} ", ""))
+    try:
+        relay.start()
+        for port, lane, stream in ((one, "in", ""), (two, "out", "second")):
+            with smtplib.SMTP("127.0.0.1", port) as s:
+                s.sendmail("a@else.example", ["ann@in.example"], f"Subject: {port}\r\n\r\nx\r\n")
+            got = until(lambda: [w for w in map(json.loads, relay.ask("queue", "list", "--json").stdout.splitlines()) if w["lane"] == lane])
+            check(got and got[0]["stream"] == stream, "it goes by its listener", lane, relay.ask("queue", "list").stdout)
+            said = relay.ask("explain", "rcpt", "ann@in.example", "--listener", f"127.0.0.1:{port}").stdout
+            check(f"via {lane}\n" in said and '"first" (' in said and 'does not fit: its "to"' in said, "and explain says so", said)
+    finally:
+        relay.remove()
+
+
 def test_explain():
     """Why a recipient is taken or refused, without a mail: the words and codes are those a session would get."""
     port, inside, outside = free_ports(3)
@@ -559,6 +582,11 @@ def test_explain():
         code, said = explain("ann@in.example", "--json")
         lines = [json.loads(line) for line in said.splitlines()]
         check(code == 0 and lines[-1]["what"] == "answer" and lines[-1]["text"].startswith("250"), "for programs", code, said)
+        check(said.count(f"file {relay.dir}/etc/in") == 1, "the source is named", said)
+        for words in (("<ann@in.example>", "--from", "<>"), ("ann@in.example", "--client", "2001:db8::1"), ("ann@in.example", "--client", "[2001:db8::1]"),
+                      ("ann@in.example", "--user", "joe")):
+            code, said = explain(*words)
+            check(code == 0 and "answer      250" in said, "as people write it", words, code, said)
         check(relay.ask("explain", "rcpt").returncode == 2 and relay.ask("explain", "rcpt", "ann@in.example", "--client", "here").returncode == 2, "usage")
         with smtplib.SMTP("127.0.0.1", port) as s:
             s.ehlo()
