@@ -39,8 +39,6 @@ static int backend_list(int argc, char **argv)
     return code;
 }
 
-static void ignore_line(void *ctx, const json_t *line, str text) { (void)ctx, (void)line, (void)text; }
-
 static int backend_change(int argc, char **argv)
 {
     AUTO(caller) c = NULL;
@@ -59,7 +57,7 @@ static int backend_change(int argc, char **argv)
         json_decref(r);
         return code;
     }
-    code = caller_ask(c, r, ignore_line, NULL);
+    code = caller_ask(c, r, caller_standing, NULL);
     if (code == CLI_DONE)
         printf(drain ? "%s of %s gets no further mail\n" : "%s of %s gets mail again\n", argv[2], argv[1]);
     return code;

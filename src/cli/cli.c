@@ -24,7 +24,7 @@ const struct cli_verb cli_verbs[] = {
     { "backend", "servers of backends: how they are; take mail from one, or give it back",
       "waypost backend list [--json]\nwaypost backend drain BACKEND SERVER\nwaypost backend undrain BACKEND SERVER", .run = cli_backend,
       .more = RELAY_AT_HELP "\nA server is named as `backend list` prints it: HOST:PORT. A drained one gets no further message; what is under way to it\n"
-              "is finished. It stays so until `undrain`, or until the relay starts anew; \"weight 0\" in the configuration lasts." },
+              "is finished. It stays so until `undrain`, over restarts too." },
     { "explain", "why a recipient is taken or refused, and where its mail would go",
       "waypost explain rcpt ADDRESS [--from SENDER] [--client IP] [--user LOGIN] [--listener ADDRESS] [--json]", .run = cli_explain,
       .more = "  --from SENDER      the null sender unless given\n"
@@ -59,7 +59,7 @@ const struct cli_verb cli_verbs[] = {
               "  --report             delete: the sender gets a report\n"
               RELAY_AT_HELP
               "\nbounce gives mail up as failed, with a report to its sender; delete without. Held and suspended time is not counted against the\n"
-              "lifetime of mail. A hold outlives a restart of the relay; a suspended lane and a way chosen by reroute do not." },
+              "lifetime of mail. Holds and suspended lanes outlive a restart of the relay; a way chosen by reroute does not." },
     { "incidents", "trouble that concerns more than one message, and what ends it", "waypost incidents [--json]\nwaypost incidents close ID", .run = cli_incidents,
       .more = RELAY_AT_HELP "\nMail that an incident keeps burns no attempt and its lifetime does not end, up to hold_max. Each ends by itself when what it waits for comes;\n"
               "close tries it at once, and when the trouble is still there it begins anew. Exits with 0 also when there is none." },

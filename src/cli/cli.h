@@ -70,6 +70,8 @@ void caller_free(struct caller *c);
 AUTO_DEFINE(caller)
 /* Ask, and hear every line but the last; `text` is the line itself. Takes over `request`. An exit code; what went wrong has been said. */
 int caller_ask(struct caller *c, json_t *request, void (*each)(void *ctx, const json_t *line, str text), void *ctx);
+/* `each` for what the relay is to know in its next life, too: tells when it will not. */
+void caller_standing(void *ctx, const json_t *line, str text);
 /* One waiting message as `queue show` prints it. */
 void show_message(arena *a, const json_t *line);
 /* For --json: the lines as they came. */

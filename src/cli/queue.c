@@ -301,7 +301,6 @@ static int lane_change(int argc, char **argv)
     const char *lane = NULL, *reason = NULL, *length = NULL;
     bool suspend = strcmp(argv[0], "suspend") == 0;
     const struct flag flags[] = { RELAY_AT_FLAGS(at), { "lane", .text = &lane }, { "reason", .text = &reason }, { "for", .text = &length }, { NULL } };
-    int64_t count = 0;
     when span = 0;
 
     int n = cli_flags(argc, argv, flags);
@@ -319,7 +318,7 @@ static int lane_change(int argc, char **argv)
     set_text(r, "reason", reason);
     if (span)
         json_object_set_new(r, "for_s", json_integer((json_int_t)(span / SECOND)));
-    code = caller_ask(c, r, add_count, &count);
+    code = caller_ask(c, r, caller_standing, NULL);
     if (code == CLI_DONE)
         printf(suspend ? "nothing goes out by %s until `waypost queue resume --lane %s`%s%s\n" : "mail goes out by %s again\n", lane, lane, length ? ", or for " : "",
                length ? length : "");

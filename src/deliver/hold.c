@@ -11,7 +11,7 @@ static void note_waiting(struct dispatch *d, const struct ticket *t, when next, 
     for (uint32_t i = 0; i < most; i++)
         if (ticket_has(t, i))
             state[n++] = (struct rcpt_state){ .index = i, .status = RCPT_WAITING, .version = t->version, .attempts = t->attempts, .unknown = t->unknown,
-                                              .warned = t->warned, .next = next, .reply = reason };
+                                              .warned = t->warned, .excused = ticket_excused(t), .last = wall_now(), .next = next, .reply = reason };
     spool_outcome(d->setup.port, t->id, t->home, state, n, false);
     mem_free(state);
 }

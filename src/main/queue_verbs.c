@@ -482,6 +482,18 @@ static err resume_one(struct worker *w, void *arg)
     return OK;
 }
 
+/* Lanes of domains and sites come and go; those of backends are named by the configuration, and a typing error would go unnoticed. */
+static bool is_lane(struct relay *r, str name)
+{
+    struct settings *s = relay_newest(r);
+    bool is = str_starts(name, S("domain:")) || str_starts(name, S("mx:"));
+
+    for (size_t i = 0; i < s->snapshot.routes.nbackend; i++)
+        is |= !s->snapshot.routes.backend[i]->mx && str_eq(s->snapshot.routes.backend[i]->name, name);
+    snapshot_drop(&s->snapshot);
+    return is;
+}
+
 void queue_suspend_lane(struct control *c, void *relay)
 {
     struct relay *r = relay;
@@ -494,12 +506,16 @@ void queue_suspend_lane(struct control *c, void *relay)
         control_fail(c, "usage", "say which lane");
         return;
     }
+    if (!is_lane(r, s.lane)) {
+        control_fail(c, "notfound", "%.*s is no backend, and no lane domain:... or mx:...; `waypost stats` and `waypost backend list` name them", STR(s.lane));
+        return;
+    }
     buf_addf(&reason, "suspended by an operator%s%.*s", said.n ? ": " : "", STR(said));
     s.reason = buf_str(&reason);
     for (unsigned i = 0; i < r->nworker; i++)
         worker_call(&r->worker[i], suspend_one, &s);
     log_warn("lane_suspended", LOG_STR("lane", s.lane), LOG_STR("reason", said));
-    control_line(c, S("{\"count\":1}"));
+    standing_said(c, r);
 }
 
 void queue_resume_lane(struct control *c, void *relay)
@@ -515,5 +531,5 @@ void queue_resume_lane(struct control *c, void *relay)
         return;
     }
     log_info("lane_resumed", LOG_STR("lane", s.lane));
-    control_line(c, S("{\"count\":1}"));
+    standing_said(c, r);
 }

@@ -549,6 +549,8 @@ err relay_run(void *relay_setup)
     TRY(during(spool_open(&s->spool, &r.spool), "opening the spool"));
     TRY(instance_load(&r, s->spool.dir));
     TRY(during(resolver_open(&s->dns, &r.resolver), "looking up names"));
+    r.standing.pool = pool_start("standing", 1);
+    standing_load(&r);
     for (unsigned i = 0; i < r.nworker; i++) {
         struct worker *w = &r.worker[i];
         char name[16];
@@ -578,6 +580,7 @@ err relay_run(void *relay_setup)
         group_spawn(&g, "backlog", load_backlog, &r);
         group_spawn(&g, "watchdog", watchdog, &r);
         group_spawn(&g, "quit", watch_quit, &r);
+        group_spawn(&g, "standing", standing_keep, &r);
         group_spawn(&g, "http", tidy_http, &r);
         if (r.setup.control_fd >= 0)
             group_spawn(&g, "control", serve_control, &r);
@@ -587,6 +590,7 @@ err relay_run(void *relay_setup)
         log_info("draining");
         r.draining = true;
     }
+    standing_save(&r);
     spool_may_move(r.spool, false);
     ask_end(&r);
     for (unsigned i = 0; i < r.nworker; i++)
@@ -603,7 +607,10 @@ err relay_run(void *relay_setup)
         store_close(r.store);
     resolver_close(r.resolver);
     spool_close(r.spool);
+    pool_stop(r.standing.pool);
     log_info("stopped");
+    standing_clear(&r.before);
+    buf_free(&r.standing.text);
     mem_free(r.worker);
     mem_free(r.listener);
     for (size_t i = 0; i < r.nname; i++)

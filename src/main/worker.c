@@ -336,7 +336,7 @@ err worker_main(void *worker)
 
     crash_thread(w->number);
     w->port = spool_port_open(r->spool);
-    w->queue = queue_new(&(struct queue_setup){ .port = w->port, .retry = &w->snap->retry, .streams = &w->snap->streams, .routes = &w->snap->routes,
+    w->queue = queue_new(&(struct queue_setup){ .port = w->port, .retry = &w->snap->retry, .streams = &w->snap->streams, .routes = &w->snap->routes, .standing = &r->before,
                                                 .body_budget = w->snap->receive.limits.body_memory / r->nworker, .ready = ready, .resolve = resolve, .suspended = suspended,
                                                 .expired = expired, .unroutable = unroutable, .ctx = w });
     w->reception = reception_new(&(struct reception_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .spool = r->spool,

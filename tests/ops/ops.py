@@ -460,6 +460,96 @@ def test_queue():
         relay.remove()
 
 
+def test_standing():
+    """What an operator said of lanes and servers holds in the next process, whether this one ends or is killed."""
+    port, one, two = free_ports(3)
+    relay = Relay()
+    relay.write(listen=[port], extra=f"backend pair {{ server 127.0.0.1:{one}; server 127.0.0.1:{two} }}\nbackend late {{ server 127.0.0.1:{two} }}\n"
+                "relay_domain pair.example { backend pair; recipients any }\nrelay_domain late.example { backend late; recipients any }\n")
+    sinks = [subprocess.Popen([WAYPOST, "sink", "-l", f"127.0.0.1:{p}", "--hash", f"{relay.dir}/{p}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+             for p in (one, two)]
+    for sink in sinks:
+        sink.stderr.readline()
+    file = f"{relay.dir}/spool/standing"
+
+    def took(port):
+        try:
+            return sum(len(json.loads(line)["to"]) for line in whole_lines(f"{relay.dir}/{port}"))
+        except OSError:
+            return 0
+
+    def waiting():
+        return [json.loads(line) for line in relay.ask("queue", "list", "--limit", "1000", "--json").stdout.splitlines()]
+
+    def states():
+        got = [json.loads(line) for line in relay.ask("backend", "list", "--json").stdout.splitlines()]
+        return {s["server"]: s["state"] for s in got if s["backend"] == "pair"}
+
+    def send(to):
+        sent = run("blast", f"127.0.0.1:{port}", "--mails", "10", "--from", "", "--to", to)
+        check(sent.returncode == 0, "blast", sent.stderr)
+
+    def killed():
+        before = relay.worker()
+        os.kill(before, signal.SIGKILL)
+        relay.worker(other_than=before)
+        check(until(lambda: relay.ask("stats").returncode == 0), "it is there again", relay.said())
+    try:
+        relay.start()
+        check(relay.ask("backend", "drain", "pair", f"127.0.0.1:{one}").returncode == 0, "drain")
+        check(relay.ask("queue", "suspend", "--lane", "late", "--reason", "a walk").returncode == 0, "suspend")
+        send("user%d@late.example")
+        killed()
+        check(states() == {f"127.0.0.1:{one}": "drained", f"127.0.0.1:{two}": "in"}, "drained after a kill", states())
+        check(until(lambda: len(waiting()) == 10 and all("a walk" in q["reason"] for q in waiting())), "suspended after a kill", waiting()[:1])
+        check("late is suspended by an operator: a walk; it ends in " in relay.ask("stats").stdout, "stats says so", relay.ask("stats").stdout)
+        got = relay.ask("queue", "suspend", "--lane", "lite")
+        check(got.returncode == 1 and "lite is no backend" in got.stderr, "one that does not exist", got.stderr)
+        send("user%d@pair.example")
+        check(until(lambda: took(two) == 10) and took(one) == 0, "and what is drained gets nothing", took(one), took(two))
+        check(relay.end() == 0, "it ends")
+        with open(file) as f:
+            lines = [json.loads(line) for line in f]
+        check(lines[0]["waypost"] == "standing" and {"drained": "pair", "server": f"127.0.0.1:{one}"} in lines, "the file", lines)
+        rested = [x for x in lines if x.get("lane") == "late"]
+        check(len(rested) == 1 and rested[0]["paused"][0][1] is None, "it rests", lines)
+        relay.start()
+        check(until(lambda: len(waiting()) == 10), "it waits", relay.said())
+        check("lane_suspended" in relay.said() and "server_drained" in relay.said(), "and that is told at the start")
+        check(relay.ask("queue", "resume", "--lane", "late").returncode == 0 and until(lambda: took(two) == 20), "resumed", took(two))
+        check(relay.ask("backend", "undrain", "pair", f"127.0.0.1:{one}").returncode == 0, "undrained")
+        killed()
+        check(states() == {f"127.0.0.1:{one}": "in", f"127.0.0.1:{two}": "in"}, "that holds, too", states())
+        check(relay.end() == 0, "it ends")
+        with open(file) as f:
+            check(len(f.readlines()) == 1, "nothing stands any more")
+        # A file that is damaged, or another version's, is no reason not to start.
+        for text, good in [("", 0), ("\0\0\0", 0), ('{"waypost":"standing","version":7,"as_of":1}\n{"suspended":"late","until":99999999999,"reason":"x"}\n', 0),
+                           ('{"waypost":"standing","version":1,"as_of":1}\n{"lane":"late","paused":[[1],"x"]}\n{"lane":"late","paused":[[5,1],[-1,9223372036854775807]]}\nrubbish\n'
+                            '{"suspended":"late","until":99999999999,"reason":"x"}\n{"suspended":"pair","until":1,"reason":"over"}\n{"drained":"pair","server":"nobody:1"}\n'
+                            '{"suspended":"trun', 1)]:
+            with open(file, "w") as f:
+                f.write(text)
+            relay.start()
+            check(relay.ask("queue", "resume", "--lane", "late").returncode == (0 if good else 1), "what can be read of it", text)
+            check(relay.ask("queue", "resume", "--lane", "pair").returncode == 1, "what is over is over")
+            check(relay.end() == 0, "it ends")
+        check(relay.said().count("standing_damaged") == 3, "and that is told", relay.said().count("standing_damaged"))
+        # Where it cannot be written the operator hears so, and it is done nonetheless.
+        os.remove(file)
+        os.mkdir(file)
+        relay.start()
+        got = relay.ask("queue", "suspend", "--lane", "late")
+        check(got.returncode == 0 and "a restart will undo it" in got.stderr, "not written", got.stderr)
+        check(relay.ask("queue", "resume", "--lane", "late").returncode == 0, "but done")
+        check(relay.end() == 0, "it ends")
+    finally:
+        for sink in sinks:
+            sink.kill()
+            sink.stderr.close()
+        relay.remove()
+
+
 def test_aliases():
     """Addresses that stand for others, an archive, and mail that is thrown away: who gets what, once."""
     port, inside, outside, vault = free_ports(4)
