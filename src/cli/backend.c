@@ -43,7 +43,8 @@ static int backend_change(int argc, char **argv)
 {
     AUTO(caller) c = NULL;
     struct relay_at at = { 0 };
-    const struct flag flags[] = { RELAY_AT_FLAGS(at), { NULL } };
+    bool json = false;
+    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "json", .on = &json }, { NULL } };
     bool drain = strcmp(argv[0], "drain") == 0;
 
     int n = cli_flags(argc, argv, flags);
@@ -58,7 +59,9 @@ static int backend_change(int argc, char **argv)
         return code;
     }
     code = caller_ask(c, r, caller_standing, NULL);
-    if (code == CLI_DONE)
+    if (code == CLI_DONE && json)
+        printf("{\"action\":\"%s\",\"done\":true}\n", argv[0]);
+    else if (code == CLI_DONE)
         printf(drain ? "%s of %s gets no further mail\n" : "%s of %s gets mail again\n", argv[2], argv[1]);
     return code;
 }
@@ -69,6 +72,7 @@ int cli_backend(int argc, char **argv)
         { "list", backend_list }, { "drain", backend_change }, { "undrain", backend_change },
     };
 
+    cli_group = "backend";
     for (size_t i = 0; argc > 1 && i < COUNT(what); i++)
         if (strcmp(argv[1], what[i].name) == 0)
             return what[i].run(argc - 1, argv + 1);

@@ -430,6 +430,20 @@ def test_queue():
         change(20, "hold", "--sender", "other.example", "--reason", "who is that?")
         check(all("who is that?" in q["reason"] and q["state"] == "held" for q in listed("--held")) and len(listed("--held")) == 20, "held", listed("--held")[:1])
         change(0, "hold", "--sender", "other.example")
+        # An unset variable of a shell is not all mail; ids fit too; what was done can be read by programs, and in the story.
+        for which in ("--domain", "--sender", "--recipient", "--lane", "--why", "--stream", "--tenant"):
+            got = relay.ask("queue", "delete", which, "", "--lane" if which != "--lane" else "--domain", "gone", "--dry-run")
+            check(got.returncode == 2 and "empty" in got.stderr, "an empty", which, got)
+        one = listed("--held")[0]["id"]
+        check([q["id"] for q in listed("--match", f"id={one}")] == [one], "by id")
+        got = relay.ask("queue", "release", one, "--dry-run", "--json")
+        check(json.loads(got.stdout) == {"action": "release", "dry_run": True, "count": 1}, "as JSON", got)
+        got = relay.ask("queue", "suspend", "--match", "lane=gone", "--dry-run")
+        check(got.returncode == 0 and got.stdout == "60 deliveries would wait\n", "what waits there", got)
+        check(relay.ask("queue", "hold", "--all", "--for", "0s").returncode == 2, "for no time")
+        got = relay.ask("queue", "holdd", one), relay.ask("queue", "hold", one, "--no-such")
+        check("waypost queue: " in got[0].stderr and "waypost queue hold: " in got[1].stderr and "waypost queue --help" in got[1].stderr, "whose usage it is", got)
+        check("held" in relay.ask("trace", one).stdout and "who is that?" in relay.ask("trace", one).stdout, "the story knows", relay.ask("trace", one).stdout)
         check(relay.end() == 0, "it ends")
         relay.start()
         check(until(lambda: len(listed("--held")) == 20), "held after a restart", len(listed("--held")), len(listed()))
