@@ -16,7 +16,7 @@ static void server_line(void *ctx, const json_t *line, str text)
                 tell_count(s->a, json_number(line, "priority")), tell_count(s->a, json_number(line, "weight")),
                 tell_count(s->a, json_number(line, "connections")), tell_count(s->a, json_number(line, "busy")),
                 tell_us(s->a, json_number(line, "latency_us")), tell_count(s->a, json_number(line, "delivered")),
-                tell_count(s->a, json_number(line, "failed")));
+                tell_count(s->a, json_number(line, "failed")), json_text(line, "reason"));
 }
 
 static int backend_list(int argc, char **argv)
@@ -26,7 +26,7 @@ static int backend_list(int argc, char **argv)
     struct relay_at at = { 0 };
     bool json = false;
     const struct flag flags[] = { RELAY_AT_FLAGS(at), { "json", .on = &json }, { NULL } };
-    struct shown s = { a, columns_of(a, "BACKEND SERVER STATE >PRIORITY >WEIGHT >CONNS >BUSY >LATENCY >DELIVERED >FAILED") };
+    struct shown s = { a, columns_of(a, "BACKEND SERVER STATE >PRIORITY >WEIGHT >CONNS >BUSY >LATENCY >DELIVERED >FAILED REASON") };
 
     int n = cli_flags(argc, argv, flags);
     if (n != 0)

@@ -133,8 +133,10 @@ static void tell_servers(const struct teller *t, const struct backend *b)
         char port[8] = "";
         if (s->port)
             snprintf(port, sizeof port, ":%u", s->port);
-        tell(t, "server", "%.*s%s by %s, priority %u, weight %u: %s", STR(s->host), port, s->lmtp ? "LMTP" : "SMTP", s->priority, s->weight,
-             server_in(s) ? "takes mail" : !s->weight || atomic_load(&s->state->drained) ? "drained" : "out");
+        str words = server_in(s) ? S("") : server_last_words(s->state, t->a);
+        tell(t, "server", "%.*s%s by %s, priority %u, weight %u: %s%s%.*s", STR(s->host), port, s->lmtp ? "LMTP" : "SMTP", s->priority, s->weight,
+             server_in(s) ? "takes mail" : !s->weight || atomic_load(&s->state->drained) ? "drained" : "out",
+             words.n ? ": " : "", STR(words));
     }
     tell_limits(t, b);
 }

@@ -27,6 +27,8 @@ struct server_state {
     _Atomic bool drained;               /* an operator wants no mail to go there */
     _Atomic uint32_t probes_well, probes_ill; /* in a row, by deliver/health.c */
     _Atomic uint64_t delivered, failed; /* since start */
+    _Atomic bool has_said;
+    char *said;                         /* why it last failed; heap, under a lock of balance.c; NULL: it works, or did not fail yet */
     _Atomic uint32_t holders;           /* of those that are not for ever */
     bool for_ever;
 };
@@ -179,6 +181,11 @@ struct next_hop *backend_stick(const struct backend *be, uint32_t key);
  * 60 s with each further one in a row, spread by a quarter. */
 void server_failed(struct server_state *s, when now);
 void server_works(struct server_state *s, when now);
+/* Its last words, for whoever asks why nothing goes there; at most 200 octets. Working again it has none. */
+void server_said(struct server_state *s, str words);
+str server_last_words(struct server_state *s, arena *a);
+/* Why no server of it is to be had, with the words of one that failed. In `a`. */
+str backend_no_server(const struct backend *be, arena *a);
 /* A probe was answered with EHLO's 250, or not. So many in a row put the server in or out; who is put out so stays out until probes, or an
  * operator, bring it back. True: it changed. */
 bool server_probed(struct server_state *s, const struct health *h, bool well, when now);
