@@ -16,12 +16,21 @@ static void note_waiting(struct dispatch *d, const struct ticket *t, when next, 
     mem_free(state);
 }
 
+/* A step of its story. */
+static void tell(const struct ticket *t, enum event_kind kind, str reason)
+{
+    AUTO_ARENA a = arena_new();
+
+    event_keep(&(struct event){ .kind = kind, .id = t->id, .at = wall_now(), .rcpt = str_printf(a, "@%.*s", STR(ticket_domain(t))), .reply = reason });
+}
+
 void dispatch_hold(struct dispatch *d, struct ticket *t, when until, str reason)
 {
     AUTO_BUF why = { 0 };
 
     buf_addf(&why, "held: %.*s", STR(str_head(reason, 200))); /* queue/ knows it by that word after a restart */
     note_waiting(d, t, wall_now() + (until - clock_now()), buf_str(&why));
+    tell(t, EVENT_HELD, reason);
     log_info("held", LOG_ID("id", t->id), LOG_STR("domain", ticket_domain(t)), LOG_STR("reason", reason));
     ticket_put_off(t, until, buf_str(&why), true);
 }
@@ -29,6 +38,7 @@ void dispatch_hold(struct dispatch *d, struct ticket *t, when until, str reason)
 void dispatch_release(struct dispatch *d, struct ticket *t)
 {
     note_waiting(d, t, wall_now(), S("released by an operator"));
+    tell(t, EVENT_RELEASED, S(""));
     log_info("released", LOG_ID("id", t->id), LOG_STR("domain", ticket_domain(t)));
     ticket_put_off(t, clock_now(), S("released by an operator"), false);
 }

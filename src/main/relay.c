@@ -74,6 +74,14 @@ static str name_keep(struct relay *r, str name)
     return str_of(copy, name.n);
 }
 
+/* How rules know it: by its address, or "local". */
+static str where_of(struct relay *r, const struct relay_listener *l)
+{
+    char text[ADDR_TEXT];
+
+    return str_eq(l->name, S(LISTENER_LOCAL)) ? l->name : name_keep(r, addr_print(&l->addr, text));
+}
+
 /* New addresses are bound before anything changes: when one cannot be had the old configuration stays. */
 static err bind_new(struct relay *r, const struct receive_settings *s, struct relay_listener **ret, size_t *n)
 {
@@ -87,6 +95,7 @@ static err bind_new(struct relay *r, const struct receive_settings *s, struct re
             str name = addr_print(addr, text);
             TRY(during(parent_listen(r->setup.parent_fd, addr, &l.fd), "%.*s", STR(name)));
             l.name = name_keep(r, s->listener[i].kind);
+            l.where = where_of(r, &l);
             *ret = mem_grow(*ret, (*n + 1) * sizeof **ret);
             (*ret)[(*n)++] = l;
         }
@@ -559,7 +568,8 @@ err relay_run(void *relay_setup)
     r.listener = mem_new(MAX(r.setup.nlistening, 1) * sizeof *r.listener);
     for (size_t i = 0; i < r.setup.nlistening; i++) {
         struct listening *l = &r.setup.listening[i];
-        r.listener[r.nlistener++] = (struct relay_listener){ l->addr, name_keep(&r, l->name), l->fd, l->inherited };
+        r.listener[r.nlistener++] = (struct relay_listener){ .addr = l->addr, .name = name_keep(&r, l->name), .fd = l->fd, .inherited = l->inherited };
+        r.listener[i].where = where_of(&r, &r.listener[i]);
         listener_begin(&r, &r.listener[i]);
     }
     r.serving = true;

@@ -11,7 +11,7 @@ struct relay;
 struct acceptor {                   /* one listener on one worker */
     struct worker *w;
     struct addr addr;
-    str name;
+    str name, where;
     int fd;
     struct io io;
     struct group *group;            /* NULL: not begun, or ended */
@@ -60,7 +60,7 @@ struct relay {
     char **name; size_t nname;      /* of listeners: sessions hold them to the end */
     struct standing before;         /* of the process before this one */
     struct { struct buf text; struct pool *pool; bool busy, failed; struct waiters idle; } standing;
-    struct relay_listener { struct addr addr; str name; int fd; bool inherited; } *listener; size_t nlistener;
+    struct relay_listener { struct addr addr; str name, where; int fd; bool inherited; } *listener; size_t nlistener;
 };
 
 /* Run fn(worker, arg) as a task on the worker's thread, and wait for it. */
@@ -106,7 +106,7 @@ struct thread_figures {
     size_t sessions, connections;
     struct thread_stats stats;
     struct lane_figures lane[LANES_TOLD]; size_t nlane;
-    uint64_t other[3]; size_t lanes_down;
+    uint64_t other[3]; size_t lanes_down, suspended;
 };
 /* Ask all workers, and the relay's own thread as the last; who has not answered at `deadline` is left out. ret[0..nworker]: 1 + nworker of
  * them, heap. `figures` false: only whether they answer. NULL: the relay is going down, nobody may be asked any more. */

@@ -16,13 +16,14 @@ void backend_list(struct control *c, void *relay)
 {
     struct settings *s = relay_newest(relay);
     AUTO_BUF line = { 0 };
+    AUTO_ARENA a = arena_new();
     when now = clock_now();
 
     for (size_t i = 0; i < s->snapshot.routes.nbackend; i++) {
         const struct backend *b = s->snapshot.routes.backend[i];
         for (size_t k = 0; !backend_is_pattern(b) && k < b->nserver; k++) {
             const struct next_hop *hop = &b->server[k];
-            const struct server_state *st = hop->state;
+            struct server_state *st = hop->state;
             buf_clear(&line);
             buf_add(&line, S("{\"backend\":"));
             buf_add_json(&line, b->name);
@@ -31,9 +32,12 @@ void backend_list(struct control *c, void *relay)
             buf_add(&line, S(",\"state\":"));
             buf_add_json(&line, server_words(hop, now));
             buf_addf(&line, ",\"protocol\":\"%s\"", hop->lmtp ? "lmtp" : "smtp");
-            buf_addf(&line, ",\"priority\":%u,\"weight\":%u,\"connections\":%u,\"busy\":%u,\"latency_us\":%u,\"delivered\":%llu,\"failed\":%llu}",
+            buf_addf(&line, ",\"priority\":%u,\"weight\":%u,\"connections\":%u,\"busy\":%u,\"latency_us\":%u,\"delivered\":%llu,\"failed\":%llu,\"reason\":",
                      hop->priority, hop->weight, atomic_load(&st->connections), atomic_load(&st->busy), atomic_load(&st->latency_us),
                      (unsigned long long)atomic_load(&st->delivered), (unsigned long long)atomic_load(&st->failed));
+            arena_reset(a);
+            buf_add_json(&line, server_last_words(hop->state, a));
+            buf_addc(&line, '}');
             control_line(c, buf_str(&line));
         }
     }
