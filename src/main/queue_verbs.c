@@ -342,6 +342,7 @@ struct change {
     str reason, via;
     when until;
     size_t at, count;
+    arena *a; struct map failed;    /* messages that cannot be read, or must not be: once is enough */
 };
 
 static void tell_rerouted(const struct ticket *t, str via, str reason)
@@ -352,7 +353,22 @@ static void tell_rerouted(const struct ticket *t, str via, str reason)
                                 .reply = reason, .detail = str_printf(a, "via %.*s", STR(via)) });
 }
 
-/* True: it is done. BOUNCE and DELETE wait, so what was found before is not to be believed any more. */
+/* Is it over with that ticket? Then it waited meanwhile, so what was found before is not to be believed any more. */
+static bool end_ticket(struct worker *w, struct change *k, struct ticket *t)
+{
+    str id = str_of((const char *)t->id.b, sizeof t->id.b);
+
+    if (t->state == TICKET_FLYING || map_get(&k->failed, id) || !ticket_remove(t))
+        return false;
+    id = str_dup(k->a, id);
+    if ((k->action == BOUNCE ? dispatch_bounce(w->dispatch, t, k->reason) : dispatch_delete(w->dispatch, t, k->reason, k->report)) == OK)
+        k->count++;
+    else
+        map_put(&k->failed, id, k); /* it waits again, and would be found for ever */
+    return true;
+}
+
+/* True: it is done. */
 static bool change_ticket(struct worker *w, struct change *k, struct ticket *t)
 {
     struct backend *via = NULL;
@@ -372,16 +388,6 @@ static bool change_ticket(struct worker *w, struct change *k, struct ticket *t)
             return false;
         dispatch_release(w->dispatch, t);
         return true;
-    case BOUNCE:
-        if (!ticket_remove(t))
-            return false;
-        dispatch_bounce(w->dispatch, t, k->reason);
-        return true;
-    case DELETE:
-        if (!ticket_remove(t))
-            return false;
-        dispatch_delete(w->dispatch, t, k->reason, k->report);
-        return true;
     case REROUTE:
         for (size_t i = 0; i < w->snap->routes.nbackend && !via; i++)
             if (str_eq(w->snap->routes.backend[i]->name, k->via))
@@ -390,7 +396,7 @@ static bool change_ticket(struct worker *w, struct change *k, struct ticket *t)
             return false;
         tell_rerouted(t, k->via, k->reason);
         return true;
-    case ACTIONS:
+    case BOUNCE: case DELETE: case ACTIONS:
         break;
     }
     return false;
@@ -408,9 +414,9 @@ static err change_some(struct worker *w, void *arg)
             k->count += t[i]->state != TICKET_FLYING;
             continue;
         }
-        bool done = change_ticket(w, k, t[i]);
-        k->count += done;
-        if (done && waits) { /* walk the same piece again, until nothing in it fits */
+        if (!waits) {
+            k->count += change_ticket(w, k, t[i]);
+        } else if (end_ticket(w, k, t[i])) { /* walk the same piece again, until nothing in it fits */
             k->at = was;
             break;
         }
@@ -434,6 +440,7 @@ void queue_change(struct control *c, void *relay)
                         .via = control_arg(c, "via"), .action = ACTIONS };
     str action = control_arg(c, "action");
     AUTO_BUF line = { 0 }, reason = { 0 };
+    AUTO_ARENA a = k.a = arena_new();
 
     for (int i = 0; i < ACTIONS; i++)
         if (str_eq(action, str_z(action_name[i])))
@@ -466,10 +473,11 @@ void queue_change(struct control *c, void *relay)
         for (k.at = 0; k.at != SIZE_MAX;)
             if (worker_call(&r->worker[i], change_some, &k) != OK)
                 break;
+    map_free(&k.failed);
     if (!k.dry_run)
         log_info("queue_changed", LOG_Z("action", action_name[k.action]), LOG_INT("count", k.count), LOG_STR("reason", k.reason));
     if (k.match.by_id && k.count == 0) {
-        control_fail(c, "notfound", "no message of that id waits here so that this could be done, or it is in delivery just now");
+        control_fail(c, "notfound", "no message of that id waits here so that this could be done, it is in delivery just now, or it cannot be read");
         return;
     }
     buf_addf(&line, "{\"count\":%zu", k.count);
