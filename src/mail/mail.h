@@ -146,7 +146,6 @@ void report_write(const struct report *r, struct buf *out);
  * ("550 5.1.1 no such user"; may be empty). A literal. */
 str report_advice(enum report_action action, str status, str diagnostic);
 
-
 /* ---- submit: what a program hands to sendmail ------------------------------------------------------------------------ */
 
 /* Read an address-list (RFC 5322 3.4, with groups, comments, names and routes, of which nothing is kept), appending the addresses, in `a`, to

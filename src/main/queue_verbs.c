@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #define WALK 128                /* tickets looked at between two turns of others */
+#define AGE_MOST (36500 * DAY)
 #define HOLD_MOST (30 * DAY)    /* unless hold_max says another; nobody's mail is forgotten in a hold */
 
 /* ---- which ---- */
@@ -18,11 +19,17 @@ struct match {
     int64_t limit;
 };
 
+/* Within what can be reckoned with. */
+static when seconds_arg(struct control *c, const char *key, when absent, when most)
+{
+    return MIN(MAX(control_int(c, key, absent / SECOND), 0), most / SECOND) * SECOND;
+}
+
 static bool match_of(struct control *c, struct match *m)
 {
     *m = (struct match){
         .lane = control_arg(c, "lane"), .domain = control_arg(c, "domain"), .sender = control_arg(c, "sender"), .recipient = control_arg(c, "recipient"),
-        .tenant = control_arg(c, "tenant"), .stream = control_arg(c, "stream"), .why = control_arg(c, "why"), .older = control_int(c, "older_s", 0) * SECOND,
+        .tenant = control_arg(c, "tenant"), .stream = control_arg(c, "stream"), .why = control_arg(c, "why"), .older = seconds_arg(c, "older_s", 0, AGE_MOST),
         .held = control_flag(c, "held"), .all = control_flag(c, "all"), .limit = control_int(c, "limit", INT64_MAX),
     };
     str id = control_arg(c, "id");
@@ -159,8 +166,6 @@ static void tell(struct told *x, const struct ticket *t, arena *a)
                         .stream = stream_name(t->stream), .reason = str_dup(a, w.reason),
                         .state = t->held && t->state == TICKET_WAITING ? "held" : states[t->state], .rcpts = ticket_count(t), .attempts = t->attempts,
                         .since = w.since, .next = w.next, .accepted = t->accepted };
-    if (lane_outlet(t->lane))
-        x->source = str_dup(a, lane_outlet(t->lane)->name);
 }
 
 static void told_line(const struct told *x, struct buf *b)
@@ -467,7 +472,7 @@ void queue_change(struct control *c, void *relay)
     static const char *const word[ACTIONS] = { "tried again", "held", "released", "returned", "deleted", "sent another way" };
     buf_addf(&reason, "%s by an operator%s%.*s", word[k.action], k.reason.n ? ": " : "", STR(k.reason));
     k.reason = buf_str(&reason);
-    when most = hold_most(r), hold = MIN(control_int(c, "for_s", most / SECOND), most / SECOND) * SECOND;
+    when most = hold_most(r), hold = seconds_arg(c, "for_s", most, most);
     k.until = clock_now() + MAX(hold, SECOND);
     for (unsigned i = 0; i < r->nworker; i++)
         for (k.at = 0; k.at != SIZE_MAX;)
@@ -521,7 +526,7 @@ void queue_suspend_lane(struct control *c, void *relay)
 {
     struct relay *r = relay;
     AUTO_BUF reason = { 0 };
-    when most = hold_most(r), length = MIN(control_int(c, "for_s", most / SECOND), most / SECOND) * SECOND;
+    when most = hold_most(r), length = seconds_arg(c, "for_s", most, most);
     struct suspension_of s = { .lane = control_arg(c, "lane"), .until = clock_now() + MAX(length, SECOND) };
     str said = control_arg(c, "reason");
 

@@ -314,8 +314,8 @@ static void judge(struct taking *t, const struct drop *d, arena *a, struct messa
         m->scan.size = MAX(m->scan.size, l->message_size + 1);
     if (!no.code)
         no = body_bad(l, m);
-    if (!no.code && accept_loops(t->r, str_head(d->octets, m->scan.header_end), &m->scan, l->hops))
-        no = (struct reply){ .code = 554, .enhanced = ENH(5, 4, 6), .text = S("this message loops: it came through here or through too many relays before") };
+    if (!no.code)
+        no = accept_loop(t->r, str_head(d->octets, m->scan.header_end), &m->scan, l->hops);
     for (size_t i = 0; i < d->nrcpt; i++) {
         const struct command *c = &d->rcpt[i];
         if (i % TURN == TURN - 1)

@@ -21,9 +21,9 @@ struct client_info {
 };
 /* Look up what follows from who it is. */
 void client_place(struct client_info *client, const struct snapshot *snap);
-/* May this client send from `sender`? code 0: yes. */
-/* One more message from its network, which may have a rate: that is taken from. */
+/* One more message from its network, which may have a rate: that is taken from. code 0: it may come. */
 struct reply policy_network(const struct client_info *client, arena *a);
+/* May a message begin so? code 0: yes. */
 struct reply policy_mail(const struct snapshot *snap, const struct client_info *client, const struct command *cmd);
 /* May this recipient be added? code 0: yes, and *to are the addresses that get its mail: its own, or what it stands for; in `a`, or borrowed. */
 WAITS struct reply policy_rcpt(const struct snapshot *snap, const struct client_info *client, const struct message *m,

@@ -324,30 +324,36 @@ static str body_header(struct session *s)
     return str_head(head, s->m->scan.header_end);
 }
 
-/* All octets are here: judge, commit, answer. Ends the transaction. */
-static void body_end(struct session *s)
+/* All octets are here: may they be a message of ours? *header borrows from the slab, or lies in s->scratch. */
+static bool body_judge(struct session *s, str *header)
 {
     const struct limits *l = &s->snap->receive.limits;
     struct message *m = s->m;
+
+    scan_end(&m->scan);
+    if (!s->bad.code)
+        s->bad = body_bad(l, m);
+    *header = s->bad.code ? S("") : body_header(s);
+    if (!s->bad.code)
+        s->bad = accept_loop(s->r, *header, &m->scan, l->hops);
+    if (!s->bad.code && s->npiece && s->slab->body.n)
+        body_chunk(s);
+    if (s->bad.code / 100 == 5)
+        stats_add(COUNT_refused_messages, 1);
+    return !s->bad.code;
+}
+
+/* Judge, commit, answer. Ends the transaction. */
+static void body_end(struct session *s)
+{
+    struct message *m = s->m;
     char id[ULID_TEXT];
+    str header, message_id = S("");
     when start = clock_now();
 
     if (s->r->setup.working_on)
         s->r->setup.working_on(s->r->setup.ctx, m->id);
-    scan_end(&m->scan);
-    body_scan(s);
-    if (!s->bad.code && m->env.body != BODY_BINARY && (m->scan.bare_cr || m->scan.bare_lf))
-        s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a CR or LF on its own in the message: lines end in CR LF") };
-    str header = s->bad.code ? S("") : body_header(s), message_id = S("");
-    if (!s->bad.code && accept_loops(s->r, header, &m->scan, l->hops)) {
-        stats_add(COUNT_loops, 1);
-        s->bad = (struct reply){ .code = 554, .enhanced = ENH(5, 4, 6), .text = S("this message loops: it came through here or through too many relays before") };
-    }
-    if (!s->bad.code && s->npiece && s->slab->body.n)
-        body_chunk(s);
-    if (s->bad.code) {
-        if (s->bad.code / 100 == 5)
-            stats_add(COUNT_refused_messages, 1);
+    if (!body_judge(s, &header)) {
         say_refusal(s, &s->bad, S(""));
         transaction_reset(s);
         return;
@@ -382,7 +388,7 @@ static void body_end(struct session *s)
     s->m = NULL;
     s->npiece = 0;
     when cut = cut_length(&s->snap->routes, &m->env);
-    struct vigil *w = cut ? cut_begin(s, l) : NULL;
+    struct vigil *w = cut ? cut_begin(s, &s->snap->receive.limits) : NULL;
     struct reply no;
     err stored = accept_vigil(s->r, s->snap, a, m, slab, with, w);
     transaction_reset(s);
@@ -654,7 +660,6 @@ static err session_talk(struct session *s)
     return OK;
 }
 
-/* As one of how many: of all, and of this client's. What is said when it is too many stands here alone. */
 static void session_leave(struct session *s)
 {
     admit_end(&s->client.addr, s->counted);
@@ -682,6 +687,7 @@ static bool network_admit(struct session *s)
     return false;
 }
 
+/* As one of how many: of all, and of this client's. What is said when it is too many stands here alone. */
 static bool session_admit(struct session *s)
 {
     s->counted = !s->client.network;
