@@ -104,11 +104,20 @@ struct session {
 };
 
 void say(struct session *s, int code, struct enhanced e, const char *text);
+void say_reply(struct session *s, const struct reply *r);
+void say_refusal(struct session *s, const struct reply *r, str rcpt);
+str told_through(struct session *s);
 /* The one way back to "no transaction", from every state (attack class 9). */
 void transaction_reset(struct session *s);
 /* The client is another: count it as one of that address's. False: that was said to be one too many. */
 WAITS bool session_readmit(struct session *s, const struct addr *client);
 WAITS void say_greeting(struct session *s);
+
+/* ---- body.c: the octets of a message ---- */
+
+void body_reset(struct session *s);
+WAITS err body_data(struct session *s);
+WAITS err body_bdat(struct session *s, const struct command *c);
 
 /* ---- cut.c: a backend's refusal becomes the client's answer ---- */
 
