@@ -16,7 +16,7 @@
 #define NO_DROP_EVERY (10 * SECOND)
 #define NAMES_MOST 100000       /* of one look */
 #define WAITS_MOST (5 * DAY)    /* put off again and again for so long: set aside */
-#define RCPT_MOST 100000        /* whatever a session may name: what is left here was promised to its sender, and cannot be asked for again */
+#define RCPT_LEAST 1000         /* of a file, whatever `limits` say: it was promised to its sender, and cannot be asked for again. cli/sendmail.c names no more */
 #define UNMADE_MOST DAY         /* a file that was begun and never became ready */
 
 /* ---- the form of a file ---- */
@@ -378,7 +378,7 @@ static void set_aside(struct taking *t, struct job *j, str why)
 static void take_file(struct taking *t, int dir, const char *name)
 {
     const struct limits *l = &t->snap->receive.limits;
-    struct job j = { .dir = dir, .name = name, .most = l->message_size + DROP_HEAD_MOST };
+    struct job j = { .dir = dir, .name = name, .most = l->message_size + MIN(MAX(l->recipients, RCPT_LEAST) * 2048, (uint64_t)DROP_HEAD_MOST) };
     str stem = str_head(str_z(name), strlen(name) - (sizeof DROP_READY - 1));
     struct drop d;
     ulid id;
@@ -389,7 +389,7 @@ static void take_file(struct taking *t, int dir, const char *name)
     t->client = (struct client_info){ .local = true, .uid = j.uid };
     client_place(&t->client, t->snap);
     if (e == OK)
-        e = ulid_parse(stem, &id) ? drop_parse(t->a, buf_str(&j.text), stem, RCPT_MOST, &d) : bad("its name is none of sendmail's");
+        e = ulid_parse(stem, &id) ? drop_parse(t->a, buf_str(&j.text), stem, MAX(l->recipients, RCPT_LEAST), &d) : bad("its name is none of sendmail's");
     if (e == OK)
         e = take_in(t, &d);
     if (e == OK) {
