@@ -1,5 +1,5 @@
 /* Addresses that stand for others: looked up before anything else is asked of a recipient, again and again until none is left. */
-#include "route/route.h"
+#include "route/inside.h"
 
 #define DEEP_MOST 10            /* one leads to another, and that to another, ... */
 #define BOUNCE "bounce:"        /* before what is said to who writes there; no local part has a colon */
@@ -19,6 +19,7 @@ static void take_file(struct binder *b, const struct node *node, void *into)
         conf_error(b, &node->arg[0].at, CONF_E_BAD_LIST, "%.*s", STR(err_text()));
         return;
     }
+    list_kept_warn(b, node, t);
     struct table **all = NEW_ARRAY(b->a, struct table *, al->ntable + 1);
     str *paths = NEW_ARRAY(b->a, str, al->ntable + 1);
     if (al->ntable) {

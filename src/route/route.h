@@ -274,6 +274,7 @@ void backend_drop(struct backend *b);
 
 struct recipients {
     bool any;
+    bool broken;                        /* a source could not be made of what was said, which is told already */
     struct table **table; size_t ntable;
     str *path;                          /* of each table that is a file, else "" */
     struct strs file;                   /* what else must be readable: secrets, CAs */

@@ -304,7 +304,7 @@ static void done_relay_domain(struct binder *b, const struct node *node, void *b
     if (!d->backend_name)
         conf_error(b, &node->name.at, CONF_E_MISSING, "relay_domain %.*s needs \"backend NAME\" or \"via mx\"", STR(name->text));
 
-    if (!d->recipients.any && d->recipients.ntable == 0 && !d->recipients.callout)
+    if (!d->recipients.any && d->recipients.ntable == 0 && !d->recipients.callout && !d->recipients.broken)
         conf_error(b, &node->name.at, CONF_E_RECIPIENTS,
                    "relay_domain %.*s has no \"recipients\": it would accept mail for unknown users and bounce it later. "
                    "Add recipients { file PATH } (or ldap, http, sqlite, callout), or \"recipients any\" if you mean it", STR(name->text));

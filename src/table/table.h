@@ -28,6 +28,8 @@ struct table;
  * A path that is open already and did not change is not read again. One that cannot be read any more, is being written, has an error or has
  * become empty is served as it was last read, with a log line, as long as some table of it is open. */
 err table_file_open(str path, char detail, size_t max, struct table **ret);
+/* Whether it was served as it had been read before when it was opened, and why, for whoever asked for the reload. Empty: it was not. Lives as long as `t`. */
+str table_kept(const struct table *t);
 void table_free(struct table *t);
 AUTO_DEFINE(table)
 

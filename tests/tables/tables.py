@@ -256,7 +256,8 @@ def test_file(dir):
 
     def reload(relay):
         r = subprocess.run([WAYPOST, "reload", "--socket", relay.dir + "/control.sock"], capture_output=True, text=True, timeout=30)
-        return check(r.returncode == 0, "the reload is taken", r.stdout, r.stderr)
+        check(r.returncode == 0, "the reload is taken", r.stdout, r.stderr)
+        return r.stderr
 
     write("ann@known.example\n")
     with Relay(Hop(), extra=with_source(f"file {path}")) as relay:
@@ -266,12 +267,17 @@ def test_file(dir):
         check(codes(relay, "bob@known.example") == [YES], "a new list counts")
         for text in ("", 'ann@known.example\n"bob', "ann@known.example\nbob@kno\x00"):
             write(text)
-            reload(relay)
+            check("stays as it was" in " ".join(reload(relay).split()), "who reloads is told that the list stays", repr(text))
             check(codes(relay, "ann@known.example", "bob@known.example", "carl@known.example") == [YES, YES, NO], "a bad one does not", repr(text))
         os.unlink(path)
         reload(relay)
         check(codes(relay, "ann@known.example", "bob@known.example", "carl@known.example") == [YES, YES, NO], "nor none")
-        check(until(lambda: relay.log().count("list_kept") == 4), "each time it is said", relay.log()[-1500:])
+        os.mkfifo(path) # nobody is at its other end, and nobody waits for him
+        check("not a regular file" in reload(relay), "a pipe is no list")
+        got = subprocess.run([WAYPOST, "check", "-c", relay.dir + "/relay.conf"], capture_output=True, text=True, timeout=30)
+        check(got.returncode == 2 and "not a regular file" in got.stdout and "E044" not in got.stdout, "one error for one fault", got.stdout)
+        os.unlink(path)
+        check(until(lambda: relay.log().count("list_kept") == 5), "each time it is said", relay.log()[-1500:])
         write("carl@known.example\n")
         reload(relay)
         check(codes(relay, "carl@known.example", "ann@known.example") == [YES, NO], "a good one does")
