@@ -149,6 +149,15 @@ TEST(postfix_domains_that_are_left_out_are_told_of)
     CHECK(str_has(text, S("example.com")) && !str_has(text, S("!bad")));
 }
 
+TEST(postfix_addresses_are_listened_at_once)
+{
+    AUTO_ARENA a = arena_new();
+    struct made m = { 0 };
+    struct postfix_conf c;
+
+    CHECK(str_has(translated(a, "inet_protocols = ipv4\ninet_interfaces = localhost, 127.0.0.1\n", &m, &c), S("listen smtp 127.0.0.1:25\n")));
+}
+
 TEST(postfix_that_takes_nothing_from_strangers_stays_so)
 {
     AUTO_ARENA a = arena_new();
