@@ -48,6 +48,8 @@ TEST(settings_refuse_what_would_be_wrong)
         { S(HEAD BACKEND DOMAIN "listen smtp 127.0.0.1:2598 127.0.0.1:2598\n"), CONF_E_DUPLICATE },
         { S(HEAD BACKEND "relay_domain a.example { backend b; via mx; recipients any }\n"), CONF_E_TWICE },
         { S(HEAD "backend b { server 127.0.0.1:0 }\n" DOMAIN), CONF_E_BAD_ADDRESS },
+        { S(HEAD "backend b { server a.example:25 priority 10; server A.example priority 20 }\n" DOMAIN), CONF_E_DUPLICATE },
+        { S(HEAD "backend b { server a.example:25; server a.example:26 }\n" DOMAIN), 0 },
         { S(HEAD BACKEND DOMAIN "hostname other.example\n"), CONF_E_TWICE },
         { S(HEAD BACKEND "relay_domain b.example { backend b; recipients any }\n"), CONF_E_POSTMASTER },
         { S(HEAD BACKEND DOMAIN "retry [ 1m ]\n"), CONF_E_BAD_RETRY },

@@ -177,6 +177,17 @@ static void *make_backend(struct binder *b, const struct node *node, void *into)
     return be;
 }
 
+/* Two of one name share their state, and one cannot be drained without the other. */
+static void check_twice(struct binder *b, const struct node *node, const struct backend *be)
+{
+    for (size_t i = 0; i < be->nserver; i++)
+        for (size_t k = 0; k < i; k++)
+            if (be->server[i].port == be->server[k].port && str_ieq(be->server[i].host, be->server[k].host)) {
+                conf_error(b, &node->name.at, CONF_E_DUPLICATE, "backend \"%.*s\" has server %.*s twice: a greater weight gives it more mail", STR(be->name), STR(be->server[i].host));
+                return;
+            }
+}
+
 static bool has_child(const struct node *node, str name)
 {
     for (size_t i = 0; i < node->nchild; i++)
@@ -198,6 +209,8 @@ static void done_backend(struct binder *b, const struct node *node, void *block)
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has no \"server\"", STR(be->name));
     if (be->nserver > 64)
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has more than 64 servers", STR(be->name));
+    else
+        check_twice(b, node, be);
     if (be->nserver) {
         qsort(be->server, be->nserver, sizeof *be->server, by_priority);
         be->brake = brake_of(be->name);
