@@ -49,6 +49,11 @@ def with_source(source, extra=""):
 YES, NO, LATER = "250", "550 5.1.1", "451 4.3.0"
 
 
+def incidents(relay):
+    got = subprocess.run([WAYPOST, "incidents", "--json", "--socket", relay.dir + "/control.sock"], capture_output=True, text=True, timeout=30)
+    return [json.loads(line) for line in got.stdout.splitlines()]
+
+
 def test_ldap(dir):
     people = {"ann": ["ann@known.example", "a.smith@known.example"], "bob": ["Bob@Known.Example"]} | {f"u{i}": [f"u{i}@known.example"] for i in range(300)}
     slapd = Slapd(dir + "/slapd", people)
@@ -86,12 +91,14 @@ def test_ldap(dir):
             [t.start() for t in flows]
             slapd.stop()
             check(until(lambda: (1, LATER) in seen and (2, LATER) in seen), "451 while it is away", seen)
+            check(until(lambda: [(i["kind"], i["subject"].split()[0]) for i in incidents(relay)] == [("no_source", "ldap")]), "one incident", incidents(relay))
             slapd.start()
             comes(relay, "u299@known.example", YES)
             comes(relay, "nobody@known.example", NO)
             stop.set()
             [t.join() for t in flows]
             check(not stray, "no wrong answer in between", stray[:5])
+            check(until(lambda: not incidents(relay)), "which ends", incidents(relay))
             check(until(lambda: "source_up" in relay.log()) and relay.log().count("source_down") == 1 and relay.log().count("source_up") == 1, "one line each", relay.log()[-2000:])
 
             # It stands still: sessions wait for the timeout, not for ever; the answer is the last good one.
