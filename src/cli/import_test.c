@@ -147,6 +147,7 @@ TEST(postfix_domains_that_are_left_out_are_told_of)
     CHECK(found(&c, 1, S("relay_domains"), DECIDE));
     CHECK(str_has(text, S("# DECIDE: relay_domains left bad.example.com out")));
     CHECK(str_has(text, S("example.com")) && !str_has(text, S("!bad")));
+    pf_free(&c);
 }
 
 TEST(postfix_addresses_are_listened_at_once)
@@ -156,6 +157,7 @@ TEST(postfix_addresses_are_listened_at_once)
     struct postfix_conf c;
 
     CHECK(str_has(translated(a, "inet_protocols = ipv4\ninet_interfaces = localhost, 127.0.0.1\n", &m, &c), S("listen smtp 127.0.0.1:25\n")));
+    pf_free(&c);
 }
 
 TEST(postfix_that_takes_nothing_from_strangers_stays_so)
