@@ -324,6 +324,13 @@ void roster_free(struct roster *t)
 
 size_t roster_count(const struct roster *t) { return t->n; }
 
+void roster_each(const struct roster *t, bool (*fn)(void *ctx, str key), void *ctx)
+{
+    for (size_t i = 0; i < t->cap; i++)
+        if (t->slot[i] && !fn(ctx, key_at(t, (t->slot[i] & OFFSET_MASK) - 1)))
+            return;
+}
+
 bool roster_stale(const struct roster *t)
 {
     struct stat now;

@@ -167,6 +167,12 @@ str table_name(const struct table *t, arena *a)
     return str_printf(a, "%s %.*s", kind, STR(source));
 }
 
+void table_each(const struct table *t, bool (*fn)(void *ctx, str key), void *ctx)
+{
+    if (t->list)
+        roster_each(t->list->roster, fn, ctx);
+}
+
 size_t table_count(const struct table *t) { return t->list ? roster_count(t->list->roster) : remote_counts(t->remote).entries; }
 bool table_stale(const struct table *t) { return t->list && roster_stale(t->list->roster); }
 

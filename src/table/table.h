@@ -42,6 +42,8 @@ WAITS enum found table_ask(struct table *t, const struct path *who, str *value, 
 size_t table_count(const struct table *t);      /* entries; of a source that is asked: answers kept */
 /* What it is called, for people: "file /etc/waypost/users", "ldap ldaps://dc1.example.com". In `a`. */
 str table_name(const struct table *t, arena *a);
+/* Each left side of a list, in lower case, its patterns left out; until `fn` says false. Of a source that is asked: none. */
+void table_each(const struct table *t, bool (*fn)(void *ctx, str key), void *ctx);
 /* The file changed since it was read (size, mtime or inode). */
 bool table_stale(const struct table *t);
 
