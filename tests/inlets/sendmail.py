@@ -348,7 +348,7 @@ def test_many_recipients():
     """More recipients than one message may have: several messages by the socket, and all of them while the relay is down."""
     r = Relay()
     r.write(local(f"users {ME}; relay_from example.com", r.dir) + "\nlimits { recipients 100 }")
-    to = [f"u{i}@example.com" for i in range(350)]
+    to = [f"u{i}@example.com" for i in range(2350)]
 
     def those(subject):
         return sorted(a for m in r.sink.find(subject) for a in m[1])
