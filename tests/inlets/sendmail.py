@@ -234,7 +234,7 @@ def test_down_limits():
     r.stop()
     many = ", ".join(f"u{i}@elsewhere.example" for i in range(250)).encode()
     got = r.sendmail("-t", "-f", "bob@example.com", text=b"Subject: many\nTo: " + many + b"\n\n")
-    check(got.returncode == EX_OK and len(r.dropped()) == 3, "250 recipients are left, 100 together", got, r.dropped())
+    check(got.returncode == EX_OK and len(r.dropped()) == 1, "250 recipients are left together", got, r.dropped())
     got = r.sendmail("-f", "bob@example.com", "friend@elsewhere.example", "other@elsewhere.example", text=b"Subject: huge\n\n" + b"0123456789\n" * 100000)
     check(got.returncode == EX_OK, "and a message that is too large", got)
     r.start()
