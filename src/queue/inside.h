@@ -71,6 +71,7 @@ struct lane *lane_leaving(struct queue *q, const struct backend *b, struct outle
 static inline bool lane_leads(const struct lane *lane) { return lane->backend || lane->kind == LANE_DOMAIN; } /* else there is no way */
 struct lane *lane_again(struct ticket *t);              /* where its mail goes as of now */
 void lanes_sweep(struct queue *q);
+void lane_relay_again(struct lane *domain);
 void ticket_let_go(struct ticket *t);                   /* it is held no more: its lifetime goes on */
 /* The lane is frozen or suspended from now on; it is not any more. Twice is once. */
 void lane_pause(struct lane *lane);

@@ -24,7 +24,8 @@ str lane_reason(const struct lane *lane) { return intern_str(&lane->queue->words
 
 bool lane_is_called(const struct lane *lane, str name)
 {
-    return str_eq(lane->name, name) || (lane->name.n > name.n && lane->name.p[name.n] == '@' && str_starts(lane->name, name));
+    return str_eq(lane->name, name) || (lane->name.n > name.n && lane->name.p[name.n] == '@' && str_starts(lane->name, name))
+           || (lane->kind == LANE_SITE && str_eq(site_subject(lane->name), name));
 }
 
 /* Where a link to the lane of that name is, or is to be. */
@@ -150,6 +151,8 @@ str lane_backend_name(const struct lane *lane)
     const struct backend *b = lane_by(lane);
     return b ? backend_base_name(b) : S("none");
 }
+
+str lane_subject(const struct lane *lane) { return lane->kind == LANE_SITE ? site_subject(lane->name) : lane_backend_name(lane); }
 
 static bool lane_fits(const struct lane *lane)
 {
@@ -556,6 +559,24 @@ static void site_leave(struct lane *lane)
     lane->site = NULL;
 }
 
+/* Is it a domain whose mail has a lane of its own at a site, since that may be frozen by a brake? */
+static bool is_relay(const struct lane *domain)
+{
+    str name = str_from(domain->name, str_findc(domain->name, ':') + 1);
+    const struct relay_domain *d = route_domain(domain->queue->setup.routes, str_head(name, MIN(str_findc(name, '@'), name.n)));
+
+    return d && !d->recipients.any && domain->mx && domain->mx->braking.least;
+}
+
+/* Its site by a new configuration: one whose mail was to be kept apart there need not any more, or the other way round. */
+void lane_relay_again(struct lane *domain)
+{
+    if (!domain->site || site_is_relay(domain->site->name) == is_relay(domain))
+        return;
+    site_leave(domain);
+    domain->fresh_until = 0;
+}
+
 /* The same servers as far as anybody can tell: answers that rotate do not split a site. */
 static struct lane *site_of(struct lane *domain, const struct site *site)
 {
@@ -567,7 +588,7 @@ static struct lane *site_of(struct lane *domain, const struct site *site)
         return to; /* its own, and it changed: it stays the same lane */
     if (to && to->backend && site_is(site, to->backend))
         return to;
-    str name = site_name(site, a);
+    str name = str_printf(a, "%.*s%s", STR(site_name(site, a)), is_relay(domain) ? SITE_RELAY : "");
     const struct outlet *o = lane_outlet(domain);
     return lane_named(q, LANE_SITE, o ? str_printf(a, "%.*s@%.*s", STR(name), STR(o->name)) : name);
 }
@@ -599,8 +620,9 @@ void queue_site(struct lane *domain, const struct site *site)
         return;
     lane_mx(to, domain->mx);
     if (!to->backend || !site_is(site, to->backend)) {
-        backend_drop(to->backend);
-        to->backend = site_backend(site, domain->mx, to->name);
+        struct backend *was = to->backend;
+        to->backend = site_backend(site, domain->mx, to->name); /* first, so that its brake is held all the time */
+        backend_drop(was);
     }
     lane_flush(domain);
 }
@@ -643,13 +665,15 @@ void lanes_sweep(struct queue *q)
     for (size_t i = 0; i < q->nlane;) {
         struct lane *l = q->lane[i];
         const struct sending *s = l->sending;
-        bool sends = s->connections || s->pacing.turn.at || s->withheld; /* each of these is a way to it that somebody has */
+        bool sends = s->connections || s->pacing.turn.at || s->withheld || s->trials; /* each of these is a way to it that somebody has */
         bool idle = !l->nready && !l->nwaiting && !l->nflying && !sends && !l->wake.at && !l->asking && now - l->since > MINUTE;
         if (l->kind == LANE_BACKEND || !idle || l->domains || (l->kind == LANE_DOMAIN && now < l->fresh_until)) {
             i++;
             continue;
         }
         site_leave(l);
+        if (l->kind == LANE_SITE && l->backend && l->backend->relay && l->backend->brake && brake_leave(l->backend->brake))
+            incident_close(INCIDENT_REFUSES, lane_subject(l), S("no mail waits there any more"));
         *lane_link(q, l->name) = l->same_bucket;
         lane_free(l);
         q->lane[i] = q->lane[--q->nlane];
