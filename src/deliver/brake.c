@@ -180,6 +180,8 @@ bool brake_holds(struct dispatch *d, struct lane *lane)
     else
         lane_freeze(lane, INCIDENT_REFUSES, buf_str(&reason), next);
     lane_wake_later(d, lane);
+    if (lane->kind == LANE_SITE)
+        lane_ask_again(lane);
     struct trier *t = mem_new(sizeof *t);
     *t = (struct trier){ .d = d, .lane = lane };
     bool mine = brake_try(b, now, t->example, &t->by_message);

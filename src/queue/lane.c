@@ -593,6 +593,37 @@ static struct lane *site_of(struct lane *domain, const struct site *site)
     return lane_named(q, LANE_SITE, o ? str_printf(a, "%.*s@%.*s", STR(name), STR(o->name)) : name);
 }
 
+/* What lies ready where the domain's mail went before, and cannot go: it follows, for somebody may have mended just that. */
+static void site_follow(struct lane *domain, struct lane *from)
+{
+    if (from->state != LANE_DOWN || from->suspended)
+        return;
+    for (struct lane_line *line = &from->line; line; line = line->next)
+        for (struct link *l = line->ready.next, *next; l != &line->ready; l = next) {
+            struct ticket *t = AROUND(l, struct ticket, place);
+            next = l->next;
+            if (lane_for(domain->queue, domain->mx, ticket_domain(t)) != domain)
+                continue;
+            lane_cut(t);
+            t->doubt = 0;
+            t->lane = domain;
+            lane_put(domain, t, false);
+        }
+}
+
+#define ASK_FOR_MOST 256
+
+void lane_ask_again(struct lane *site)
+{
+    struct ticket *t = lane_first(site);
+
+    for (unsigned i = 0; site->mx && t && i < ASK_FOR_MOST; i++, t = lane_after(t)) {
+        struct lane *domain = lane_for(site->queue, site->mx, ticket_domain(t));
+        if (!domain->asking && domain->state == LANE_OPEN && clock_now() >= domain->fresh_until)
+            lane_ask(domain);
+    }
+}
+
 static void domain_known(struct lane *domain)
 {
     if (domain->frozen)
@@ -603,7 +634,7 @@ static void domain_known(struct lane *domain)
 
 void queue_site(struct lane *domain, const struct site *site)
 {
-    struct lane *to = site_of(domain, site);
+    struct lane *to = site_of(domain, site), *was = domain->site;
 
     must(domain->kind == LANE_DOMAIN && site->kind == SITE_HOSTS);
     asked(domain);
@@ -620,11 +651,13 @@ void queue_site(struct lane *domain, const struct site *site)
         return;
     lane_mx(to, domain->mx);
     if (!to->backend || !site_is(site, to->backend)) {
-        struct backend *was = to->backend;
+        struct backend *old = to->backend;
         to->backend = site_backend(site, domain->mx, to->name); /* first, so that its brake is held all the time */
-        backend_drop(was);
+        backend_drop(old);
     }
     lane_flush(domain);
+    if (was && was != to)
+        site_follow(domain, was);
 }
 
 void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint32_t ttl)

@@ -315,6 +315,8 @@ bool queue_resume(struct queue *q, str lane);           /* false: it was not sus
  * just now: then what was known before holds, or the lane is down until it is asked again (`retry_at`). */
 void queue_site(struct lane *domain, const struct site *site);
 void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint32_t ttl);
+/* A site's lane is frozen: the domains whose mail is ready there are asked about again where what is known of them is old. It follows when they lead elsewhere. */
+void lane_ask_again(struct lane *site);
 /* `local`: the fault is our resolver's, and the lane is frozen rather than down. */
 void queue_site_later(struct lane *domain, str reason, bool local);
 
