@@ -16,7 +16,7 @@ static void server_line(void *ctx, const json_t *line, str text)
                 tell_count(s->a, json_number(line, "priority")), tell_count(s->a, json_number(line, "weight")),
                 tell_count(s->a, json_number(line, "connections")), tell_count(s->a, json_number(line, "busy")),
                 tell_us(s->a, json_number(line, "latency_us")), tell_count(s->a, json_number(line, "delivered")),
-                tell_count(s->a, json_number(line, "failed")));
+                tell_count(s->a, json_number(line, "failed")), json_text(line, "reason"));
 }
 
 static int backend_list(int argc, char **argv)
@@ -26,7 +26,7 @@ static int backend_list(int argc, char **argv)
     struct relay_at at = { 0 };
     bool json = false;
     const struct flag flags[] = { RELAY_AT_FLAGS(at), { "json", .on = &json }, { NULL } };
-    struct shown s = { a, columns_of(a, "BACKEND SERVER STATE >PRIORITY >WEIGHT >CONNS >BUSY >LATENCY >DELIVERED >FAILED") };
+    struct shown s = { a, columns_of(a, "BACKEND SERVER STATE >PRIORITY >WEIGHT >CONNS >BUSY >LATENCY >DELIVERED >FAILED REASON") };
 
     int n = cli_flags(argc, argv, flags);
     if (n != 0)
@@ -39,13 +39,12 @@ static int backend_list(int argc, char **argv)
     return code;
 }
 
-static void ignore_line(void *ctx, const json_t *line, str text) { (void)ctx, (void)line, (void)text; }
-
 static int backend_change(int argc, char **argv)
 {
     AUTO(caller) c = NULL;
     struct relay_at at = { 0 };
-    const struct flag flags[] = { RELAY_AT_FLAGS(at), { NULL } };
+    bool json = false;
+    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "json", .on = &json }, { NULL } };
     bool drain = strcmp(argv[0], "drain") == 0;
 
     int n = cli_flags(argc, argv, flags);
@@ -59,8 +58,10 @@ static int backend_change(int argc, char **argv)
         json_decref(r);
         return code;
     }
-    code = caller_ask(c, r, ignore_line, NULL);
-    if (code == CLI_DONE)
+    code = caller_ask(c, r, caller_standing, NULL);
+    if (code == CLI_DONE && json)
+        printf("{\"action\":\"%s\",\"done\":true}\n", argv[0]);
+    else if (code == CLI_DONE)
         printf(drain ? "%s of %s gets no further mail\n" : "%s of %s gets mail again\n", argv[2], argv[1]);
     return code;
 }
@@ -71,6 +72,7 @@ int cli_backend(int argc, char **argv)
         { "list", backend_list }, { "drain", backend_change }, { "undrain", backend_change },
     };
 
+    cli_group = "backend";
     for (size_t i = 0; argc > 1 && i < COUNT(what); i++)
         if (strcmp(argv[1], what[i].name) == 0)
             return what[i].run(argc - 1, argv + 1);

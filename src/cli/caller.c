@@ -208,6 +208,15 @@ void caller_print(void *ctx, const json_t *line, str text)
     putchar('\n');
 }
 
+void caller_standing(void *ctx, const json_t *line, str text)
+{
+    str why = json_text(line, "until_restart");
+
+    (void)ctx, (void)text;
+    if (why.n)
+        cli_say("it is done, but a restart will undo it, for it could not be written down: %.*s", STR(why));
+}
+
 /* ---- members ---- */
 
 str json_text(const json_t *object, const char *key)

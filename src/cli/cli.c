@@ -18,17 +18,19 @@ const struct cli_verb cli_verbs[] = {
               "  --timeout TIME     for each of these; 10s unless given. They are made side by side\n\n"
               "Exits with 0 when the relay would run on it (there may be warnings), else with 2; with 1 when only a server, a source or a\n"
               "name failed. Asked by root it also tells which files the relay's user may not read." },
-    { "reload", "put the configuration in force that its file now holds", "waypost reload", .run = cli_reload,
+    { "reload", "put the configuration in force that its file now holds", "waypost reload [--json]", .run = cli_reload,
       .more = RELAY_AT_HELP "\nWith errors in it the old one stays in force, they are printed, and the exit code is 2." },
-    { "drain", "take no more mail, finish what is under way, end", "waypost drain", .run = cli_drain, .more = RELAY_AT_HELP },
+    { "drain", "take no more mail, finish what is under way, end", "waypost drain [--json]", .run = cli_drain, .more = RELAY_AT_HELP },
     { "backend", "servers of backends: how they are; take mail from one, or give it back",
-      "waypost backend list [--json]\nwaypost backend drain BACKEND SERVER\nwaypost backend undrain BACKEND SERVER", .run = cli_backend,
+      "waypost backend list [--json]\nwaypost backend drain|undrain BACKEND SERVER [--json]", .run = cli_backend,
       .more = RELAY_AT_HELP "\nA server is named as `backend list` prints it: HOST:PORT. A drained one gets no further message; what is under way to it\n"
-              "is finished. It stays so until `undrain`, or until the relay starts anew; \"weight 0\" in the configuration lasts." },
+              "is finished. It stays so until `undrain`, over restarts too." },
     { "explain", "why a recipient is taken or refused, and where its mail would go",
-      "waypost explain rcpt ADDRESS [--from SENDER] [--client IP] [--json]", .run = cli_explain,
+      "waypost explain rcpt ADDRESS [--from SENDER] [--client IP] [--user LOGIN] [--listener ADDRESS] [--json]", .run = cli_explain,
       .more = "  --from SENDER      the null sender unless given\n"
               "  --client IP        whose session it would be; a stranger's unless given. A user of this host is uid:NUMBER\n"
+              "  --user LOGIN       and who had logged in, for rules that ask for a login\n"
+              "  --listener ADDRESS where it would have come in, for rules that ask for a listener\n"
               RELAY_AT_HELP
               "\nThe running relay is asked, which looks things up as it would for a session, and sends nothing. Exits with 1 when the recipient is refused." },
     { "queue", "what waits, and why; try it now, hold it, return it, send it another way",
@@ -51,13 +53,14 @@ const struct cli_verb cli_verbs[] = {
               "  --why TEXT           the reason holds this text\n"
               "  --older TIME         accepted at least so long ago\n"
               "  --held               held by an operator\n"
-              "  --match KEY=VALUE    the same: lane, domain, sender, recipient, tenant, stream, reason, age\n\n"
-              "  --dry-run            only count\n"
+              "  --match KEY=VALUE    the same: lane, domain, sender, recipient, tenant, stream, reason, age, id\n\n"
+              "  --dry-run            only count; suspend, resume: what waits in the lane\n"
               "  --for TIME           hold or suspend for so long; as hold_max says, 30 days, unless given\n"
               "  --report             delete: the sender gets a report\n"
+              "  --json               what was done as JSON\n"
               RELAY_AT_HELP
               "\nbounce gives mail up as failed, with a report to its sender; delete without. Held and suspended time is not counted against the\n"
-              "lifetime of mail. A hold outlives a restart of the relay; a suspended lane and a way chosen by reroute do not." },
+              "lifetime of mail. Holds and suspended lanes outlive a restart of the relay; a way chosen by reroute does not." },
     { "incidents", "trouble that concerns more than one message, and what ends it", "waypost incidents [--json]\nwaypost incidents close ID", .run = cli_incidents,
       .more = RELAY_AT_HELP "\nMail that an incident keeps burns no attempt and its lifetime does not end, up to hold_max. Each ends by itself when what it waits for comes;\n"
               "close tries it at once, and when the trouble is still there it begins anew. Exits with 0 also when there is none." },

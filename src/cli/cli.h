@@ -40,6 +40,7 @@ int cli_flags(int argc, char **argv, const struct flag *flags);
 /* "waypost: ..." on stderr. */
 void cli_say(const char *fmt, ...) PRINTF(1, 2);
 /* The same with a pointer to --help; returns CLI_USAGE. */
+extern const char *cli_group;           /* of which verb ours is one: "queue"; NULL: of none */
 int cli_usage(const char *verb, const char *fmt, ...) PRINTF(2, 3);
 
 /* "500us", "200ms", "10s", "5m", "2h"; "4096", "4k", "1m". False when it is none. */
@@ -70,6 +71,8 @@ void caller_free(struct caller *c);
 AUTO_DEFINE(caller)
 /* Ask, and hear every line but the last; `text` is the line itself. Takes over `request`. An exit code; what went wrong has been said. */
 int caller_ask(struct caller *c, json_t *request, void (*each)(void *ctx, const json_t *line, str text), void *ctx);
+/* `each` for what the relay is to know in its next life, too: tells when it will not. */
+void caller_standing(void *ctx, const json_t *line, str text);
 /* One waiting message as `queue show` prints it. */
 void show_message(arena *a, const json_t *line);
 /* For --json: the lines as they came. */

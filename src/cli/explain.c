@@ -33,16 +33,17 @@ int cli_explain(int argc, char **argv)
     AUTO(caller) c = NULL;
     struct relay_at at = { 0 };
     struct shown s = { a, false };
-    const char *from = "", *client = "192.0.2.1";
+    const char *from = "", *client = "192.0.2.1", *user = "", *listener = "";
     bool json = false;
-    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "from", .text = &from }, { "client", .text = &client }, { "json", .on = &json }, { NULL } };
+    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "from", .text = &from }, { "client", .text = &client }, { "user", .text = &user },
+                                  { "listener", .text = &listener }, { "json", .on = &json }, { NULL } };
 
     int n = cli_flags(argc, argv, flags);
     if (n < 0)
         return CLI_USAGE;
     if (n != 2 || strcmp(argv[1], "rcpt") != 0)
         return cli_usage("explain", "it is: waypost explain rcpt ADDRESS");
-    json_t *r = json_pack("{s:s, s:s, s:s, s:s}", "do", "explain.rcpt", "rcpt", argv[2], "from", from, "client", client);
+    json_t *r = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "do", "explain.rcpt", "rcpt", argv[2], "from", from, "client", client, "login", user, "listener", listener);
     if (!r)
         return cli_usage("explain", "that is no address");
     int code = caller_open(&at, &c);

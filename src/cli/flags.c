@@ -15,16 +15,19 @@ void cli_say(const char *fmt, ...)
     fputc('\n', stderr);
 }
 
+const char *cli_group;
+
 int cli_usage(const char *verb, const char *fmt, ...)
 {
     va_list ap;
+    bool within = cli_group && strncmp(verb, cli_group, strlen(cli_group)) != 0; /* "hold" of "queue" */
 
     fflush(stdout);
-    fprintf(stderr, "waypost %s: ", verb);
+    fprintf(stderr, "waypost %s%s%s: ", within ? cli_group : "", within ? " " : "", verb);
     va_start(ap, fmt);
     vfprintf(stderr, fmt, ap);
     va_end(ap);
-    fprintf(stderr, " (waypost %s --help)\n", verb);
+    fprintf(stderr, " (waypost %s --help)\n", cli_group ? cli_group : verb);
     return CLI_USAGE;
 }
 

@@ -78,6 +78,11 @@ static void take_domain(struct relay *r, const char *name, enum domain_class cla
         pf_find_at(r->c, e->file, e->line, str_z(name), NEEDLESS, "%.*s: no mail for it comes from outside", STR(domain));
         return;
     }
+    if (domain.n > 1 && domain.p[0] == '!') { /* what stands behind it may be a parent, which would take its mail now */
+        pf_find_at(r->c, e->file, e->line, str_z(name), DECIDE, "%.*s: waypost leaves no part of a domain out", STR(domain));
+        decide(r, "%s left %.*s out: if one of the domains below holds it, add a route that refuses it, as in \"via bounce\"", name, STR(str_from(domain, 1)));
+        return;
+    }
     if (!domain_valid(below ? str_from(domain, 1) : domain)) {
         pf_find_at(r->c, e->file, e->line, str_z(name), NOT_TRANSLATED, "\"%.*s\" is no domain%s", STR(domain),
                    domain.n && domain.p[0] == '#' ? ": Postfix has no comments behind a value" : "");

@@ -137,6 +137,18 @@ TEST(postfix_domains_without_a_counterpart_take_nobody)
 }
 
 /* A relay_domain would take mail from everybody. */
+TEST(postfix_domains_that_are_left_out_are_told_of)
+{
+    AUTO_ARENA a = arena_new();
+    struct made m = { 0 };
+    struct postfix_conf c;
+    str text = translated(a, "relay_domains = !bad.example.com example.com\n", &m, &c);
+
+    CHECK(found(&c, 1, S("relay_domains"), DECIDE));
+    CHECK(str_has(text, S("# DECIDE: relay_domains left bad.example.com out")));
+    CHECK(str_has(text, S("example.com")) && !str_has(text, S("!bad")));
+}
+
 TEST(postfix_that_takes_nothing_from_strangers_stays_so)
 {
     AUTO_ARENA a = arena_new();

@@ -124,7 +124,7 @@ static void hold(const struct one *f, const struct message *m)
     struct rcpt_state *state = NEW_ARRAY(f->a, struct rcpt_state, m->env.nrcpt);
 
     for (uint32_t k = 0; k < m->env.nrcpt; k++)
-        state[k] = (struct rcpt_state){ .index = k, .status = RCPT_WAITING, .version = 1, .next = wall_now() + HOLD_MOST,
+        state[k] = (struct rcpt_state){ .index = k, .status = RCPT_WAITING, .version = 1, .last = wall_now(), .next = wall_now() + HOLD_MOST,
                                         .reply = S("held: it lay in Postfix' hold queue") };
     spool_outcome(f->i->port, m->id, m->at, state, m->env.nrcpt, false);
 }

@@ -58,7 +58,7 @@ static void list_line(void *ctx, const json_t *line, str text)
 
 /* ---- which ---- */
 
-struct which { const char *lane, *domain, *sender, *recipient, *tenant, *stream, *why, *older; bool held, all; struct flag_values match; };
+struct which { const char *lane, *domain, *sender, *recipient, *tenant, *stream, *why, *older, *id; bool held, all; struct flag_values match; };
 #define WHICH_FLAGS(w) \
     { "lane", .text = &(w).lane }, { "domain", .text = &(w).domain }, { "sender", .text = &(w).sender }, { "recipient", .text = &(w).recipient }, \
     { "tenant", .text = &(w).tenant }, { "stream", .text = &(w).stream }, { "why", .text = &(w).why }, { "older", .text = &(w).older }, { "held", .on = &(w).held }, \
@@ -69,7 +69,7 @@ static bool which_match(struct which *w)
 {
     const struct { const char *key; const char **value; } keys[] = {
         { "lane", &w->lane }, { "domain", &w->domain }, { "sender", &w->sender }, { "recipient", &w->recipient }, { "tenant", &w->tenant }, { "stream", &w->stream },
-        { "reason", &w->why }, { "why", &w->why }, { "age", &w->older }, { "older", &w->older },
+        { "reason", &w->why }, { "why", &w->why }, { "age", &w->older }, { "older", &w->older }, { "id", &w->id },
     };
 
     for (size_t i = 0; i < w->match.n; i++) {
@@ -81,14 +81,18 @@ static bool which_match(struct which *w)
                 known = true;
             }
         if (!known)
-            return cli_usage("queue", "--match %s: it is KEY=VALUE with lane, domain, sender, recipient, tenant, stream, reason or age", w->match.p[i]), false;
+            return cli_usage("queue", "--match %s: it is KEY=VALUE with lane, domain, sender, recipient, tenant, stream, reason, age or id", w->match.p[i]), false;
     }
+    /* Out of a shell's unset variable comes an empty word, and that must not mean all mail. */
+    for (size_t k = 0; k < COUNT(keys); k++)
+        if (*keys[k].value && !**keys[k].value)
+            return cli_usage("queue", "an empty %s fits nothing%s", keys[k].key, w->sender && !*w->sender ? "; the null sender is \"<>\"" : ""), false;
     return true;
 }
 
 static bool which_any(const struct which *w)
 {
-    return w->lane || w->domain || w->sender || w->recipient || w->tenant || w->stream || w->why || w->older || w->held;
+    return w->lane || w->domain || w->sender || w->recipient || w->tenant || w->stream || w->why || w->older || w->held || w->id;
 }
 
 static bool which_into(struct which *w, json_t *r)
@@ -102,6 +106,7 @@ static bool which_into(struct which *w, json_t *r)
     set_text(r, "tenant", w->tenant);
     set_text(r, "stream", w->stream);
     set_text(r, "why", w->why);
+    set_text(r, "id", w->id);
     if (w->held)
         json_object_set_new(r, "held", json_true());
     if (w->all)
@@ -129,6 +134,8 @@ static int queue_list(int argc, char **argv)
     int n = cli_flags(argc, argv, flags);
     if (n != 0)
         return n < 0 ? CLI_USAGE : cli_usage("queue list", "what is \"%s\" for?", argv[1]);
+    if (limit == 0)
+        return cli_usage("queue list", "--limit 0 shows nothing");
     json_t *r = json_pack("{s:s, s:I}", "do", "queue.list", "limit", (json_int_t)limit);
     int code = which_match(&w) && which_into(&w, r) ? caller_open(&at, &c) : CLI_USAGE;
     if (code != CLI_DONE) {
@@ -218,21 +225,18 @@ static int queue_show(int argc, char **argv)
 
 /* ---- retry, hold, release, bounce, delete, reroute ---- */
 
-static void add_count(void *ctx, const json_t *line, str text)
-{
-    (void)text;
-    *(int64_t *)ctx += json_number(line, "count");
-}
+struct counted { int64_t count; when until; };
+static void add_counted(void *ctx, const json_t *line, str text);
 
 /* Each id by itself: what is unknown of them is said, the others are done. */
-static int by_ids(struct caller *c, int n, char **ids, json_t *model, int64_t *count)
+static int by_ids(struct caller *c, int n, char **ids, json_t *model, struct counted *count)
 {
     int worst = CLI_DONE;
 
     for (int i = 1; i <= n; i++) {
         json_t *r = json_copy(model);
         set_text(r, "id", ids[i]);
-        int code = caller_ask(c, r, add_count, count);
+        int code = caller_ask(c, r, add_counted, count);
         if (code == CLI_UNREACHABLE)
             return code;
         if (code != CLI_DONE)
@@ -242,21 +246,46 @@ static int by_ids(struct caller *c, int n, char **ids, json_t *model, int64_t *c
     return worst;
 }
 
-static const struct { const char *name, *done; } action[] = {
-    { "retry", "will be tried now" }, { "hold", "held" }, { "release", "released" }, { "bounce", "returned to their senders" },
-    { "delete", "deleted" }, { "reroute", "will go the other way" },
+static const struct { const char *name, *done, *would; } action[] = {
+    { "retry", "will be tried now", "would be tried now" }, { "hold", "held", "would be held" }, { "release", "released", "would be released" },
+    { "bounce", "returned to their senders", "would be returned to their senders" }, { "delete", "deleted", "would be deleted" },
+    { "reroute", "will go the other way", "would go the other way" },
 };
+
+static void add_counted(void *ctx, const json_t *line, str text)
+{
+    struct counted *n = ctx;
+
+    (void)text;
+    n->count += json_number(line, "count");
+    if (json_when(line, "until"))
+        n->until = json_when(line, "until");
+}
+
+/* What was done, or with --dry-run would have been. */
+static void tell_counted(arena *a, const struct counted *n, const char *name, const char *done, bool dry_run, bool json)
+{
+    if (json) {
+        printf("{\"action\":\"%s\",\"dry_run\":%s,\"count\":%lld}\n", name, dry_run ? "true" : "false", (long long)n->count);
+        return;
+    }
+    printf("%lld deliver%s %s", (long long)n->count, n->count == 1 ? "y" : "ies", done);
+    if (n->until && !dry_run && n->count)
+        printf(" until %.*s", STR(tell_time(a, n->until)));
+    putchar('\n');
+}
 
 static int queue_change(int argc, char **argv)
 {
+    AUTO_ARENA a = arena_new();
     AUTO(caller) c = NULL;
     struct relay_at at = { 0 };
     struct which w = { 0 };
     const char *reason = NULL, *via = NULL, *length = NULL;
-    bool report = false, dry_run = false;
+    bool report = false, dry_run = false, json = false;
     const struct flag flags[] = { RELAY_AT_FLAGS(at), WHICH_FLAGS(w), { "all", .on = &w.all }, { "report", .on = &report }, { "reason", .text = &reason },
-                                  { "via", .text = &via }, { "for", .text = &length }, { "dry-run", .on = &dry_run }, { NULL } };
-    int64_t count = 0;
+                                  { "via", .text = &via }, { "for", .text = &length }, { "dry-run", .on = &dry_run }, { "json", .on = &json }, { NULL } };
+    struct counted count = { 0 };
     when hold = 0;
     size_t which = 0;
 
@@ -271,7 +300,7 @@ static int queue_change(int argc, char **argv)
         return cli_usage("queue", "that is no message id");
     if (strcmp(argv[0], "reroute") == 0 && !via)
         return cli_usage("queue", "queue reroute: --via BACKEND says where to");
-    if (length && !cli_span(length, &hold))
+    if (length && (!cli_span(length, &hold) || hold < SECOND))
         return cli_usage("queue", "\"%s\" is no time: 30m, 4h, 2d", length);
     json_t *r = json_pack("{s:s, s:s, s:b, s:b}", "do", "queue.change", "action", argv[0], "report", report, "dry_run", dry_run);
     set_text(r, "reason", reason);
@@ -287,10 +316,10 @@ static int queue_change(int argc, char **argv)
         code = by_ids(c, n, argv, r, &count);
         json_decref(r);
     } else {
-        code = caller_ask(c, r, add_count, &count);
+        code = caller_ask(c, r, add_counted, &count);
     }
-    if (code == CLI_DONE || count)
-        printf(dry_run ? "%lld deliver%s would be: %s\n" : "%lld deliver%s %s\n", (long long)count, count == 1 ? "y" : "ies", action[which].done);
+    if (code == CLI_DONE || count.count)
+        tell_counted(a, &count, argv[0], dry_run ? action[which].would : action[which].done, dry_run, json);
     return code;
 }
 
@@ -298,29 +327,42 @@ static int lane_change(int argc, char **argv)
 {
     AUTO(caller) c = NULL;
     struct relay_at at = { 0 };
-    const char *lane = NULL, *reason = NULL, *length = NULL;
-    bool suspend = strcmp(argv[0], "suspend") == 0;
-    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "lane", .text = &lane }, { "reason", .text = &reason }, { "for", .text = &length }, { NULL } };
-    int64_t count = 0;
+    AUTO_ARENA a = arena_new();
+    struct which w = { 0 };
+    const char *reason = NULL, *length = NULL;
+    bool suspend = strcmp(argv[0], "suspend") == 0, dry_run = false, json = false;
+    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "lane", .text = &w.lane }, { "match", .many = &w.match }, { "reason", .text = &reason },
+                                  { "for", .text = &length }, { "dry-run", .on = &dry_run }, { "json", .on = &json }, { NULL } };
+    struct counted count = { 0 };
     when span = 0;
 
     int n = cli_flags(argc, argv, flags);
-    if (n < 0)
+    if (n < 0 || !which_match(&w))
         return CLI_USAGE;
-    if (n != 0 || !lane)
-        return cli_usage("queue", "queue %s --lane LANE, as `waypost stats` names it", argv[0]);
-    if (length && !cli_span(length, &span))
+    const char *lane = w.lane;
+    w.lane = NULL;
+    if (n != 0 || !lane || which_any(&w))
+        return cli_usage("queue", "queue %s --lane LANE, as `waypost stats` names it: whole lanes are closed; for some of their mail there are hold and release", argv[0]);
+    if (length && (!cli_span(length, &span) || span < SECOND))
         return cli_usage("queue", "\"%s\" is no time: 30m, 4h, 2d", length);
     int code = caller_open(&at, &c);
     if (code != CLI_DONE)
         return code;
+    if (dry_run) { /* what waits there now */
+        code = caller_ask(c, json_pack("{s:s, s:s, s:s, s:b}", "do", "queue.change", "action", "retry", "lane", lane, "dry_run", 1), add_counted, &count);
+        if (code == CLI_DONE)
+            tell_counted(a, &count, argv[0], suspend ? "would wait" : "would go out, if the lane is suspended", dry_run, json);
+        return code;
+    }
     json_t *r = json_pack("{s:s}", "do", suspend ? "queue.suspend" : "queue.resume");
     set_text(r, "lane", lane);
     set_text(r, "reason", reason);
     if (span)
         json_object_set_new(r, "for_s", json_integer((json_int_t)(span / SECOND)));
-    code = caller_ask(c, r, add_count, &count);
-    if (code == CLI_DONE)
+    code = caller_ask(c, r, caller_standing, NULL);
+    if (code == CLI_DONE && json)
+        printf("{\"action\":\"%s\",\"done\":true}\n", argv[0]);
+    else if (code == CLI_DONE)
         printf(suspend ? "nothing goes out by %s until `waypost queue resume --lane %s`%s%s\n" : "mail goes out by %s again\n", lane, lane, length ? ", or for " : "",
                length ? length : "");
     return code;
@@ -333,6 +375,7 @@ int cli_queue(int argc, char **argv)
         { "bounce", queue_change }, { "delete", queue_change }, { "reroute", queue_change }, { "suspend", lane_change }, { "resume", lane_change },
     };
 
+    cli_group = "queue";
     for (size_t i = 0; argc > 1 && i < COUNT(what); i++)
         if (strcmp(argv[1], what[i].name) == 0)
             return what[i].run(argc - 1, argv + 1);
@@ -354,10 +397,10 @@ static void reload_line(void *ctx, const json_t *line, str text)
 
 static void ignore_line(void *ctx, const json_t *line, str text) { (void)ctx, (void)line, (void)text; }
 
-static int simple(int argc, char **argv, struct caller **c)
+static int simple(int argc, char **argv, struct caller **c, bool *json)
 {
     struct relay_at at = { 0 };
-    const struct flag flags[] = { RELAY_AT_FLAGS(at), { NULL } };
+    const struct flag flags[] = { RELAY_AT_FLAGS(at), { "json", .on = json }, { NULL } };
 
     int n = cli_flags(argc, argv, flags);
     if (n != 0)
@@ -369,11 +412,12 @@ int cli_reload(int argc, char **argv)
 {
     AUTO(caller) c = NULL;
     int64_t epoch = 0;
+    bool json = false;
 
-    int code = simple(argc, argv, &c);
+    int code = simple(argc, argv, &c, &json);
     if (code == CLI_DONE)
-        code = caller_ask(c, json_pack("{s:s}", "do", "reload"), reload_line, &epoch);
-    if (code == CLI_DONE)
+        code = caller_ask(c, json_pack("{s:s}", "do", "reload"), json ? caller_print : reload_line, &epoch);
+    if (code == CLI_DONE && !json)
         printf("the new configuration is in force (epoch %lld)\n", (long long)epoch);
     return code;
 }
@@ -382,10 +426,12 @@ int cli_drain(int argc, char **argv)
 {
     AUTO(caller) c = NULL;
 
-    int code = simple(argc, argv, &c);
+    bool json = false;
+
+    int code = simple(argc, argv, &c, &json);
     if (code == CLI_DONE)
-        code = caller_ask(c, json_pack("{s:s}", "do", "drain"), ignore_line, NULL);
-    if (code == CLI_DONE)
+        code = caller_ask(c, json_pack("{s:s}", "do", "drain"), json ? caller_print : ignore_line, NULL);
+    if (code == CLI_DONE && !json)
         printf("the relay takes no more mail, and ends when what is under way is done\n");
     return code;
 }

@@ -24,6 +24,7 @@ struct sendmail {
     const char *config;
     bool verbose, header, dots, null_sender;
     const char *from, *full_name, *notify, *ret, *envid, *body;
+    const char *flush;          /* what stood behind -q */
     struct strs operand;
     str host, socket, drop;     /* as the configuration says, or what is usual */
     struct submit submit;
@@ -111,8 +112,8 @@ static int options(struct sendmail *s, int argc, char **argv)
                     return code;
                 break;
             }
-            if (*p == 'q') {
-                s->mode = MODE_FLUSH;
+            if (*p == 'q') { /* -q30m is how often a daemon of another make looks: it says nothing of this call, except that it may be all of it */
+                s->flush = p + 1;
                 break;
             }
             switch (*p) {
@@ -331,7 +332,7 @@ static int settle(struct sendmail *s, const struct answer *out, struct strs *lef
 {
     int code = EX_OK;
 
-    left->p = NEW_ARRAY(s->a, str, s->env.nrcpt);
+    *left = (struct strs){ .p = NEW_ARRAY(s->a, str, s->env.nrcpt) };
     for (size_t i = 0; i < s->env.nrcpt; i++) {
         const struct reply *r = &out[i].reply;
         if (out[i].settled && reply_ok(*r)) {
@@ -348,31 +349,61 @@ static int settle(struct sendmail *s, const struct answer *out, struct strs *lef
 
 struct submission { struct sendmail *s; struct strs left; int code; };
 
-/* One transaction, or with -bv the beginning of one. Whoever has no answer at the end is left. */
+/* The recipients become those that are left. */
+static void narrow(struct sendmail *s, const struct strs *left)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < s->env.nrcpt && n < left->n; i++)
+        if (s->env.rcpt[i].to.p == left->p[n].p) {
+            s->env.rcpt[n] = s->env.rcpt[i];
+            n++;
+        }
+    s->env.nrcpt = (uint32_t)n;
+}
+
+/* One transaction. Whoever has no answer at the end, or one for now, is left. */
+static err send_once(struct client *c, struct submission *g)
+{
+    struct sendmail *s = g->s;
+    struct answer *out = NEW_ARRAY(s->a, struct answer, s->env.nrcpt);
+    struct body body = { .size = s->message.n, .dots = true, .piece = whole, .ctx = s };
+    bool any = false;
+
+    client_offer(c, &s->env, s->message.n);
+    err e = client_answers(c, &s->env, s->a, out, &any);
+    if (e == OK && any) {
+        e = client_body(c, &s->env, &body, out);
+        if (e == OK)
+            e = client_settle(c, &s->env, s->a, out);
+    }
+    int code = settle(s, out, &g->left);
+    g->code = code ? code : g->code;
+    return e;
+}
+
+/* More recipients than the relay takes of one message go in several, as RFC 5321 4.5.3.1.10 has it: as long as each settles some. */
 static err send_run(void *arg)
 {
     struct submission *g = arg;
     struct sendmail *s = g->s;
-    struct answer *out = NEW_ARRAY(s->a, struct answer, s->env.nrcpt);
-    struct body body = { .size = s->message.n, .dots = true, .piece = whole, .ctx = s };
     struct stream *line;
     struct client *c = NULL;
     struct addr at;
-    bool any = false;
 
     err e = addr_parse(str_printf(s->a, "unix:%.*s", STR(s->socket)), 0, &at);
     if (e == OK)
         e = stream_connect(&at, NULL, clock_now() + 10 * SECOND, &line);
     if (e == OK)
         e = client_open(line, s->host, &c);
-    if (e == OK) {
-        client_offer(c, &s->env, s->message.n);
-        e = client_answers(c, &s->env, s->a, out, &any);
-        if (e == OK && any) {
-            e = client_body(c, &s->env, &body, out);
-            if (e == OK)
-                e = client_settle(c, &s->env, s->a, out);
-        }
+    if (e != OK)
+        settle(s, NEW_ARRAY(s->a, struct answer, s->env.nrcpt), &g->left); /* nobody has an answer */
+    while (e == OK) {
+        size_t before = s->env.nrcpt;
+        e = send_once(c, g);
+        if (g->left.n == 0 || g->left.n == before)
+            break;
+        narrow(s, &g->left);
     }
     if (e != OK && s->verbose)
         cli_say("the relay: %.*s", STR(err_text()));
@@ -380,7 +411,6 @@ static err send_run(void *arg)
         client_quit(c);
     else
         client_free(c);
-    g->code = settle(s, out, &g->left);
     return OK;
 }
 
@@ -596,6 +626,10 @@ static int run(struct sendmail *s, int argc, char **argv)
 
     if (code != EX_OK)
         return code;
+    if (s->flush && s->operand.n && !s->flush[0])
+        return usage("-q tries again what waits, and takes no recipients");
+    if (s->flush && s->mode == MODE_SEND && !s->operand.n && !s->header)
+        s->mode = MODE_FLUSH;
     switch (s->mode) {
     case MODE_QUEUE: return ask(s, cli_queue, "queue", "list", NULL);
     case MODE_FLUSH: return ask(s, cli_queue, "queue", "retry", "--all");

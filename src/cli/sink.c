@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char *const stage_names[STAGES] = { "greeting", "ehlo", "mail", "rcpt", "data", "dot" };
@@ -399,6 +400,10 @@ int cli_sink(int argc, char **argv)
             k->offers[k->noffers++] = offers[i].word;
 
     signals_block(signals, COUNT(signals));
+    if (k->capture && mkdir(k->capture, 0755) < 0 && errno != EEXIST) {
+        cli_say("%s: %s", k->capture, strerror(errno));
+        return CLI_NO;
+    }
     if (!file_open(hash, O_WRONLY | O_CREAT | O_APPEND, &k->hash_fd) ||
         !file_open(k->capture, O_RDONLY | O_DIRECTORY, &k->capture_fd))
         return CLI_NO;

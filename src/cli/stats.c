@@ -85,6 +85,15 @@ static void print_incidents(struct watch *w, const json_t *all)
     }
 }
 
+static void print_suspended(struct watch *w, const json_t *all)
+{
+    for (size_t i = 0; i < json_array_size(all); i++) {
+        const json_t *s = json_array_get(all, i);
+        str lane = json_text(s, "lane"), reason = json_text(s, "reason");
+        printf("  %.*s is %.*s; it ends in %.*s\n", STR(tell_text(w->a, lane)), STR(tell_text(w->a, reason)), STR(tell_ago(w->a, wall_now(), json_when(s, "until"))));
+    }
+}
+
 static void print_stats(struct watch *w, const json_t *now)
 {
     static const struct { const char *label, *key; } shown[] = {
@@ -117,6 +126,7 @@ static void print_stats(struct watch *w, const json_t *now)
     if (gateway.n)
         printf("  NEARLY ALL SESSIONS COME FROM %.*s: client addresses are lost on the way (see one_gateway in the log)\n", STR(tell_text(w->a, gateway)));
     print_incidents(w, json_object_get(now, "incidents"));
+    print_suspended(w, json_object_get(now, "suspended"));
     print_streams(w, json_object_get(now, "streams"));
     print_servers(w, json_object_get(now, "lanes"));
 }

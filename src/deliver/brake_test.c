@@ -321,10 +321,9 @@ TASK_TEST(refused_at_a_site_is_believed_when_others_are_taken_and_where_too_many
         b[i] = brake_hold(str_z(name), S("a.example"));
     }
     s.host.host = S("mx3.b.example");
-    for (struct lane *lane = lane_of(&s); lane->fresh_until; lane->fresh_until = 0)
-        queue_site(lane, &(struct site){ .kind = SITE_HOSTS, .host = &s.host, .n = 1, .ttl = 300 });
+    queue_site(lane_of(&s), &(struct site){ .kind = SITE_HOSTS, .host = &s.host, .n = 1, .ttl = 300 });
     t = fly(&s, &f, S("known3@a.example"));
-    CHECK_STR(t->lane->site ? t->lane->site->name : t->lane->name, S("mx:mx3.b.example:relay"));
+    CHECK_STR(t->lane->name, S("mx:mx3.b.example:relay"));
     answered(&s, &f, 550, STAGE_RCPT);
     CHECK_INT((int64_t)(failed() - before), 2);
     for (size_t i = 0; i < BRAKES_EACH; i++)
@@ -369,14 +368,14 @@ TASK_TEST(six_days_frozen_do_not_count)
         ticket_return(t);
         struct lane *lane = lane_of(&s);
         lane_freeze(lane, INCIDENT_REFUSES, S("it may be in error"), clock_now() + HOUR);
-        lane->pause[0].from -= 6 * DAY;
+        lane->pauses.p[0].from -= 6 * DAY;
         t->accepted -= 6 * DAY + 10 * MINUTE;
         lane->swept = 0;
         lane_freeze(lane, INCIDENT_REFUSES, S("it may be in error"), clock_now() + HOUR);
         CHECK_INT(s.expired, 0);        /* never without an attempt */
-        CHECK_INT((int64_t)lane->npause, 1);
+        CHECK_INT((int64_t)lane->pauses.n, 1);
         lane_open(lane);
-        CHECK(lane->state == LANE_OPEN && !lane->frozen && lane->pause[0].to);
+        CHECK(lane->state == LANE_OPEN && !lane->frozen && lane->pauses.p[0].to);
         CHECK_INT(s.expired, 0);
         CHECK_INT(ticket_too_old(t, t->accepted, wall_now()), c->old);
         lane->swept = 0;
@@ -445,15 +444,15 @@ TASK_TEST(pauses_of_a_lane_are_few_and_those_too_many_become_one)
     for (int i = 0; i < 100; i++) {
         lane_freeze(lane, INCIDENT_NO_WAY, S("so"), clock_now() + HOUR);
         lane_open(lane);
-        for (size_t k = 0; k < lane->npause; k++) { /* two hours go by; the pause was one of them */
-            lane->pause[k].from -= 2 * HOUR;
-            lane->pause[k].to -= 2 * HOUR;
+        for (size_t k = 0; k < lane->pauses.n; k++) { /* two hours go by; the pause was one of them */
+            lane->pauses.p[k].from -= 2 * HOUR;
+            lane->pauses.p[k].to -= 2 * HOUR;
         }
-        lane->pause[lane->npause - 1].to += HOUR;
+        lane->pauses.p[lane->pauses.n - 1].to += HOUR;
     }
-    CHECK(lane->npause <= 16);
-    for (size_t k = 1; k < lane->npause; k++)
-        CHECK(lane->pause[k - 1].to <= lane->pause[k].from);
+    CHECK(lane->pauses.n <= 16);
+    for (size_t k = 1; k < lane->pauses.n; k++)
+        CHECK(lane->pauses.p[k - 1].to <= lane->pauses.p[k].from);
     /* The newest are told apart: of the last four hours two were paused, of the last five as many. */
     CHECK(!ticket_too_old(t, wall_now() - 4 * HOUR, wall_now()));
     CHECK(ticket_too_old(t, wall_now() - 5 * HOUR, wall_now()));

@@ -149,3 +149,15 @@ struct remote remote_of(const struct next_hop *srv)
     snprintf(r.z, sizeof r.z, "%.*s", (int)MIN(srv->host.n, 64), srv->host.p);
     return r;
 }
+
+str remote_failed(const struct remote *r, arena *a)
+{
+    str text = err_text(), z = str_z(r->z), inner = z;
+    size_t open = str_findc(z, '[');
+
+    if (open && open != STR_NONE && str_ends(z, S("]"))) /* host[address] */
+        inner = str_of(z.p + open + 1, z.n - open - 2);
+    if (inner.n && str_starts(text, inner) && str_starts(str_from(text, inner.n), S(": ")))
+        text = str_from(text, inner.n + 2);
+    return str_printf(a, "%.*s: %.*s", STR(z), STR(text));
+}

@@ -23,7 +23,9 @@ static err ask(void *arg)
     if (e == OK)
         client_quit(take(c));
     else
-        p->why = str_printf(p->a, "%s: %.*s", remote.z, STR(err_text()));
+        p->why = remote_failed(&remote, p->a);
+    if (e != OK && e != E_CANCELED)
+        server_said(p->server->state, p->why);
     client_free(c);
     return e;
 }

@@ -68,6 +68,7 @@ void dispatch_discard(struct dispatch *d, struct lane *lane);
 
 struct remote { char z[ADDR_TEXT + 80]; };      /* who it is, for people: host[address]:port */
 struct remote remote_of(const struct next_hop *srv);
+str remote_failed(const struct remote *r, arena *a);   /* err_text() with its name in front, unless it begins with that */
 /* By which source, NULL: as the system chooses. `failed`: it is the source's fault that it failed, not the server's. */
 struct leaving { const struct outlet *outlet; bool failed; };
 /* Connect, hear the greeting, say EHLO. *ret may be set on an error too: the caller frees it. */

@@ -283,8 +283,10 @@ static void settling_note(struct settling *s, const struct flight *f, str reason
         struct rcpt_state *st = &s->state[s->nstate++];
         *st = (struct rcpt_state){ .index = f->index[i], .status = status[v], .version = f->t->version, .last = wall, .remote = remote,
                                    .attempts = (uint16_t)(f->t->attempts + (v != KEPT)), .unknown = v == UNKNOWN || f->t->unknown, .warned = f->t->warned };
-        if (st->status == RCPT_WAITING)
+        if (st->status == RCPT_WAITING) {
+            st->excused = ticket_excused(f->t);
             st->next = v == KEPT && !s->kept_until ? 0 : wall + ((v == UNKNOWN ? late : v == KEPT ? s->kept_until : due) - now);
+        }
         if (v != DELIVERED)
             st->reply = r->code ? reply_print(f->a, r) : reason;
         if (v == LATER && r->code)

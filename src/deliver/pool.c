@@ -101,7 +101,8 @@ static err open_any(struct connection *k, str *reason, arena *a, when *retry_at,
         atomic_fetch_sub(&k->server->state->connections, 1);
         k->lane->sending->server[k->server_at].connections--;
         server_failed(k->server->state, clock_now());
-        *reason = str_printf(a, "%s: %.*s", k->remote.z, STR(err_text()));
+        *reason = remote_failed(&k->remote, a);
+        server_said(k->server->state, *reason);
         client_free(take(k->client)); /* it may have come as far as that */
         if (e == E_CANCELED)
             return e;
@@ -383,8 +384,10 @@ static void broken(struct connection *k, struct flight *cur, struct flight *next
     const struct reply *last = &k->client->last;
     str reason = e == E_CLOSED && last->code == 421 ? reply_print(a, last) : str_printf(a, "connection lost: %.*s", STR(err_text()));
 
-    if (k->client->mails <= 1)
+    if (k->client->mails <= 1) {
         server_failed(k->server->state, clock_now());
+        server_said(k->server->state, str_printf(a, "%s: %.*s", k->remote.z, STR(reason)));
+    }
     log_info("connection_lost", LOG_Z("remote", k->remote.z), LOG_STR("reason", reason));
     if (next->a)
         flight_settle(k->d, next, FLIGHT_NOT_TRIED, S(""), str_z(k->remote.z));
@@ -443,7 +446,7 @@ static err connection_run(void *arg)
     struct connection k = *(struct connection *)arg;
     struct lane *lane = k.lane;
     AUTO_ARENA a = arena_new();
-    str reason = S("all its servers failed lately");    /* where none is tried */
+    str reason = S("");         /* where none is tried: what is known of them */
     when retry_at;
     bool talked = false;
     err why = OK;
@@ -456,6 +459,8 @@ static err connection_run(void *arg)
     k.backend = backend_hold(lane->backend);
     if (k.backend && !k.d->draining && (k.trial || !lane_braked(lane))) {
         err e = open_any(&k, &reason, a, &retry_at, &why);
+        if (e != OK && !reason.n)
+            reason = backend_no_server(k.backend, a);
         talked = e == OK;
         if (talked) {
             lane->sending->talking++;

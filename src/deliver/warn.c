@@ -40,7 +40,7 @@ static void note(struct dispatch *d, const struct flight *f, str reason, when ne
 
     for (size_t i = 0; i < f->env.nrcpt; i++)
         state[i] = (struct rcpt_state){ .index = f->index[i], .status = RCPT_WAITING, .version = t->version, .attempts = t->attempts, .unknown = t->unknown,
-                                        .warned = true, .next = next, .reply = reason };
+                                        .warned = true, .excused = ticket_excused(t), .last = wall_now(), .next = next, .reply = reason };
     spool_outcome(d->setup.port, t->id, t->home, state, f->env.nrcpt, false);
     t->version++;
     t->fresh = false;

@@ -290,6 +290,25 @@ static void add_lanes(struct buf *b, const struct worker_stats *w, const struct 
     buf_addc(b, ']');
 }
 
+/* By an operator; also those that have no mail. All threads know the same. */
+static err suspended_one(struct worker *w, void *arg)
+{
+    struct buf *b = arg;
+    const struct suspension *s;
+
+    for (size_t i = 0; (s = queue_suspension(w->queue, i)); i++) {
+        if (s->until <= clock_now())
+            continue;
+        add_key(b, "");
+        buf_addc(b, '{');
+        add_str(b, "lane", s->lane);
+        add_str(b, "reason", s->reason);
+        add_time(b, "until", wall_now() + s->until - clock_now());
+        buf_addc(b, '}');
+    }
+    return OK;
+}
+
 /* Those that are configured. */
 static void add_streams(struct buf *b, const struct worker_stats *w, const struct stats *sum, const struct settings *s)
 {
@@ -388,6 +407,10 @@ static void stats(struct control *c, void *relay)
     add_threads(&b, &w, r->nworker);
     add_spool(&b, r);
     add_lanes(&b, &w, s, (size_t)MAX(control_int(c, "limit", INT64_MAX), 0));
+    add_key(&b, "suspended");
+    buf_addc(&b, '[');
+    worker_call(&r->worker[0], suspended_one, &b);
+    buf_addc(&b, ']');
     incidents_into(&b, r);
     struct gateway_seen gateway;
     add_str(&b, "one_gateway", gateway_found(&gateway) ? str_z(gateway.ip) : S(""));

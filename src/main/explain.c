@@ -27,6 +27,22 @@ static err explain(struct worker *w, void *arg)
     return OK;
 }
 
+/* An IPv6 address has brackets where a port may follow, and here none does. */
+static bool client_address(str text, struct addr *ret)
+{
+    AUTO_ARENA a = arena_new();
+
+    if (text.n == 0)
+        text = S("192.0.2.1");
+    return addr_parse(text, 25, ret) == OK || addr_parse(str_printf(a, "[%.*s]", STR(text)), 25, ret) == OK;
+}
+
+/* As SMTP and logs have it: <ann@example.com>, and <> for the null sender. */
+static str without_brackets(str address)
+{
+    return address.n > 1 && address.p[0] == '<' && address.p[address.n - 1] == '>' ? str_of(address.p + 1, address.n - 2) : address;
+}
+
 void explain_rcpt(struct control *c, void *relay)
 {
     struct relay *r = relay;
@@ -35,10 +51,18 @@ void explain_rcpt(struct control *c, void *relay)
 
     uint64_t uid = 0;
     q.from.local = str_starts(client, S("uid:"));
-    bool known = q.from.local ? str_u64(str_from(client, 4), UINT32_MAX, &uid) : addr_parse(client.n ? client : S("192.0.2.1"), 25, &q.from.addr) == OK;
+    bool known = q.from.local ? str_u64(str_from(client, 4), UINT32_MAX, &uid) : client_address(client, &q.from.addr);
     q.from.uid = (uint32_t)uid;
-    if (!q.rcpt.n || !known) {
-        control_fail(c, "usage", "explain needs a recipient, and a client by its IP address, or a user of this host as uid:NUMBER");
+    q.from.login = control_arg(c, "login");
+    q.from.listener = control_arg(c, "listener");
+    q.rcpt = without_brackets(q.rcpt);
+    q.sender = without_brackets(q.sender);
+    if (!q.rcpt.n) {
+        control_fail(c, "usage", "explain needs a recipient");
+        return;
+    }
+    if (!known) {
+        control_fail(c, "usage", "\"%.*s\" is no client: an IP address, or uid:NUMBER for a user of this host", STR(client));
         return;
     }
     if (worker_call(&r->worker[0], explain, &q) != OK)

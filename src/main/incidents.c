@@ -151,6 +151,6 @@ void incidents_configure(struct relay *r, const struct settings *s)
     if (s->snapshot.reports.soft_bounce)
         incident_open(INCIDENT_SOFT_BOUNCE, S("relay"), str_z(soft), S("soft_bounce off in the configuration"));
     for (size_t i = 0; i < routes->nbackend; i++)
-        if (routes->backend[i]->soft_bounce)
+        if (routes->backend[i]->soft_bounce && !routes->backend[i]->outlet) /* once, whatever its sources */
             incident_open(INCIDENT_SOFT_BOUNCE, routes->backend[i]->name, str_z(soft), S("soft_bounce off in its block of the configuration"));
 }

@@ -204,7 +204,7 @@ static void add_queue(struct metrics *m, const struct relay *r, const struct thr
 {
     unsigned n = r->nworker;
     struct lane_figures *lane = mem_new(MAX(n * LANES_TOLD, 1u) * sizeof *lane);
-    uint64_t other[3] = { 0 }, down = 0;
+    uint64_t other[3] = { 0 }, down = 0, suspended = 0;
     double messages = 0, oldest = 0, memory = 0, sessions = 0, connections = 0;
     when now = wall_now();
 
@@ -218,6 +218,7 @@ static void add_queue(struct metrics *m, const struct relay *r, const struct thr
         for (size_t k = 0; k < COUNT(other); k++)
             other[k] += f[i].other[k];
         down = MAX(down, f[i].lanes_down);
+        suspended = MAX(suspended, f[i].suspended);
     }
     size_t nlane = merge(f, n, lane);
     for (size_t i = LANES_MOST; i < nlane; i++)
@@ -233,6 +234,7 @@ static void add_queue(struct metrics *m, const struct relay *r, const struct thr
         metrics_value(m, !lane[i].down, "lane", lane[i].name, "kind", lane_kind_name(lane[i].kind), NULL);
     mem_free(lane);
     family_one(m, METRIC_GAUGE, "waypost_lanes_down", (double)down, "Lanes that are down, of the thread that has most of them.");
+    family_one(m, METRIC_GAUGE, "waypost_lanes_suspended", (double)suspended, "Lanes that an operator suspended, whether mail waits for them or not.");
     metrics_family(m, METRIC_GAUGE, "waypost_queue_stream_messages", "Deliveries that wait, by stream; \"\": of none.");
     for (unsigned k = 0; k <= STREAMS_MOST; k++) {
         char name[LABEL_TEXT];

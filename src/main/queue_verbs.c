@@ -344,6 +344,14 @@ struct change {
     size_t at, count;
 };
 
+static void tell_rerouted(const struct ticket *t, str via, str reason)
+{
+    AUTO_ARENA a = arena_new();
+
+    event_keep(&(struct event){ .kind = EVENT_REROUTED, .id = t->id, .at = wall_now(), .rcpt = str_printf(a, "@%.*s", STR(ticket_domain(t))),
+                                .reply = reason, .detail = str_printf(a, "via %.*s", STR(via)) });
+}
+
 /* True: it is done. BOUNCE and DELETE wait, so what was found before is not to be believed any more. */
 static bool change_ticket(struct worker *w, struct change *k, struct ticket *t)
 {
@@ -378,7 +386,10 @@ static bool change_ticket(struct worker *w, struct change *k, struct ticket *t)
         for (size_t i = 0; i < w->snap->routes.nbackend && !via; i++)
             if (str_eq(w->snap->routes.backend[i]->name, k->via))
                 via = w->snap->routes.backend[i];
-        return via && ticket_reroute(t, via);
+        if (!via || !ticket_reroute(t, via))
+            return false;
+        tell_rerouted(t, k->via, k->reason);
+        return true;
     case ACTIONS:
         break;
     }
@@ -446,7 +457,8 @@ void queue_change(struct control *c, void *relay)
         control_fail(c, "usage", "there is no backend \"%.*s\"", STR(k.via));
         return;
     }
-    buf_addf(&reason, "%s by an operator%s%.*s", k.action == HOLD ? "held" : k.action == BOUNCE ? "returned" : "deleted", k.reason.n ? ": " : "", STR(k.reason));
+    static const char *const word[ACTIONS] = { "tried again", "held", "released", "returned", "deleted", "sent another way" };
+    buf_addf(&reason, "%s by an operator%s%.*s", word[k.action], k.reason.n ? ": " : "", STR(k.reason));
     k.reason = buf_str(&reason);
     when most = hold_most(r), hold = MIN(control_int(c, "for_s", most / SECOND), most / SECOND) * SECOND;
     k.until = clock_now() + MAX(hold, SECOND);
@@ -460,7 +472,10 @@ void queue_change(struct control *c, void *relay)
         control_fail(c, "notfound", "no message of that id waits here so that this could be done, or it is in delivery just now");
         return;
     }
-    buf_addf(&line, "{\"count\":%zu}", k.count);
+    buf_addf(&line, "{\"count\":%zu", k.count);
+    if (k.action == HOLD)
+        add_time(&line, "until", wall_now() + (k.until - clock_now()));
+    buf_addc(&line, '}');
     control_line(c, buf_str(&line));
 }
 
@@ -482,6 +497,18 @@ static err resume_one(struct worker *w, void *arg)
     return OK;
 }
 
+/* Lanes of domains and sites come and go; those of backends are named by the configuration, and a typing error would go unnoticed. */
+static bool is_lane(struct relay *r, str name)
+{
+    struct settings *s = relay_newest(r);
+    bool is = str_starts(name, S("domain:")) || str_starts(name, S("mx:"));
+
+    for (size_t i = 0; i < s->snapshot.routes.nbackend; i++)
+        is |= !s->snapshot.routes.backend[i]->mx && str_eq(s->snapshot.routes.backend[i]->name, name);
+    snapshot_drop(&s->snapshot);
+    return is;
+}
+
 void queue_suspend_lane(struct control *c, void *relay)
 {
     struct relay *r = relay;
@@ -494,12 +521,16 @@ void queue_suspend_lane(struct control *c, void *relay)
         control_fail(c, "usage", "say which lane");
         return;
     }
+    if (!is_lane(r, s.lane)) {
+        control_fail(c, "notfound", "%.*s is no backend, and no lane domain:... or mx:...; `waypost stats` and `waypost backend list` name them", STR(s.lane));
+        return;
+    }
     buf_addf(&reason, "suspended by an operator%s%.*s", said.n ? ": " : "", STR(said));
     s.reason = buf_str(&reason);
     for (unsigned i = 0; i < r->nworker; i++)
         worker_call(&r->worker[i], suspend_one, &s);
     log_warn("lane_suspended", LOG_STR("lane", s.lane), LOG_STR("reason", said));
-    control_line(c, S("{\"count\":1}"));
+    standing_said(c, r);
 }
 
 void queue_resume_lane(struct control *c, void *relay)
@@ -515,5 +546,5 @@ void queue_resume_lane(struct control *c, void *relay)
         return;
     }
     log_info("lane_resumed", LOG_STR("lane", s.lane));
-    control_line(c, S("{\"count\":1}"));
+    standing_said(c, r);
 }

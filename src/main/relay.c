@@ -74,6 +74,14 @@ static str name_keep(struct relay *r, str name)
     return str_of(copy, name.n);
 }
 
+/* How rules know it: by its address, or "local". */
+static str where_of(struct relay *r, const struct relay_listener *l)
+{
+    char text[ADDR_TEXT];
+
+    return str_eq(l->name, S(LISTENER_LOCAL)) ? l->name : name_keep(r, addr_print(&l->addr, text));
+}
+
 /* New addresses are bound before anything changes: when one cannot be had the old configuration stays. */
 static err bind_new(struct relay *r, const struct receive_settings *s, struct relay_listener **ret, size_t *n)
 {
@@ -87,6 +95,7 @@ static err bind_new(struct relay *r, const struct receive_settings *s, struct re
             str name = addr_print(addr, text);
             TRY(during(parent_listen(r->setup.parent_fd, addr, &l.fd), "%.*s", STR(name)));
             l.name = name_keep(r, s->listener[i].kind);
+            l.where = where_of(r, &l);
             *ret = mem_grow(*ret, (*n + 1) * sizeof **ret);
             (*ret)[(*n)++] = l;
         }
@@ -540,6 +549,8 @@ err relay_run(void *relay_setup)
     TRY(during(spool_open(&s->spool, &r.spool), "opening the spool"));
     TRY(instance_load(&r, s->spool.dir));
     TRY(during(resolver_open(&s->dns, &r.resolver), "looking up names"));
+    r.standing.pool = pool_start("standing", 1);
+    standing_load(&r);
     for (unsigned i = 0; i < r.nworker; i++) {
         struct worker *w = &r.worker[i];
         char name[16];
@@ -557,7 +568,8 @@ err relay_run(void *relay_setup)
     r.listener = mem_new(MAX(r.setup.nlistening, 1) * sizeof *r.listener);
     for (size_t i = 0; i < r.setup.nlistening; i++) {
         struct listening *l = &r.setup.listening[i];
-        r.listener[r.nlistener++] = (struct relay_listener){ l->addr, name_keep(&r, l->name), l->fd, l->inherited };
+        r.listener[r.nlistener++] = (struct relay_listener){ .addr = l->addr, .name = name_keep(&r, l->name), .fd = l->fd, .inherited = l->inherited };
+        r.listener[i].where = where_of(&r, &r.listener[i]);
         listener_begin(&r, &r.listener[i]);
     }
     r.serving = true;
@@ -568,6 +580,7 @@ err relay_run(void *relay_setup)
         group_spawn(&g, "backlog", load_backlog, &r);
         group_spawn(&g, "watchdog", watchdog, &r);
         group_spawn(&g, "quit", watch_quit, &r);
+        group_spawn(&g, "standing", standing_keep, &r);
         group_spawn(&g, "http", tidy_http, &r);
         if (r.setup.control_fd >= 0)
             group_spawn(&g, "control", serve_control, &r);
@@ -577,6 +590,7 @@ err relay_run(void *relay_setup)
         log_info("draining");
         r.draining = true;
     }
+    standing_save(&r);
     spool_may_move(r.spool, false);
     ask_end(&r);
     for (unsigned i = 0; i < r.nworker; i++)
@@ -593,7 +607,10 @@ err relay_run(void *relay_setup)
         store_close(r.store);
     resolver_close(r.resolver);
     spool_close(r.spool);
+    pool_stop(r.standing.pool);
     log_info("stopped");
+    standing_clear(&r.before);
+    buf_free(&r.standing.text);
     mem_free(r.worker);
     mem_free(r.listener);
     for (size_t i = 0; i < r.nname; i++)

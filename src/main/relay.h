@@ -11,7 +11,7 @@ struct relay;
 struct acceptor {                   /* one listener on one worker */
     struct worker *w;
     struct addr addr;
-    str name;
+    str name, where;
     int fd;
     struct io io;
     struct group *group;            /* NULL: not begun, or ended */
@@ -58,7 +58,9 @@ struct relay {
     struct waiters quit;            /* drain was asked for by the control socket */
     bool quit_asked;
     char **name; size_t nname;      /* of listeners: sessions hold them to the end */
-    struct relay_listener { struct addr addr; str name; int fd; bool inherited; } *listener; size_t nlistener;
+    struct standing before;         /* of the process before this one */
+    struct { struct buf text; struct pool *pool; bool busy, failed; struct waiters idle; } standing;
+    struct relay_listener { struct addr addr; str name, where; int fd; bool inherited; } *listener; size_t nlistener;
 };
 
 /* Run fn(worker, arg) as a task on the worker's thread, and wait for it. */
@@ -73,6 +75,16 @@ void relay_lanes_look(struct relay *r, str backend);
 
 /* An incident is over: on every thread the lanes that it froze open. `subject`: of one backend, or of one site (lane_subject()); "": all of them. */
 void relay_thaw(struct relay *r, enum incident_kind kind, str subject);
+
+/* standing.c: what operators said and what lanes went through is kept for the next process */
+WAITS void standing_load(struct relay *r);      /* into r->before and the servers' states: before anybody delivers. What is wrong is logged */
+WAITS err standing_save(struct relay *r);       /* where anything changed */
+WAITS void standing_said(struct control *c, struct relay *r);   /* an operator said something of it: it is kept, and he is answered */
+err standing_keep(void *relay);                 /* a task: again and again */
+
+/* servers.c */
+str server_name(const struct backend *b, const struct next_hop *s);
+size_t server_drain(const struct routes *r, str backend, str server, bool drained);    /* by all sources unless its name has one; 0: there is none */
 
 /* incidents.c */
 void incident_list(struct control *c, void *relay);
@@ -94,7 +106,7 @@ struct thread_figures {
     size_t sessions, connections;
     struct thread_stats stats;
     struct lane_figures lane[LANES_TOLD]; size_t nlane;
-    uint64_t other[3]; size_t lanes_down;
+    uint64_t other[3]; size_t lanes_down, suspended;
 };
 /* Ask all workers, and the relay's own thread as the last; who has not answered at `deadline` is left out. ret[0..nworker]: 1 + nworker of
  * them, heap. `figures` false: only whether they answer. NULL: the relay is going down, nobody may be asked any more. */

@@ -292,7 +292,7 @@ err sandbox_enter(const struct settings *s)
     else if (who.uid != 0)
         TRY(drop_capabilities());
     else
-        log_warn("runs_as_root", LOG_Z("why", "the configuration names no \"user\", and there is none called waypost"));
+        log_warn("runs_as_root", LOG_Z("why", s->user.n ? "the configuration says so: \"user root\"" : "the configuration names no \"user\", and there is none called waypost"));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return fail_errno(errno, "no_new_privs");
 #ifdef WAYPOST_SANITIZED

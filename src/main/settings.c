@@ -145,6 +145,34 @@ static void own_finish(struct settings *s, arena *a)
     own_interfaces(own, a);
 }
 
+/* Rules name listeners as `listen` does; said in one form they are found by comparing words. */
+static void listeners_named(struct binder *b, const struct receive_settings *r, const char *what, const struct route_rule *u)
+{
+    for (size_t i = 0; i < u->listener.n; i++) {
+        str *word = &u->listener.p[i];
+        struct addr at;
+        bool there = str_eq(*word, S(LISTENER_LOCAL)) && r->local;
+        char text[ADDR_TEXT];
+        if (!there && addr_parse(*word, 25, &at) == OK)
+            for (size_t k = 0; k < r->nlistener && !there; k++)
+                for (size_t n = 0; n < r->listener[k].naddr && !there; n++)
+                    if (addr_eq(&r->listener[k].addr[n], &at) && listener_takes_mail(r->listener[k].kind)) {
+                        *word = str_eq(r->listener[k].kind, S(LISTENER_LOCAL)) ? S(LISTENER_LOCAL) : str_dup(b->a, addr_print(&at, text));
+                        there = true;
+                    }
+        if (!there)
+            conf_error(b, &u->at, CONF_E_UNKNOWN, "%s \"%.*s\": no \"listen smtp\" is at %.*s", what, STR(u->name), STR(*word));
+    }
+}
+
+static void rules_finish(struct binder *b, struct settings *s)
+{
+    for (size_t i = 0; i < s->snapshot.routes.nrule; i++)
+        listeners_named(b, &s->snapshot.receive, "route", s->snapshot.routes.rule[i]);
+    for (size_t i = 0; i < s->snapshot.streams.n; i++)
+        listeners_named(b, &s->snapshot.receive, "stream", &s->snapshot.streams.p[i]->mail);
+}
+
 struct settings *settings_load(str path, const str *text, struct diags *d)
 {
     arena *a = d->a;
@@ -167,6 +195,7 @@ struct settings *settings_load(str path, const str *text, struct diags *d)
         own_finish(s, a);
         routes_finish(&b, &s->snapshot.routes);
         streams_finish(&b, &s->snapshot.streams, &s->snapshot.routes);
+        rules_finish(&b, s);
         if (s->snapshot.reports.soft_bounce)
             conf_warn(&b, &(struct place){ .file = s->path, .line = 1, .column = 1 }, CONF_E_SOFT_BOUNCE, "soft_bounce is on: nothing that a next hop refuses is returned before its lifetime ends");
         if (understood) /* else what is missing may only have been misspelt */

@@ -131,7 +131,7 @@ static err accept_clients(void *arg)
         struct worker *to = least_loaded(me);
         struct client_start *c = mem_new(sizeof *c);
         c->session = mem_new(sizeof *c->session);
-        *c->session = (struct session_start){ .fd = fd, .peer = peer, .at = a->addr, .listener = a->name };
+        *c->session = (struct session_start){ .fd = fd, .peer = peer, .at = a->addr, .listener = a->name, .where = a->where };
         if (peer.sa.sa_family == AF_UNIX)
             c->session->has_uid = machine->sock_peer_uid && machine->sock_peer_uid(fd, &c->session->uid) == 0;
         c->w = to;
@@ -165,7 +165,7 @@ void worker_listen(struct worker *w, const struct relay_listener *l)
 {
     struct acceptor *a = mem_new(sizeof *a);
 
-    *a = (struct acceptor){ .w = w, .addr = l->addr, .name = l->name, .fd = l->fd, .next = w->acceptor };
+    *a = (struct acceptor){ .w = w, .addr = l->addr, .name = l->name, .where = l->where, .fd = l->fd, .next = w->acceptor };
     w->acceptor = a;
     group_spawn(thread_group(), "acceptor", acceptor_run, a);
 }
@@ -337,7 +337,7 @@ err worker_main(void *worker)
 
     crash_thread(w->number);
     w->port = spool_port_open(r->spool);
-    w->queue = queue_new(&(struct queue_setup){ .port = w->port, .retry = &w->snap->retry, .streams = &w->snap->streams, .routes = &w->snap->routes,
+    w->queue = queue_new(&(struct queue_setup){ .port = w->port, .retry = &w->snap->retry, .streams = &w->snap->streams, .routes = &w->snap->routes, .standing = &r->before,
                                                 .body_budget = w->snap->receive.limits.body_memory / r->nworker, .ready = ready, .resolve = resolve, .suspended = suspended,
                                                 .expired = expired, .unroutable = unroutable, .ctx = w });
     w->reception = reception_new(&(struct reception_setup){ .newest = worker_newest, .ctx = w, .queue = w->queue, .spool = r->spool,

@@ -51,7 +51,7 @@ static void calendar_turn(struct queue *q, uint32_t second)
         calendar_del(q, t);
         if (t->held)
             ticket_let_go(t);
-        t->lane = lane_again(t);
+        ticket_go(t, lane_again(t));
         if (lane_leads(t->lane)) {
             lane_put(t->lane, t, false);
         } else { /* there was no way, and still is none */

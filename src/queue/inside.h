@@ -41,7 +41,7 @@ struct queue {
     size_t nasking;                     /* domains about which somebody is, or is to be, asked */
     struct lane **lane; size_t nlane, lane_cap;
     struct lane **lane_bucket; size_t nlane_bucket;     /* by name, along same_bucket */
-    struct suspension { str lane, reason; when until; } *suspended; size_t nsuspended; /* heap */
+    struct standing standing;           /* as of now, but for pauses, which lanes keep themselves */
     bool leaving;                       /* queue_leave() is at it */
     when swept;                         /* lanes that nobody needs were looked for then */
     struct waiters calendar_wait;
@@ -73,6 +73,12 @@ struct lane *lane_again(struct ticket *t);              /* where its mail goes a
 void lanes_sweep(struct queue *q);
 void lane_relay_again(struct lane *domain);
 void ticket_let_go(struct ticket *t);                   /* it is held no more: its lifetime goes on */
+void ticket_excuse(struct ticket *t, when length);      /* for so long it did not */
+void ticket_counted(struct ticket *t, when wall);       /* pauses of its lane up to then are among what is excused */
+void ticket_remember(struct ticket *t, const struct rcpt_state *state, when wall);      /* what was noted of all this, of one of its recipients */
+void ticket_go(struct ticket *t, struct lane *to);      /* that is its lane now; what it owes to pauses of the old one stays its own */
+bool name_is(str lane, str name);                       /* that, or with a source behind it */
+const struct suspension *suspension_of(const struct standing *s, str lane);     /* that holds now; NULL: none */
 /* The lane is frozen or suspended from now on; it is not any more. Twice is once. */
 void lane_pause(struct lane *lane);
 void lane_unpause(struct lane *lane);

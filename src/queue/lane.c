@@ -5,16 +5,6 @@
 
 /* ---- lanes ---- */
 
-static str heap_str(str s)
-{
-    char *copy = mem_new(s.n + 1);
-
-    memcpy(copy, s.p, s.n);
-    return str_of(copy, s.n);
-}
-
-static void heap_free_str(str s) { mem_free((void *)(uintptr_t)s.p); }
-
 static void lane_suspend(struct lane *lane, const struct suspension *s);
 
 /* What a domain's lane has for `sending`. */
@@ -22,11 +12,12 @@ static const struct sending nothing_sent;
 
 str lane_reason(const struct lane *lane) { return intern_str(&lane->queue->words, lane->reason); }
 
-bool lane_is_called(const struct lane *lane, str name)
+bool name_is(str lane, str name)
 {
-    return str_eq(lane->name, name) || (lane->name.n > name.n && lane->name.p[name.n] == '@' && str_starts(lane->name, name))
-           || (lane->kind == LANE_SITE && str_eq(site_subject(lane->name), name));
+    return str_eq(lane, name) || (lane.n > name.n && lane.p[name.n] == '@' && str_starts(lane, name)) || (site_is_relay(lane) && str_eq(site_subject(lane), name));
 }
+
+bool lane_is_called(const struct lane *lane, str name) { return name_is(lane->name, name); }
 
 /* Where a link to the lane of that name is, or is to be. */
 static struct lane **lane_link(const struct queue *q, str name)
@@ -85,9 +76,12 @@ static struct lane *lane_named(struct queue *q, enum lane_kind kind, str name)
         more_buckets(q);
     lane = q->lane[q->nlane++] = lane_new(q, kind, name);
     *lane_link(q, name) = lane;
-    for (size_t i = 0; i < q->nsuspended; i++)
-        if (lane_is_called(lane, q->suspended[i].lane) && q->suspended[i].until > clock_now())
-            lane_suspend(lane, &q->suspended[i]);
+    const struct standing_lane *before = q->setup.standing ? map_get(&q->setup.standing->lane, name) : NULL;
+    for (uint32_t i = 0; before && i < before->pauses.n; i++)
+        pauses_add(&lane->pauses, before->pauses.p[i]);
+    const struct suspension *s = suspension_of(&q->standing, name);
+    if (s)
+        lane_suspend(lane, s);
     return lane;
 }
 
@@ -207,7 +201,7 @@ static void lane_free(struct lane *lane)
     }
     intern_put(&lane->queue->words, lane->mx_name);
     intern_put(&lane->queue->words, lane->reason);
-    mem_free(lane->pause);
+    mem_free(lane->pauses.p);
     if (lane->kind != LANE_DOMAIN) {
         mem_free(lane->sending->server);
         mem_free(lane->sending);
@@ -329,7 +323,7 @@ static struct lane *lane_onwards(struct lane *lane, struct ticket *t)
         lane_ask(lane);
     if (!lane->site)
         return lane;
-    t->lane = lane->site;
+    ticket_go(t, lane->site);
     return lane->site;
 }
 
@@ -502,26 +496,16 @@ static void lane_suspend(struct lane *lane, const struct suspension *s)
 void queue_suspend(struct queue *q, str name, when until, str reason)
 {
     queue_resume(q, name);
-    q->suspended = mem_grow(q->suspended, (q->nsuspended + 1) * sizeof *q->suspended);
-    struct suspension *s = &q->suspended[q->nsuspended++];
-    *s = (struct suspension){ heap_str(name), heap_str(reason), until };
+    standing_suspend(&q->standing, name, until, reason);
     for (size_t i = 0; i < q->nlane; i++)
         if (lane_is_called(q->lane[i], name))
-            lane_suspend(q->lane[i], s);
+            lane_suspend(q->lane[i], suspension_of(&q->standing, q->lane[i]->name));
 }
 
 bool queue_resume(struct queue *q, str name)
 {
-    bool was = false;
+    bool was = standing_resume(&q->standing, name);
 
-    for (size_t i = 0; i < q->nsuspended && !was; i++)
-        if (str_eq(q->suspended[i].lane, name)) {
-            was = q->suspended[i].until > clock_now();
-            heap_free_str(q->suspended[i].lane);
-            heap_free_str(q->suspended[i].reason);
-            q->suspended[i] = q->suspended[--q->nsuspended];
-            break;
-        }
     for (size_t i = 0; i < q->nlane; i++)
         if (lane_is_called(q->lane[i], name) && q->lane[i]->suspended) {
             q->lane[i]->retry_at = clock_now();
@@ -559,11 +543,17 @@ static void site_leave(struct lane *lane)
     lane->site = NULL;
 }
 
+static str domain_of_lane(const struct lane *domain)
+{
+    str name = str_from(domain->name, str_findc(domain->name, ':') + 1);
+
+    return str_head(name, MIN(str_findc(name, '@'), name.n));
+}
+
 /* Is it a domain whose mail has a lane of its own at a site, since that may be frozen by a brake? */
 static bool is_relay(const struct lane *domain)
 {
-    str name = str_from(domain->name, str_findc(domain->name, ':') + 1);
-    const struct relay_domain *d = route_domain(domain->queue->setup.routes, str_head(name, MIN(str_findc(name, '@'), name.n)));
+    const struct relay_domain *d = route_domain(domain->queue->setup.routes, domain_of_lane(domain));
 
     return d && !d->recipients.any && domain->mx && domain->mx->braking.least;
 }
@@ -602,11 +592,11 @@ static void site_follow(struct lane *domain, struct lane *from)
         for (struct link *l = line->ready.next, *next; l != &line->ready; l = next) {
             struct ticket *t = AROUND(l, struct ticket, place);
             next = l->next;
-            if (lane_for(domain->queue, domain->mx, ticket_domain(t)) != domain)
+            if (!str_ieq(ticket_domain(t), domain_of_lane(domain)))
                 continue;
             lane_cut(t);
             t->doubt = 0;
-            t->lane = domain;
+            ticket_go(t, domain);
             lane_put(domain, t, false);
         }
 }
@@ -619,6 +609,10 @@ void lane_ask_again(struct lane *site)
 
     for (unsigned i = 0; site->mx && t && i < ASK_FOR_MOST; i++, t = lane_after(t)) {
         struct lane *domain = lane_for(site->queue, site->mx, ticket_domain(t));
+        if (!domain->site && !domain->refusal.class) { /* nobody had asked for long: as far as is known it leads here */
+            domain->site = site;
+            site->domains++;
+        }
         if (!domain->asking && domain->state == LANE_OPEN && clock_now() >= domain->fresh_until)
             lane_ask(domain);
     }
@@ -723,6 +717,10 @@ struct queue *queue_new(const struct queue_setup *setup)
     for (size_t i = 0; i < CALENDAR_BUCKETS; i++)
         list_init(&q->calendar.bucket[i]);
     q->calendar.at = seconds_now();
+    for (size_t i = 0; setup->standing && i < setup->standing->nsuspended; i++) {
+        const struct suspension *s = &setup->standing->suspended[i];
+        standing_suspend(&q->standing, s->lane, s->until, s->reason);
+    }
     return q;
 }
 
@@ -738,11 +736,7 @@ void queue_free(struct queue *q)
         mem_free(q->block[i]);
     mem_free(q->block);
     mem_free(q->hash);
-    for (size_t i = 0; i < q->nsuspended; i++) {
-        heap_free_str(q->suspended[i].lane);
-        heap_free_str(q->suspended[i].reason);
-    }
-    mem_free(q->suspended);
+    standing_clear(&q->standing);
     for (size_t i = 0; i < q->nlane; i++)
         lane_free(q->lane[i]);
     mem_free(q->lane);
@@ -791,8 +785,8 @@ bool ticket_retry(struct ticket *t)
         ticket_let_go(t);
     if (t->state == TICKET_WAITING) {
         calendar_del(lane->queue, t);
-        lane = t->lane = lane_again(t);
-        lane_put(lane, t, false);
+        ticket_go(t, lane_again(t));
+        lane_put(t->lane, t, false);
         lane = t->lane;
         if (t->state == TICKET_FLYING) /* it goes nowhere, and that is settled now */
             return true;

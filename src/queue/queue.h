@@ -119,11 +119,12 @@ struct ticket {
     uint32_t domain, reason, from;      /* interned; `from`: the sender's domain */
     uint32_t version;                   /* of the next note about its recipients */
     uint16_t attempts;
-    uint8_t state;                      /* enum ticket_state */
-    uint8_t server;                     /* unknown: 1 + place in its backend of the server that may have it already; 0: any */
     uint16_t sticky;                    /* backend_stick()'s key, where the backend sticks */
-    uint8_t stream;                     /* its number; 0: none */
-    uint16_t excused;                   /* minutes that it was held, which do not count against its lifetime */
+    uint16_t excused;                   /* minutes that do not count against its lifetime: it was held, or its lane paused */
+    uint16_t counted;                   /* of its lane's pauses those are in `excused` that were before accepted + counted * PAUSE_UNIT */
+    uint8_t state : 2;                  /* enum ticket_state */
+    uint8_t stream : 4;                 /* its number; 0: none */
+    uint8_t server;                     /* unknown: 1 + place in its backend of the server that may have it already; 0: any */
     uint8_t doubt;                      /* its backend's brake_era() when that refused it although our lists know it; 0: it did not */
     bool many : 1, unknown : 1, report : 1, expired : 1;
     bool hand_on : 1;                   /* its way is its domain's own, and route_elsewhere() says who gets what that does not take */
@@ -133,9 +134,37 @@ struct ticket {
 };
 _Static_assert(sizeof(struct ticket) <= 128, "ten million of them are a normal state");
 
+#define PAUSE_UNIT (4 * MINUTE)
+
 struct rcpt_set { uint32_t n; uint64_t bits[]; };
 bool ticket_has(const struct ticket *t, uint32_t rcpt);
 uint32_t ticket_count(const struct ticket *t);          /* recipients */
+
+/* ---- pauses: when something was at rest, by the wall clock ------------------------------------------------------------------------- */
+
+#define PAUSES_MOST 16                  /* a power of two; of more, the two oldest become one */
+struct pauses {
+    struct pause { when from, to; } *p; /* heap; in order; `to` 0: it still is */
+    uint32_t n;
+};
+void pauses_add(struct pauses *p, struct pause one);    /* joined with those it touches */
+
+/* ---- standing: what holds beyond the end of the process ----------------------------------------------------------------------------- */
+
+/* Which lanes an operator suspended, and when lanes paused; of all threads together. */
+struct standing {
+    struct map lane;                    /* name -> struct standing_lane */
+    struct suspension { str lane, reason; when until; /* of clock_now() */ } *suspended; size_t nsuspended; /* heap */
+};
+struct standing_lane { str name; struct pauses pauses; };      /* heap */
+void standing_pause(struct standing *s, str lane, struct pause one);
+void standing_suspend(struct standing *s, str lane, when until, str reason);    /* in place of what was said of it before */
+bool standing_resume(struct standing *s, str lane);     /* false: it was not suspended */
+bool standing_suspended(const struct standing *s, str lane);    /* as of now; by its own name or, whatever its source, its backend's */
+void standing_clear(struct standing *s);
+struct queue;
+/* What this thread knows of it is added. Yields now and then; who meanwhile comes may be left out. */
+WAITS err queue_standing(const struct queue *q, struct standing *into);
 
 /* ---- lane: a destination, as this thread sees it --------------------------------------------------------------------------------- */
 
@@ -169,7 +198,7 @@ struct lane {
     when swept;                         /* its expired tickets were looked for then */
     when opened;                        /* the last time it was down before; 0: it never was */
     struct heap_entry wake;             /* for retry_at */
-    struct pause { when from, to; } *pause; uint32_t npause;    /* it was frozen or suspended, by the wall clock; `to` 0: it is. Heap */
+    struct pauses pauses;               /* it was frozen or suspended */
     uint32_t nready, nwaiting, nflying; /* nready: of all lines */
     uint32_t domains;                   /* LANE_SITE: that lead here */
     uint32_t mx_name;                   /* interned: of `mx`, which ends with its configuration */
@@ -217,12 +246,12 @@ struct sending {
 
 /* ---- queue ------------------------------------------------------------------------------------------------------------------------ */
 
-struct queue;
 struct queue_setup {
     struct spool_port *port;
     const struct retry *retry;          /* of the newest configuration, as are these two */
     const struct streams *streams;
     struct routes *routes;
+    const struct standing *standing;    /* of the process before; outlives the queue. NULL: nothing */
     size_t body_budget;                 /* octets of mail kept in memory for delivery; above, it is read back */
     void (*ready)(void *ctx, struct lane *lane);        /* a ticket came into an open lane */
     void (*resolve)(void *ctx, struct lane *lane);      /* nobody knows (any more) where this domain's mail goes: queue_site() */
@@ -306,10 +335,13 @@ uint32_t lane_ramp(const struct lane *lane, when now);
 /* Has its lifetime ended, accepted as it was then (wall clock)? Time that its lane was frozen or suspended and that it was held itself does not count, up to
  * the settings' hold_max, as far as this process knows. To be asked only when an attempt has failed, with the lane open. */
 bool ticket_too_old(const struct ticket *t, when accepted, when wall);
+/* How many minutes of its life do not count, as of now; for a note about its recipients, whose `last` is now. */
+uint16_t ticket_excused(const struct ticket *t);
 /* By an operator: nothing goes out by this lane until then, also when it is made only later; its mail waits and burns no attempt. */
 bool lane_is_called(const struct lane *lane, str name);      /* its name, or that without its source, or without ":relay" too */
 void queue_suspend(struct queue *q, str lane, when until, str reason);
 bool queue_resume(struct queue *q, str lane);           /* false: it was not suspended */
+const struct suspension *queue_suspension(const struct queue *q, size_t i);     /* NULL behind the last; some may have ended */
 
 /* What became of resolve(): where the domain's mail goes; that it goes nowhere, for good; or that nobody can say
  * just now: then what was known before holds, or the lane is down until it is asked again (`retry_at`). */

@@ -84,11 +84,11 @@ static void ticket_move(struct ticket *t, struct lane *to)
     t->doubt = 0; /* it was another backend's */
     if (t->state == TICKET_READY) {
         lane_cut(t);
-        t->lane = to;
+        ticket_go(t, to);
         lane_put(to, t, false);
     } else {
         t->lane->nwaiting--;
-        t->lane = to;
+        ticket_go(t, to);
         to->nwaiting++;
     }
 }

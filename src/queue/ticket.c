@@ -278,14 +278,14 @@ static str reply_codes(str reply)
 }
 
 /* What a recipient's state says of the ticket it is on. */
-static void ticket_resume(struct queue *q, struct ticket *t, const struct rcpt_state *state)
+static void ticket_resume(struct queue *q, struct ticket *t, const struct rcpt_state *state, when wall)
 {
     t->attempts = MAX(t->attempts, state->attempts);
     t->version = MAX(t->version, state->version + 1);
     t->unknown |= state->unknown;
     if (!t->reason)
         t->reason = intern_get(&q->words, reply_codes(state->reply));
-    t->held |= str_starts(state->reply, S("held"));
+    ticket_remember(t, state, wall);
 }
 
 static void queue_take(struct queue *q, const struct message *m, const struct rcpt_state *state, struct mail *mail)
@@ -319,7 +319,7 @@ static void queue_take(struct queue *q, const struct message *m, const struct rc
         ticket_add_rcpt(t, i, (uint32_t)env->nrcpt);
         t->lifetime = lifetime_of(q, t->stream, way.expire);
         if (state)
-            ticket_resume(q, t, &state[i]);
+            ticket_resume(q, t, &state[i], now);
     }
     if (n == 1)
         fresh[0]->fresh = !(mail && mail->to);
@@ -388,7 +388,7 @@ static void ticket_land(struct ticket *t, bool front)
 {
     t->lane->nflying--;
     if (!lane_leads(t->lane))
-        t->lane = lane_again(t);
+        ticket_go(t, lane_again(t));
     if (lane_leads(t->lane)) {
         lane_put(t->lane, t, front);
     } else {
@@ -473,7 +473,7 @@ void ticket_hand_on(struct ticket *t, struct backend *b, str domain)
     t->lane->nflying--;
     t->domain = intern_get(&q->words, domain);
     intern_put(&q->words, was);
-    t->lane = lane_leaving(q, b, route_outlets(q->setup.routes, NULL, b, domain), domain, NULL, NULL);
+    ticket_go(t, lane_leaving(q, b, route_outlets(q->setup.routes, NULL, b, domain), domain, NULL, NULL));
     t->hand_on = t->fresh = false;
     t->server = 0;
     if (b->balance == BALANCE_STICKY) /* whatever it sticks by: the message may not be in memory */

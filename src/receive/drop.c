@@ -16,6 +16,7 @@
 #define NO_DROP_EVERY (10 * SECOND)
 #define NAMES_MOST 100000       /* of one look */
 #define WAITS_MOST (5 * DAY)    /* put off again and again for so long: set aside */
+#define RCPT_MOST 100000        /* whatever a session may name: what is left here was promised to its sender, and cannot be asked for again */
 #define UNMADE_MOST DAY         /* a file that was begun and never became ready */
 
 /* ---- the form of a file ---- */
@@ -99,6 +100,7 @@ struct job {
     struct buf text;            /* heap */
     uid_t uid;
     when since;                 /* wall clock: when it was last written */
+    bool removed;               /* instead of getting its new name */
     err result;
     struct err_note note;
     arena *a; char **names; size_t n; /* of a look */
@@ -150,11 +152,19 @@ static void job_read(void *job)
     j->note = *err_note;
 }
 
+static bool may_be_mail(struct job *j)
+{
+    struct stat st;
+    return fstatat(j->dir, j->name, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISREG(st.st_mode);
+}
+
 static void job_end(void *job)
 {
     struct job *j = job;
     int got = j->to ? machine->file_rename(j->dir, j->name, j->to) : machine->file_unlink(j->dir, j->name);
 
+    if (got < 0 && j->to && !may_be_mail(j)) /* our sandbox makes no links, pipes and sockets, and to give one a name is that: it goes */
+        j->removed = (got = machine->file_unlink(j->dir, j->name)) == 0;
     j->result = got < 0 && got != -ENOENT ? E_IO : OK;
     machine->file_sync_all(j->dir);
 }
@@ -341,7 +351,7 @@ static err take_in(struct taking *t, const struct drop *d)
     accept_stream(t->snap, a, m, str_head(d->octets, m->scan.header_end));
     ulid id = m->id;
     struct event told = { .kind = EVENT_ACCEPTED, .id = id, .at = m->origin.accepted, .from = str_dup(t->a, m->env.sender),
-                          .rcpt = str_dup(t->a, m->env.rcpt[0].given), .remote = str_z(t->client.ip), .size = m->scan.size, .detail = S("dropped") };
+                          .rcpt = str_dup(t->a, m->env.rcpt[0].given), .remote = str_z(t->client.ip), .size = m->scan.size, .detail = S("from the drop directory") };
     uint64_t nrcpt = m->env.nrcpt;
     if (put(t, a, m, d->octets, S("LOCAL")) != OK)
         return fail(E_AGAIN, "the spool did not take it");
@@ -356,10 +366,11 @@ static void set_aside(struct taking *t, struct job *j, str why)
     char id[ULID_TEXT], to[ULID_TEXT + sizeof DROP_BAD];
 
     snprintf(to, sizeof to, "%.*s" DROP_BAD, STR(ulid_print(ulid_new(), id)));
-    log_warn("drop_set_aside", LOG_Z("file", j->name), LOG_Z("as", to), LOG_INT("uid", j->uid), LOG_STR("reason", why));
     j->to = to;
     work_run(t->pool, job_end, j);
     j->to = NULL;
+    log_warn("drop_set_aside", LOG_Z("file", j->name), LOG_Z("as", j->removed ? "nothing: it was no file, and is removed" : to), LOG_INT("uid", j->uid),
+             LOG_STR("reason", why));
     if (j->result != OK)
         log_error("drop_stuck", LOG_Z("file", j->name));
 }
@@ -367,7 +378,7 @@ static void set_aside(struct taking *t, struct job *j, str why)
 static void take_file(struct taking *t, int dir, const char *name)
 {
     const struct limits *l = &t->snap->receive.limits;
-    struct job j = { .dir = dir, .name = name, .most = l->message_size + MIN(l->recipients * 2048, (uint64_t)DROP_HEAD_MOST) };
+    struct job j = { .dir = dir, .name = name, .most = l->message_size + DROP_HEAD_MOST };
     str stem = str_head(str_z(name), strlen(name) - (sizeof DROP_READY - 1));
     struct drop d;
     ulid id;
@@ -378,7 +389,7 @@ static void take_file(struct taking *t, int dir, const char *name)
     t->client = (struct client_info){ .local = true, .uid = j.uid };
     client_place(&t->client, t->snap);
     if (e == OK)
-        e = ulid_parse(stem, &id) ? drop_parse(t->a, buf_str(&j.text), stem, l->recipients, &d) : bad("its name is none of sendmail's");
+        e = ulid_parse(stem, &id) ? drop_parse(t->a, buf_str(&j.text), stem, RCPT_MOST, &d) : bad("its name is none of sendmail's");
     if (e == OK)
         e = take_in(t, &d);
     if (e == OK) {

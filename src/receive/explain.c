@@ -41,6 +41,29 @@ static void tell_client(const struct teller *t, const struct client_info *client
         tell(t, "client", "%s is in no network: a stranger, who may write to recipients here and to nobody else", client->ip);
 }
 
+/* One source of recipients; true: it has him, and no other is asked. */
+static bool tell_source_of(const struct teller *t, struct table *table, const struct path *rcpt)
+{
+    str name = table_name(table, t->a);
+    bool mute;
+
+    switch (table_ask(table, rcpt, NULL, &mute)) {
+    case FOUND:
+        tell(t, "recipients", "%.*s is in it: %.*s", STR(rcpt->text), STR(name));
+        return true;
+    case ABSENT:
+        tell(t, "recipients", "%.*s is not in it: %.*s", STR(rcpt->text), STR(name));
+        return false;
+    case UNDECIDED:
+        break;
+    }
+    if (mute)
+        tell(t, "recipients", "%.*s takes any address, so what it says does not count", STR(name));
+    else
+        tell(t, "recipients", "%.*s cannot tell just now%s", STR(name), table_counts(table).down ? ": it does not answer" : "");
+    return false;
+}
+
 static void tell_recipient(const struct teller *t, const struct snapshot *snap, const struct path *rcpt)
 {
     const struct relay_domain *d = rcpt->literal || !rcpt->domain.n ? NULL : route_domain(&snap->routes, rcpt->domain);
@@ -71,11 +94,11 @@ static void tell_recipient(const struct teller *t, const struct snapshot *snap, 
         else
             tell(t, "alias", "%.*s stands for nobody else", STR(rcpt->text));
     }
-    static const char *const found[] = { [FOUND] = "is in it", [ABSENT] = "is not in it", [UNDECIDED] = "cannot be told just now" };
     if (d->recipients.any)
         tell(t, "recipients", "any: nobody is asked");
-    else
-        tell(t, "recipients", "%.*s %s: %zu sources", STR(rcpt->text), found[recipients_find(&d->recipients, rcpt)], d->recipients.ntable);
+    for (size_t i = 0; i < d->recipients.ntable && !d->recipients.any; i++)
+        if (tell_source_of(t, d->recipients.table[i], rcpt))
+            break;
 }
 
 static void tell_limits(const struct teller *t, const struct backend *b)
@@ -110,8 +133,10 @@ static void tell_servers(const struct teller *t, const struct backend *b)
         char port[8] = "";
         if (s->port)
             snprintf(port, sizeof port, ":%u", s->port);
-        tell(t, "server", "%.*s%s by %s, priority %u, weight %u: %s", STR(s->host), port, s->lmtp ? "LMTP" : "SMTP", s->priority, s->weight,
-             server_in(s) ? "takes mail" : !s->weight || atomic_load(&s->state->drained) ? "drained" : "out");
+        str words = server_in(s) ? S("") : server_last_words(s->state, t->a);
+        tell(t, "server", "%.*s%s by %s, priority %u, weight %u: %s%s%.*s", STR(s->host), port, s->lmtp ? "LMTP" : "SMTP", s->priority, s->weight,
+             server_in(s) ? "takes mail" : !s->weight || atomic_load(&s->state->drained) ? "drained" : "out",
+             words.n ? ": " : "", STR(words));
     }
     tell_limits(t, b);
 }
@@ -142,6 +167,18 @@ static void tell_incidents(const struct teller *t, const struct backend *b)
     mem_free(in);
 }
 
+/* The rules that were asked before the one that fits, if one does: what each asks for that this mail is not. */
+static void tell_rules(const struct teller *t, const struct snapshot *snap, const struct route_key *k)
+{
+    for (size_t i = 0; i < snap->routes.nrule; i++) {
+        const struct route_rule *u = snap->routes.rule[i];
+        const char *misses = rule_misses(u, k);
+        if (!misses)
+            return;
+        tell(t, "rule", "\"%.*s\" (%.*s:%u) does not fit: its \"%s\"", STR(u->name), STR(u->at.file), u->at.line, misses);
+    }
+}
+
 static void tell_way(const struct teller *t, const struct snapshot *snap, const struct message *m, str to)
 {
     struct rcpt one = { .to = to, .given = to };
@@ -159,6 +196,7 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
     way_begin(&w, &snap->routes, &copy);
     const struct backend *b = way_of(&w, 0);
     route_find(&snap->routes, &w.key, &expire, &rule);
+    tell_rules(t, snap, &w.key);
     if (!b) {
         tell(t, "route", "%.*s: nowhere: no rule fits, it is no relay domain, and there is no default route", STR(to));
         return;
@@ -201,8 +239,12 @@ struct reply receive_explain(struct snapshot *snap, const struct explain_client 
         addr_parse(S("unix:/" LISTENER_LOCAL), 0, &client.addr);
     client_place(&client, snap);
     m->origin.client = str_z(client.ip);
+    m->origin.login = from->login;
+    m->origin.listener = client.local && !from->listener.n ? S(LISTENER_LOCAL) : from->listener;
     m->env.sender = sender;
     tell_client(&t, &client);
+    if (from->login.n)
+        tell(&t, "login", "%.*s, as rules would see it: there are no logins yet that would let anybody do more", STR(from->login));
     command_parse(a, str_printf(a, "MAIL FROM:<%.*s> SMTPUTF8", STR(sender)), &mail);
     m->env.smtputf8 = true;
     struct reply no = mail.refuse.code ? mail.refuse : policy_mail(snap, &client, &mail);

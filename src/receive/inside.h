@@ -69,6 +69,7 @@ struct session {
     struct server v;
     struct client_info client;
     str listener;                       /* its kind */
+    str where;                          /* how rules know it */
     struct addr at;                     /* and where it is */
     struct addr peer;                   /* whom XCLIENT and XFORWARD are allowed by: the client, before any XCLIENT */
     struct buf through;                 /* who stands between us and the client, for the log; heap, empty: nobody */

@@ -115,6 +115,7 @@ struct session_start {
     int fd;
     struct addr peer, at;               /* at: where we listen */
     str listener;                       /* its kind; literal or long-lived */
+    str where;                          /* how rules know it: its address, or "local"; as long-lived. Empty: its kind */
     bool has_uid; uint32_t uid;         /* of a Unix socket's peer, where it is known */
 };
 WAITS err session_run(void *session_start);     /* takes over and frees the heap-allocated argument */
@@ -143,7 +144,7 @@ bool accept_loops(const struct reception *r, str header, const struct scan *scan
 /* What a client at `from` would be answered to RCPT of that recipient, and why: each thing asked is told to `step`, in order; then the answer. Looks
  * things up as a session would. */
 struct explain_to { void (*step)(void *ctx, const char *what, str text); void *ctx; };
-struct explain_client { struct addr addr; bool local; uint32_t uid; };   /* local: a user of this host, by the listener "local" */
+struct explain_client { struct addr addr; bool local; uint32_t uid; str login, listener; };  /* local: a user of this host, by the listener "local" */
 WAITS struct reply receive_explain(struct snapshot *snap, const struct explain_client *from, str sender, str rcpt, arena *a, const struct explain_to *to);
 
 /* Would a stranger's mail to a stranger be taken? Asked of the very decisions of a session, before there is any: a second line behind the checks of

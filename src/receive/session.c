@@ -151,7 +151,7 @@ static void do_mail(struct session *s, const struct command *c)
     s->m = NEW(s->a, struct message);
     s->expected = c->has_size ? c->size : 0;
     if (s->snap->routes.closes) /* rules are asked before the message is here */
-        s->m->origin = (struct origin){ .listener = s->listener, .client = str_dup(s->a, str_z(s->client.ip)), .login = str_dup(s->a, buf_str(&s->login)) };
+        s->m->origin = (struct origin){ .listener = s->where, .client = str_dup(s->a, str_z(s->client.ip)), .login = str_dup(s->a, buf_str(&s->login)) };
     s->m->id = ulid_new();
     s->m->env = (struct envelope){ .sender = str_dup(s->a, c->path.text), .envid = str_dup(s->a, c->envid), .ret = c->ret, .body = c->body,
                                    .smtputf8 = c->smtputf8 };
@@ -338,7 +338,7 @@ static void body_end(struct session *s)
         transaction_reset(s);
         return;
     }
-    m->origin = (struct origin){ .listener = s->listener, .ehlo = str_dup(s->a, buf_str(&s->helo)),
+    m->origin = (struct origin){ .listener = s->where, .ehlo = str_dup(s->a, buf_str(&s->helo)),
                                  .client_name = str_dup(s->a, buf_str(&s->client_name)), .login = str_dup(s->a, buf_str(&s->login)),
                                  .forwarded = str_dup(s->a, buf_str(&s->forward)), .accepted = wall_now() };
     if (s->client.addr.n)
@@ -710,7 +710,7 @@ err session_run(void *session_start)
 {
     struct session_start *start = session_start;
     struct reception *r = start->reception;
-    struct session s = { .r = r, .listener = start->listener, .at = start->at, .peer = start->peer, .client.addr = start->peer };
+    struct session s = { .r = r, .listener = start->listener, .where = start->where.n ? start->where : start->listener, .at = start->at, .peer = start->peer, .client.addr = start->peer };
 
     s.s = stream_new(start->fd, &start->peer);
     s.client.local = start->has_uid && str_eq(start->listener, S(LISTENER_LOCAL));

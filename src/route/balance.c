@@ -48,6 +48,7 @@ void server_state_drop(struct server_state *s)
         map_del(&states, str_z(s->key));
         spares--;
         mem_free(s->key);
+        mem_free(s->said);
         mem_free(s);
     }
     pthread_mutex_unlock(&states_lock);
@@ -174,6 +175,48 @@ void server_failed(struct server_state *s, when now)
     atomic_store(&s->probing, false);
 }
 
+void server_said(struct server_state *s, str words)
+{
+    words = str_head(words, 200);
+    pthread_mutex_lock(&states_lock);
+    mem_free(s->said);
+    s->said = words.n ? mem_new(words.n + 1) : NULL;
+    if (words.n)
+        memcpy(s->said, words.p, words.n);
+    atomic_store(&s->has_said, words.n != 0);
+    pthread_mutex_unlock(&states_lock);
+}
+
+str server_last_words(struct server_state *s, arena *a)
+{
+    str words = S("");
+
+    if (!atomic_load_explicit(&s->has_said, memory_order_relaxed))
+        return words;
+    pthread_mutex_lock(&states_lock);
+    if (s->said)
+        words = str_dup(a, str_z(s->said));
+    pthread_mutex_unlock(&states_lock);
+    return words;
+}
+
+str backend_no_server(const struct backend *be, arena *a)
+{
+    size_t drained = 0;
+    str words = S("");
+
+    for (size_t i = 0; i < be->nserver; i++) {
+        const struct next_hop *h = &be->server[i];
+        if (!h->weight || atomic_load(&h->state->drained))
+            drained++;
+        else if (!words.n)
+            words = server_last_words(h->state, a);
+    }
+    if (drained == be->nserver)
+        return S("all its servers are drained");
+    return words.n ? str_printf(a, "all its servers failed lately: %.*s", STR(words)) : S("all its servers failed lately");
+}
+
 void server_works(struct server_state *s, when now)
 {
     if (atomic_load_explicit(&s->out_until, memory_order_relaxed)) {
@@ -182,6 +225,8 @@ void server_works(struct server_state *s, when now)
     }
     if (atomic_load_explicit(&s->failures, memory_order_relaxed))
         atomic_store(&s->failures, 0);
+    if (atomic_load_explicit(&s->has_said, memory_order_relaxed))
+        server_said(s, S(""));
     if (atomic_load_explicit(&s->probing, memory_order_relaxed))
         atomic_store(&s->probing, false);
 }

@@ -36,6 +36,26 @@ TEST(balance_shares_among_equals_and_keeps_the_others_in_reserve)
         CHECK(four_pick(&f, HOUR) == &f.server[1]); /* the less busy of two */
 }
 
+TEST(balance_remembers_why_a_server_failed)
+{
+    AUTO_ARENA a = arena_new();
+    struct four f;
+
+    four_open(&f, S("words"));
+    CHECK_STR(backend_no_server(&f.b, a), S("all its servers failed lately"));
+    server_failed(f.server[1].state, HOUR);
+    server_said(f.server[1].state, S("x:1: connection refused"));
+    CHECK_STR(server_last_words(f.server[0].state, a), S(""));
+    CHECK_STR(backend_no_server(&f.b, a), S("all its servers failed lately: x:1: connection refused"));
+    for (int i = 0; i < 4; i++)
+        atomic_store(&f.server[i].state->drained, i != 0);
+    CHECK_STR(backend_no_server(&f.b, a), S("all its servers failed lately")); /* of those that may be used */
+    atomic_store(&f.server[0].state->drained, true);
+    CHECK_STR(backend_no_server(&f.b, a), S("all its servers are drained"));
+    server_works(f.server[1].state, HOUR);
+    CHECK_STR(server_last_words(f.server[1].state, a), S(""));
+}
+
 TEST(balance_goes_down_the_priorities_and_back_up_by_one_probe)
 {
     struct four f;

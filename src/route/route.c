@@ -48,11 +48,24 @@ static bool word_fits(const struct strs *words, str word)
     return words->n == 0;
 }
 
-bool rule_fits(const struct route_rule *u, const struct route_key *k)
+const char *rule_misses(const struct route_rule *u, const struct route_key *k)
 {
-    return address_fits(&u->to, k->rcpt, k->domain) && sender_fits(&u->from, k) && word_fits(&u->network, k->network) && word_fits(&u->listener, k->listener)
-           && word_fits(&u->login, k->login) && word_fits(&u->tenant, k->tenant) && word_fits(&u->stream, k->stream);
+    const struct { const char *what; const struct strs *words; str is; } rest[] = {
+        { "network", &u->network, k->network }, { "listener", &u->listener, k->listener }, { "login", &u->login, k->login }, { "tenant", &u->tenant, k->tenant },
+        { "stream", &u->stream, k->stream },
+    };
+
+    if (!address_fits(&u->to, k->rcpt, k->domain))
+        return "to";
+    if (!sender_fits(&u->from, k))
+        return "from";
+    for (size_t i = 0; i < COUNT(rest); i++)
+        if (!word_fits(rest[i].words, rest[i].is))
+            return rest[i].what;
+    return NULL;
 }
+
+bool rule_fits(const struct route_rule *u, const struct route_key *k) { return !rule_misses(u, k); }
 
 struct backend *route_find(const struct routes *r, const struct route_key *k, when *expire, const struct route_rule **rule)
 {

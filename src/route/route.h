@@ -27,6 +27,8 @@ struct server_state {
     _Atomic bool drained;               /* an operator wants no mail to go there */
     _Atomic uint32_t probes_well, probes_ill; /* in a row, by deliver/health.c */
     _Atomic uint64_t delivered, failed; /* since start */
+    _Atomic bool has_said;
+    char *said;                         /* why it last failed; heap, under a lock of balance.c; NULL: it works, or did not fail yet */
     _Atomic uint32_t holders;           /* of those that are not for ever */
     bool for_ever;
 };
@@ -183,6 +185,11 @@ struct next_hop *backend_stick(const struct backend *be, uint32_t key);
  * 60 s with each further one in a row, spread by a quarter. */
 void server_failed(struct server_state *s, when now);
 void server_works(struct server_state *s, when now);
+/* Its last words, for whoever asks why nothing goes there; at most 200 octets. Working again it has none. */
+void server_said(struct server_state *s, str words);
+str server_last_words(struct server_state *s, arena *a);
+/* Why no server of it is to be had, with the words of one that failed. In `a`. */
+str backend_no_server(const struct backend *be, arena *a);
 /* A probe was answered with EHLO's 250, or not. So many in a row put the server in or out; who is put out so stays out until probes, or an
  * operator, bring it back. True: it changed. */
 bool server_probed(struct server_state *s, const struct health *h, bool well, when now);
@@ -350,6 +357,8 @@ struct route_rule {
 /* What a message and one of its recipients are known by. What is not known is empty, and fits no rule that asks for it. */
 struct route_key { str rcpt, domain, sender; bool has_sender; str listener, network, login, tenant, stream; };
 bool rule_fits(const struct route_rule *u, const struct route_key *k);
+/* The first thing it asks for that this is not, such as "from"; NULL: it fits. */
+const char *rule_misses(const struct route_rule *u, const struct route_key *k);
 /* After binding: are its addresses some, are its networks there? `what`: of which block it is, for the words. */
 void rule_check(struct binder *b, const struct route_rule *u, const char *what, const struct routes *r);
 /* The settings of a rule that ask where mail comes from, for a table of settings whose struct holds the rule at `at`. */
@@ -358,7 +367,7 @@ void rule_check(struct binder *b, const struct route_rule *u, const char *what, 
       .help = "Senders: user@example.com, example.com, or *.example.com for what is below; \"<>\" is the null sender." }, \
     { .name = "network", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, network), .form = "NAME ...", .help = "Clients of these \"network\" blocks." }, \
     { .name = "listener", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, listener), .form = "ADDRESS ...", \
-      .help = "Mail that came in at these listening addresses, as \"listen\" has them." }, \
+      .help = "Mail that came in at these listening addresses, as \"listen\" has them; \"local\" is what programs of this machine sent." }, \
     { .name = "login", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, login), .form = "NAME ...", .help = "Clients that logged in by these names." }, \
     { .name = "tenant", .type = CONF_STRS, .offset = (at) + offsetof(struct route_rule, tenant), .form = "NAME ...", .help = "Mail of these tenants." }
 

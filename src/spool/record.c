@@ -37,12 +37,24 @@ static void add_text(struct buf *out, str s)
     buf_add(out, s);
 }
 
+/* Minutes in the six bits that there are: a number with two bits of fraction and four of exponent, rounded up. */
+static uint32_t excused_of(unsigned code) { return code < 4 ? code : (4u + code % 4) << (code / 4 - 1); }
+
+static unsigned excused_code(uint32_t minutes)
+{
+    unsigned code = 0;
+
+    while (excused_of(code) < minutes)
+        code++;
+    return code;
+}
+
 static void add_state(struct buf *out, const struct rcpt_state *s)
 {
     add32(out, s->index);
     add32(out, s->version);
     add32(out, (uint32_t)(s->status & 255) | (s->unknown ? 1u << 8 : 0) | (s->warned ? 1u << 9 : 0) |
-                   (uint32_t)s->attempts << 16);
+                   excused_code(s->excused) << 10 | (uint32_t)s->attempts << 16);
     add64(out, (uint64_t)s->last);
     add64(out, (uint64_t)s->next);
     add_text(out, s->reply);
@@ -167,6 +179,7 @@ static void cut_state(struct cut *c, struct rcpt_state *s)
     s->status = (enum rcpt_status)(bits & 255);
     s->unknown = bits >> 8 & 1;
     s->warned = bits >> 9 & 1;
+    s->excused = (uint16_t)MIN(excused_of(bits >> 10 & 63), (uint32_t)UINT16_MAX);
     s->attempts = (uint16_t)(bits >> 16);
     s->last = (when)cut64(c);
     s->next = (when)cut64(c);

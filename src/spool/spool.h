@@ -42,7 +42,8 @@ struct rcpt_state {
     uint16_t attempts;
     bool unknown;           /* an attempt ended without the answer to the final dot */
     bool warned;            /* a delay report was sent, or it was found that nobody is to have one */
-    when last, next;        /* wall clock: last attempt, and next while waiting; 0: none */
+    uint16_t excused;       /* minutes that do not count against the message's lifetime; read back as at most a quarter more */
+    when last, next;        /* wall clock: when this was noted, as a rule after an attempt; the next one, while waiting; 0: none */
     str reply;              /* last reply or reason, one printable line */
     str remote;             /* who gave it */
 };

@@ -106,7 +106,8 @@ TASK_TEST(spool_keeps_what_it_took)
     struct rcpt_state *state = NEW_ARRAY(a, struct rcpt_state, 2000), *states;
     size_t n;
     for (unsigned i = 0; i < 2000; i++)
-        state[i] = (struct rcpt_state){ .index = i, .version = 1, .attempts = 1, .status = i % 2 ? RCPT_WAITING : RCPT_DELIVERED, .reply = S("250 ok"), .remote = S("mx") };
+        state[i] = (struct rcpt_state){ .index = i, .version = 1, .attempts = 1, .status = i % 2 ? RCPT_WAITING : RCPT_DELIVERED, .excused = (uint16_t)(32 * i),
+                                          .reply = S("250 ok"), .remote = S("mx") };
     spool_outcome(p, three->id, three->at, state, 2000, false);
     spool_outcome(p, one->id, one->at, &(struct rcpt_state){ .version = 1, .status = RCPT_DELIVERED }, 1, true);
     spool_outcome(p, two->id, two->at, &(struct rcpt_state){ .index = 2, .version = 5, .attempts = 5 }, 1, false);
@@ -115,6 +116,10 @@ TASK_TEST(spool_keeps_what_it_took)
     CHECK_INT((int64_t)n, 2000);
     CHECK_INT(states[1998].status, RCPT_DELIVERED);
     CHECK_STR(states[1999].reply, S("250 ok"));
+    for (unsigned i = 0; i < n; i++) { /* never less than was noted, at most a quarter more, at most as much as there is room for */
+        unsigned most = MIN(32 * i * 5 / 4, (unsigned)UINT16_MAX);
+        CHECK(states[i].excused >= MIN(32 * i, most) && states[i].excused <= most);
+    }
     CHECK_ERR(spool_read(p, (struct spool_ref){ one->at.segment, 8 }, a, &back), E_NOTFOUND);
     CHECK_ERR(spool_read(p, (struct spool_ref){ 77, 4096 }, a, &back), E_NOTFOUND);
     spool_port_close(p);

@@ -8,7 +8,7 @@
 _Atomic bool events_stored;
 
 const char *const event_name[EVENT_KINDS] = {
-    "accepted", "refused", "delivered", "deferred", "failed", "expired", "deleted", "unknown", "report", "dropped", "handed_on",
+    "accepted", "refused", "delivered", "deferred", "failed", "expired", "deleted", "unknown", "report", "dropped", "handed_on", "held", "released", "rerouted",
 };
 
 #define PART_MOST 512 /* of one string; more is cut */

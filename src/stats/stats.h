@@ -93,7 +93,9 @@ when histogram_end(size_t bucket);
 
 enum event_kind {
     EVENT_ACCEPTED, EVENT_REFUSED, EVENT_DELIVERED, EVENT_DEFERRED, EVENT_FAILED, EVENT_EXPIRED, EVENT_DELETED, EVENT_UNKNOWN,
-    EVENT_REPORT, EVENT_DROPPED, EVENT_HANDED_ON, EVENT_KINDS
+    EVENT_REPORT, EVENT_DROPPED, EVENT_HANDED_ON,
+    EVENT_HELD, EVENT_RELEASED, EVENT_REROUTED,     /* by an operator: kept for the trace, not counted */
+    EVENT_KINDS
 };
 extern const char *const event_name[EVENT_KINDS];
 

@@ -14,6 +14,7 @@ void remote_drop(struct remote *r);
 WAITS enum found remote_find(struct remote *r, const struct path *who, bool *mute);
 WAITS err remote_probe(struct remote *r, const struct inquiry *q, when deadline, str *name);
 struct table_counts remote_counts(struct remote *r);
+const char *remote_name(const struct remote *r, str *name); /* its kind */
 
 /* ---- bench.c: pools whose threads may block ---- */
 

@@ -481,3 +481,9 @@ struct table_counts remote_counts(struct remote *r)
     pthread_mutex_unlock(&r->lock);
     return n;
 }
+
+const char *remote_name(const struct remote *r, str *name)
+{
+    *name = r->s->name;
+    return r->s->kind;
+}

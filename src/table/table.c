@@ -152,6 +152,16 @@ enum found table_find(struct table *t, const struct path *who, str *value)
     return table_ask(t, who, value, &mute);
 }
 
+str table_name(const struct table *t, arena *a)
+{
+    str source;
+
+    if (t->list)
+        return t->list->path ? str_printf(a, "file %s", t->list->path) : S("a list");
+    const char *kind = remote_name(t->remote, &source);
+    return str_printf(a, "%s %.*s", kind, STR(source));
+}
+
 size_t table_count(const struct table *t) { return t->list ? roster_count(t->list->roster) : remote_counts(t->remote).entries; }
 bool table_stale(const struct table *t) { return t->list && roster_stale(t->list->roster); }
 

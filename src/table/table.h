@@ -38,6 +38,8 @@ WAITS enum found table_find(struct table *t, const struct path *who, str *value)
 /* The same; *mute: the source has found that it can never tell (a server that takes any address), so it should not count. */
 WAITS enum found table_ask(struct table *t, const struct path *who, str *value, bool *mute);
 size_t table_count(const struct table *t);      /* entries; of a source that is asked: answers kept */
+/* What it is called, for people: "file /etc/waypost/users", "ldap ldaps://dc1.example.com". In `a`. */
+str table_name(const struct table *t, arena *a);
 /* The file changed since it was read (size, mtime or inode). */
 bool table_stale(const struct table *t);
 

@@ -109,18 +109,24 @@ class Metrics:
                     if is_open:
                         base = name[:-6]
                 fine(base == family, "a sample is in its family", line, family)
-                fine("@" not in (labels or ""), "no address is a label", line)
+                fine(not re.search(r'@[^",]*\.', labels or ""), "no address is a label", line)
                 fine(value == value, "a number", line)
                 self.value[name, labels or ""] = value
                 self.names.add(name)
         for family, kind in types.items():
             if kind != "histogram":
                 continue
-            buckets = [(labels, v) for (n, labels), v in self.value.items() if n == family + "_bucket"]
-            fine([v for _, v in buckets] == sorted(v for _, v in buckets), "buckets grow", family)
-            les = [float(re.match('le="(.*)"', labels).group(1)) for labels, _ in buckets]
-            fine(les == sorted(set(les)) and les[-1] == float("inf"), "up to +Inf", family, les)
-            fine(buckets[-1][1] == self.value[family + "_count", ""], "which is the count", family)
+            of = {}
+            for (n, labels), v in self.value.items():
+                if n == family + "_bucket":
+                    rest, le = re.fullmatch('(.*?),?le="(.*)"', labels).groups()
+                    of.setdefault(rest, []).append((float(le), v))
+            fine(of or family == "waypost_stream_time_to_deliver_seconds", "a histogram has buckets", family)
+            for rest, buckets in of.items():
+                fine([v for _, v in buckets] == sorted(v for _, v in buckets), "buckets grow", family, rest)
+                les = [le for le, _ in buckets]
+                fine(les == sorted(set(les)) and les[-1] == float("inf"), "up to +Inf", family, rest, les)
+                fine(buckets[-1][1] == self.value[family + "_count", rest], "which is the count", family, rest)
         check(not wrong, "every line of /metrics", wrong[:5])
 
     def one(self, name, labels=""):
@@ -135,7 +141,9 @@ waypost_dns_questions_total waypost_spool_segments waypost_thread_up waypost_inc
 
 def all_well(dir):
     http, sink = Http(dir), Sink(dir)
-    relay = Relay(dir, sink.at, extra=http.conf + "backend gone { server 127.0.0.1:1 }\nrelay_domain gone.example { backend gone; recipients any }\n").start()
+    relay = Relay(dir, sink.at, extra=http.conf + "backend gone { server 127.0.0.1:1 }\nrelay_domain gone.example { backend gone; recipients any }\n"
+                  "source home 127.0.0.1\nstream quick { from quick.example }\n"
+                  f"backend far {{ server {sink.at}; source home; soft_bounce on }}\nrelay_domain far.example {{ backend far; recipients any }}\n").start()
     b = blast(relay.at, "--mails", "200", "--size", "2k")
     b.wait(PATIENCE)
     check(until(lambda: relay.stats()["counters"]["delivered"] == 200), "mail goes through")
@@ -153,11 +161,14 @@ def all_well(dir):
         check(m.one("waypost_queue_total_messages") == 5 and m.one("waypost_queue_oldest_seconds") > 0, "in all, and since when")
         check(m.one("waypost_backend_up", 'backend="inside",server="%s"' % sink.at) == 1, "a server that works is up")
         check(m.one("waypost_store_fsync_seconds_count") == m.one("waypost_store_fsync_seconds_bucket", 'le="+Inf"') > 0, "syncs")
+        check(m.one("waypost_incident", 'kind="soft_bounce",subject="far"') == 1, "one incident for a backend, whatever its sources")
         check(m.one("waypost_config_epoch") == 1 and m.one("waypost_config_reload_failed") == 0, "the configuration")
         check(m.one("process_open_fds") > 10 and m.one("process_resident_memory_bytes") > 1e6, "the process, from within the sandbox")
     for path in ("/livez", "/readyz", "/startupz"):
         check(http.why(path) == {}, "all is well", path)
         check(http.get(path, unix=True)[0] == 200, "by the Unix socket too", path)
+    blast(relay.at, "--mails", "2", "--from", "ann@quick.example", "--to", "user%d@far.example").wait(PATIENCE)
+    check(until(lambda: relay.stats()["counters"]["delivered"] == 202), "mail of a stream, by a source")
     assets(http.metrics())
 
     # A reload that fails, one that takes the socket away, one that brings it back.

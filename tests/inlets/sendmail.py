@@ -280,7 +280,7 @@ def test_attack_55():
     os.utime(old, (1, 1))
     fresh = f"{r.drop}/{name}D.new"
     open(fresh, "w").close()
-    r.start()
+    r.start(options=()) # in its sandbox, which has no leave to make links
     check(until(lambda: not r.dropped()), "nothing is left to be looked at", r.dropped())
     check(len(arrived(r, b"Subject: good")) == 1, "the good one arrives, once", r.sink.mail)
     check(not r.sink.find(b"secret") and not r.sink.find(b"evil") and len(r.sink.mail) == 1, "and nothing else", r.sink.mail)
@@ -313,6 +313,29 @@ def test_configuration():
         check(got.returncode == 2 and want in got.stdout, "refused:", block, got.stdout)
     r.write("local { }", "{ proxy from 127.0.0.1 unix; xclient from ::1; xforward from 10.0.0.0/8 }")
     check(r.ask("check").returncode == 0, "good", r.ask("check").stdout)
+    r.end()
+
+
+def test_many_recipients():
+    """More recipients than one message may have: several messages by the socket, and all of them while the relay is down."""
+    r = Relay()
+    r.write(local(f"users {ME}; relay_from example.com", r.dir) + "\nlimits { recipients 100 }")
+    to = [f"u{i}@example.com" for i in range(350)]
+
+    def those(subject):
+        return sorted(a for m in r.sink.find(subject) for a in m[1])
+    r.start()
+    got = r.sendmail("-f", "bob@example.com", *to, text=b"Subject: up\n\n")
+    check(got.returncode == EX_OK and not os.listdir(r.drop), "taken by the socket", got, os.listdir(r.drop))
+    check(until(lambda: those(b"Subject: up") == sorted(to)), "each has it once", len(those(b"Subject: up")))
+    r.stop()
+    check(r.sendmail("-f", "bob@example.com", *to, text=b"Subject: down\n\n").returncode == EX_OK, "left")
+    r.start()
+    check(until(lambda: those(b"Subject: down") == sorted(to)), "each has it once", len(those(b"Subject: down")), r.logged("drop_set_aside"))
+    got = r.sendmail("-q", "bob@example.com", text=b"Subject: lost\n\n")
+    check(got.returncode == EX_USAGE, "-q takes no message", got)
+    got = r.sendmail("-q30m", "bob@example.com", text=b"Subject: not lost\n\n")
+    check(got.returncode == EX_OK and arrived(r, b"Subject: not lost"), "what stands behind -q is a daemon's", got)
     r.end()
 
 
