@@ -77,7 +77,7 @@ void ticket_excuse(struct ticket *t, when length);      /* for so long it did no
 void ticket_counted(struct ticket *t, when wall);       /* pauses of its lane up to then are among what is excused */
 void ticket_remember(struct ticket *t, const struct rcpt_state *state, when wall);      /* what was noted of all this, of one of its recipients */
 void ticket_go(struct ticket *t, struct lane *to);      /* that is its lane now; what it owes to pauses of the old one stays its own */
-bool name_is(str lane, str name);                       /* that, or with a source behind it */
+bool name_is(str lane, str name);                       /* that, or with a source behind it, or what a site is called (site_subject()) */
 const struct suspension *suspension_of(const struct standing *s, str lane);     /* that holds now; NULL: none */
 /* The lane is frozen or suspended from now on; it is not any more. Twice is once. */
 void lane_pause(struct lane *lane);
