@@ -265,6 +265,9 @@ def mx_cut_over(relay, sink, configuration):
     check(until(lambda: refuses()[0]["waiting"] >= mails - 2), "all its mail waits", relay.incidents())
     check(lane("mx:m.d0.test:relay") == "frozen", "its lane is frozen", relay.stats()["lanes"])
     check(relay.counter("failed") == before["failed"], "nothing is returned", relay.stats()["counters"])
+    told = {to: "backend_refuses mx:m.d0.test" in relay.ask("explain", "rcpt", to, "--from", "ann@sender.example", "--client", OUTSIDE).stdout
+            for to in ("user1@ours.test", "u1@shared.test")}
+    check(told == {"user1@ours.test": True, "u1@shared.test": False}, "explain", told)
     tried = relay.counter("attempts") - before["attempts"]
     check(tried < mails / 2, "and it is not tried", tried)
     relay.send(3, to="u%d@shared.test")
