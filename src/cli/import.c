@@ -137,7 +137,7 @@ static int check(arena *a, str dir, str name)
 
 /* ---- the verb ---- */
 
-/* DIR as the configuration itself would name it, when it lies below --root. */
+/* Without slashes at its end: other names are put behind it. */
 static str trimmed(str dir)
 {
     while (dir.n > 1 && dir.p[dir.n - 1] == '/')

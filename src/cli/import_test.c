@@ -147,6 +147,7 @@ TEST(postfix_domains_that_are_left_out_are_told_of)
     CHECK(found(&c, 1, S("relay_domains"), DECIDE));
     CHECK(str_has(text, S("# DECIDE: relay_domains left bad.example.com out")));
     CHECK(str_has(text, S("example.com")) && !str_has(text, S("!bad")));
+    pf_free(&c);
 }
 
 TEST(postfix_that_takes_nothing_from_strangers_stays_so)

@@ -15,6 +15,7 @@
 #define DEFAULT_SOCKET "/run/waypost/local.sock"
 #define DEFAULT_DROP "/var/spool/waypost-drop"
 #define INPUT_MOST ((size_t)1 << 30)
+#define LEFT_TOGETHER 100u      /* recipients of one file: every relay takes so many (RFC 5321 4.5.3.1.8) */
 
 enum mode { MODE_SEND, MODE_SMTP, MODE_VERIFY, MODE_QUEUE, MODE_ALIASES, MODE_FLUSH };
 
@@ -443,26 +444,22 @@ static str path_text(struct sendmail *s, str sender)
 }
 
 /* A name that nobody can guess, since nobody may list the directory: the file has to be readable for the relay. It is whole and on the disk
- * before it gets the name that the relay looks for, and so is that name before we say that all is well. */
-static err leave(struct sendmail *s, const struct strs *left)
+ * before it gets the name that the relay looks for, and so is that name before we say that all is well. *name: its own, without what stands behind the dot. */
+static err leave_one(struct sendmail *s, int dir, struct strs left, str *name)
 {
     AUTO_BUF head = { 0 };
-    char id[ULID_TEXT], made[64], ready[64];
-    struct strs rcpt = { .p = NEW_ARRAY(s->a, str, left->n), .n = left->n };
-    str name = ulid_print(ulid_new(), id);
+    char id[ULID_TEXT];
+    struct strs rcpt = { .p = NEW_ARRAY(s->a, str, left.n), .n = left.n };
 
-    for (size_t i = 0; i < left->n; i++)
-        rcpt.p[i] = str_printf(s->a, "<%.*s>%s%s", STR(left->p[i]), s->notify ? " NOTIFY=" : "", s->notify ? s->notify : "");
-    drop_head(&head, name, path_text(s, s->env.sender), &rcpt, s->message);
-    snprintf(made, sizeof made, "%.*s" DROP_MADE, STR(name));
-    snprintf(ready, sizeof ready, "%.*s" DROP_READY, STR(name));
-    int dir = open(str_cz(s->a, s->drop), O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0)
-        return fail_errno(errno, "%.*s", STR(s->drop));
+    *name = str_dup(s->a, ulid_print(ulid_new(), id));
+    for (size_t i = 0; i < left.n; i++)
+        rcpt.p[i] = str_printf(s->a, "<%.*s>%s%s", STR(left.p[i]), s->notify ? " NOTIFY=" : "", s->notify ? s->notify : "");
+    drop_head(&head, *name, path_text(s, s->env.sender), &rcpt, s->message);
+    const char *made = str_cz(s->a, str_printf(s->a, "%.*s" DROP_MADE, STR(*name))), *ready = str_cz(s->a, str_printf(s->a, "%.*s" DROP_READY, STR(*name)));
     int fd = openat(dir, made, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-    err e = fd < 0 ? fail_errno(errno, "making a file in %.*s", STR(s->drop)) : OK;
-    if (e == OK && fchmod(fd, 0644) < 0) /* whatever the umask */
-        e = fail_errno(errno, "its rights");
+    if (fd < 0)
+        return fail_errno(errno, "making a file in %.*s", STR(s->drop));
+    err e = fchmod(fd, 0644) < 0 ? fail_errno(errno, "its rights") : OK; /* whatever the umask */
     if (e == OK)
         e = write_all(fd, buf_str(&head));
     if (e == OK)
@@ -471,15 +468,31 @@ static err leave(struct sendmail *s, const struct strs *left)
         e = fail_errno(errno, "bringing it to the disk");
     if (e == OK && renameat(dir, made, dir, ready) < 0)
         e = fail_errno(errno, "giving it its name");
-    if (e != OK && fd >= 0)
+    if (e != OK)
         unlinkat(dir, made, 0);
     /* The directory is not ours to open, and so not to sync; its file system is. */
     if (e == OK && syncfs(fd) < 0) {
         e = fail_errno(errno, "bringing its name to the disk");
         unlinkat(dir, ready, 0);
     }
-    if (fd >= 0)
-        close(fd);
+    close(fd);
+    return e;
+}
+
+/* All or none, as far as the relay has not taken them in meanwhile: who is told that it failed tries again for all. */
+static err leave(struct sendmail *s, const struct strs *left)
+{
+    str *name = NEW_ARRAY(s->a, str, left->n / LEFT_TOGETHER + 1);
+    err e = OK;
+    size_t n = 0;
+
+    int dir = open(str_cz(s->a, s->drop), O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0)
+        return fail_errno(errno, "%.*s", STR(s->drop));
+    for (size_t at = 0; e == OK && at < left->n; at += LEFT_TOGETHER, n += e == OK)
+        e = leave_one(s, dir, (struct strs){ left->p + at, MIN(left->n - at, LEFT_TOGETHER) }, &name[n]);
+    while (e != OK && n-- > 0)
+        unlinkat(dir, str_cz(s->a, str_printf(s->a, "%.*s" DROP_READY, STR(name[n]))), 0);
     close(dir);
     return e;
 }

@@ -59,10 +59,11 @@ size_t dispatch_connections(const struct dispatch *d);
 /* An operator ends an incident. What it froze is to be thawed by the caller; it is frozen anew if the trouble is still there. False: only the
  * configuration ends it, or it is over. From any thread. */
 bool incident_end(enum incident_kind kind, str subject, str why);
-/* An operator removed a ticket (queue_remove): settle its recipients as deleted, with a report to the sender or without. */
-WAITS void dispatch_delete(struct dispatch *d, struct ticket *t, str reason, bool report);
+/* An operator removed a ticket (queue_remove): settle its recipients as deleted, with a report to the sender or without. On an
+ * error, its message cannot be read or must not be, it is put off. */
+WAITS err dispatch_delete(struct dispatch *d, struct ticket *t, str reason, bool report);
 /* The same, but as failed: by `bounce`. */
-WAITS void dispatch_bounce(struct dispatch *d, struct ticket *t, str reason);
+WAITS err dispatch_bounce(struct dispatch *d, struct ticket *t, str reason);
 /* Hold a ticket taken out of the queue (ticket_remove) until then, or let it go now; noted in the spool, so that a restart knows. */
 void dispatch_hold(struct dispatch *d, struct ticket *t, when until, str reason);
 void dispatch_release(struct dispatch *d, struct ticket *t);

@@ -170,14 +170,16 @@ static bool has_utf8(str s)
     return false;
 }
 
-/* Addresses or header beyond ASCII: without SMTPUTF8 it cannot go. Merely flagged: it can (RFC 6531 3.2). */
-static bool needs_utf8(const struct flight *f)
+/* Addresses beyond ASCII, or a header that came as such: without SMTPUTF8 it cannot go. Merely flagged: it can (RFC 6531 3.2). An address that an
+ * alias led to needs the flag though its sender knew nothing of it. */
+static bool needs_utf8(struct flight *f)
 {
-    bool needs = f->mail->m->scan.eight_bit_header || has_utf8(f->env.sender);
+    bool address = has_utf8(f->env.sender);
 
-    for (size_t i = 0; i < f->env.nrcpt && !needs; i++)
-        needs = has_utf8(f->env.rcpt[i].to);
-    return f->env.smtputf8 && needs;
+    for (size_t i = 0; i < f->env.nrcpt && !address; i++)
+        address = has_utf8(f->env.rcpt[i].to);
+    f->env.smtputf8 |= address;
+    return address || (f->env.smtputf8 && f->mail->m->scan.eight_bit_header);
 }
 
 bool flight_fit(struct flight *f, const struct client *c)

@@ -486,18 +486,20 @@ err settle_run(void *dispatch)
     }
 }
 
-void dispatch_delete(struct dispatch *d, struct ticket *t, str reason, bool report)
+err dispatch_delete(struct dispatch *d, struct ticket *t, str reason, bool report)
 {
     struct flight f;
 
-    if (flight_load(d, t, &f) == OK)
-        flight_settle(d, &f, report ? FLIGHT_DELETED : FLIGHT_DELETED_QUIETLY, str_dup(f.a, reason), S(""));
+    TRY(flight_load(d, t, &f));
+    flight_settle(d, &f, report ? FLIGHT_DELETED : FLIGHT_DELETED_QUIETLY, str_dup(f.a, reason), S(""));
+    return OK;
 }
 
-void dispatch_bounce(struct dispatch *d, struct ticket *t, str reason)
+err dispatch_bounce(struct dispatch *d, struct ticket *t, str reason)
 {
     struct flight f;
 
-    if (flight_load(d, t, &f) == OK)
-        flight_settle(d, &f, FLIGHT_FAILED, str_dup(f.a, reason), S(""));
+    TRY(flight_load(d, t, &f));
+    flight_settle(d, &f, FLIGHT_FAILED, str_dup(f.a, reason), S(""));
+    return OK;
 }

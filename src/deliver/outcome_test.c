@@ -184,6 +184,8 @@ TASK_TEST(attack_28_flight_fits_what_the_peer_offers)
         { CAP_8BITMIME, false, false, true, S("b\u00f6@a.example"), false, 7, BODY_7BIT, false },
         { CAP_8BITMIME, true, false, true, S("b@a.example"), false, 7, BODY_7BIT, false },
         { CAP_8BITMIME, false, true, false, S("b@a.example"), true, 0, BODY_8BIT, false },
+        { FULL, false, false, false, S("b\u00f6@a.example"), true, 0, BODY_7BIT, true }, /* an alias led there */
+        { CAP_8BITMIME, false, false, false, S("b\u00f6@a.example"), false, 7, BODY_7BIT, false },
         { CAP_8BITMIME | CAP_SMTPUTF8, true, true, true, S("b@a.example"), true, 0, BODY_8BIT, true },
     };
     EACH(cases, c) {

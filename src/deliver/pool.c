@@ -203,6 +203,52 @@ static bool has_room(const struct dispatch *d, const struct lane *lane)
     return d->connections < (!proven ? most - most / 4 : lane->sending->connections ? most - most / 8 : most);
 }
 
+/* ---- idle connections ---- */
+
+static bool in_turn(const struct backend *b) { return b->balance != BALANCE_LEAST_BUSY; }
+
+static void wake_takers(struct lane *lane)
+{
+    if (lane->kind == LANE_DOMAIN) /* nobody sends from there */
+        return;
+    lane->sending->idle = 0;
+    waiters_wake_all(&lane->sending->takers);
+}
+
+#define BRISK MILLISECOND
+
+/* A connection that goes on without a pause says the next envelope with the last dot: half the system calls, and no wake-up. So where as many are busy as
+ * tickets wait, what came is left to them for a moment. */
+static bool left_to_the_busy(const struct lane *lane) { return lane->nready + lane->sending->idle <= lane->sending->talking; }
+
+static void withhold(struct dispatch *d, struct lane *lane)
+{
+    if (lane->sending->withheld)
+        return;
+    lane->sending->withheld = true;
+    lane->sending->next_withheld = d->withheld;
+    if (!d->withheld)
+        waiters_wake_one(&d->withheld_wait);
+    d->withheld = lane;
+}
+
+static void wake_taker(struct lane *lane)
+{
+    lane->sending->idle--;
+    waiters_wake_one(&lane->sending->takers);
+}
+
+/* Mail is ready, and connections are idle: one that takes some calls the next, as long as there is more. */
+static void call_idle(struct dispatch *d, struct lane *lane, const struct backend *b)
+{
+    if (in_turn(b)) /* it is only one server's turn, and it knows */
+        wake_takers(lane);
+    else if (left_to_the_busy(lane))
+        withhold(d, lane);
+    else
+        wake_taker(lane);
+}
+
 /* ---- the messages of a connection ---- */
 
 static void open_connection(struct dispatch *d, struct lane *lane, struct ticket *first, size_t server_at, bool trial)
@@ -278,16 +324,6 @@ static bool is_over(const struct connection *k)
     return !k->server->weight || atomic_load_explicit(&k->server->state->drained, memory_order_relaxed) || (!k->first && better_is_in(k));
 }
 
-static void wake_takers(struct lane *lane)
-{
-    if (lane->kind == LANE_DOMAIN) /* nobody sends from there */
-        return;
-    lane->sending->idle = 0;
-    waiters_wake_all(&lane->sending->takers);
-}
-
-static bool in_turn(const struct backend *b) { return b->balance != BALANCE_LEAST_BUSY; }
-
 /* The next ticket for this connection, in flight; NULL: there is none for it just now. Behind a body that is still in the buffer
  * (`behind`) only what is in memory is offered: nothing may hold that body up. */
 static struct ticket *next_ticket(struct connection *k, bool behind)
@@ -302,19 +338,17 @@ static struct ticket *next_ticket(struct connection *k, bool behind)
         steal_more(k->d, lane);
     if (k->backend->nlimit && lane->nready && !lane_may_send(k->d, lane, k->backend))
         return NULL;
-    if (!in_turn(k->backend)) {
+    if (in_turn(k->backend))
+        t = share_next(lane, k->backend, k->server_at, behind, &other, &at);
+    else
         t = lane->nready && (!behind || lane_first(lane)->mail) ? lane_take(lane) : NULL;
-        lane->sending->pacing.mine &= !t;
-        return t;
-    }
-    t = share_next(lane, k->backend, k->server_at, behind, &other, &at);
     if (other && !behind && lane_may_connect(lane, k->backend)) {
         lane->sending->pacing.mine = false;
         open_connection(k->d, lane, lane_take_this(other), at, false);
     }
     lane->sending->pacing.mine &= !t;
-    if (t && lane->nready && lane->sending->idle) /* it is somebody else's turn now */
-        wake_takers(lane);
+    if (t && lane->nready && lane->sending->idle && (!k->backend->nlimit || lane_may_send(k->d, lane, k->backend)))
+        call_idle(k->d, lane, k->backend);
     return t;
 }
 
@@ -492,29 +526,6 @@ static err connection_run(void *arg)
 
 /* ---- who takes it ---- */
 
-#define BRISK MILLISECOND
-
-/* A connection that goes on without a pause says the next envelope with the last dot: half the system calls, and no wake-up. So where as many are busy as
- * tickets wait, what came is left to them for a moment. */
-static bool left_to_the_busy(const struct lane *lane) { return lane->nready + lane->sending->idle <= lane->sending->talking; }
-
-static void withhold(struct dispatch *d, struct lane *lane)
-{
-    if (lane->sending->withheld)
-        return;
-    lane->sending->withheld = true;
-    lane->sending->next_withheld = d->withheld;
-    if (!d->withheld)
-        waiters_wake_one(&d->withheld_wait);
-    d->withheld = lane;
-}
-
-static void wake_taker(struct lane *lane)
-{
-    lane->sending->idle--;
-    waiters_wake_one(&lane->sending->takers);
-}
-
 /* The moment is over: where the busy ones do not go on, others do. */
 static void withheld_look(struct dispatch *d)
 {
@@ -590,12 +601,8 @@ void dispatch_ready(void *ctx, struct lane *lane)
     }
     bool woken = lane->sending->idle; /* or about to be */
     struct sight s = look(lane, b, clock_now());
-    if (woken && in_turn(b))
-        wake_takers(lane);
-    else if (woken && left_to_the_busy(lane))
-        withhold(d, lane);
-    else if (woken)
-        wake_taker(lane);
+    if (woken)
+        call_idle(d, lane, b);
     if (lane->sending->connections >= MIN(quota(d, b) * s.in + s.due, lane_ramp(lane, clock_now())))
         return;
     /* One for each server, as soon as there is more than one message; then one more for each few that wait. */

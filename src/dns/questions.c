@@ -34,7 +34,7 @@ static err garbled(struct resolver *r, const struct answer *answer, str name, ui
 
 static bool is_localhost(str name) { return name_below(name, S("localhost")); }
 
-static void add_loopback(arena *a, uint16_t port, struct dns_addresses *ret)
+static void add_loopback(uint16_t port, struct dns_addresses *ret)
 {
     addr_parse(S("[::1]"), 1, &ret->all.p[0]);
     addr_parse(S("127.0.0.1"), 1, &ret->all.p[1]);
@@ -42,7 +42,6 @@ static void add_loopback(arena *a, uint16_t port, struct dns_addresses *ret)
     addr_set_port(&ret->all.p[1], port);
     ret->all.n = 2;
     ret->n4 = ret->n6 = 1;
-    (void)a;
 }
 
 static void add_kind(const struct addrs *from, int family, uint16_t port, struct dns_addresses *ret, size_t *n)
@@ -57,7 +56,7 @@ static void add_kind(const struct addrs *from, int family, uint16_t port, struct
 }
 
 /* Names of this machine's own need no server, and none is asked for localhost (RFC 6761 6.3). */
-static bool from_hosts(struct resolver *r, arena *a, str name, uint16_t port, struct dns_addresses *ret)
+static bool from_hosts(struct resolver *r, str name, uint16_t port, struct dns_addresses *ret)
 {
     pthread_mutex_lock(&r->lock);
     const struct addrs *found = hosts_find(r->hosts, name);
@@ -67,7 +66,7 @@ static bool from_hosts(struct resolver *r, arena *a, str name, uint16_t port, st
     }
     pthread_mutex_unlock(&r->lock);
     if (!found && is_localhost(name))
-        add_loopback(a, port, ret);
+        add_loopback(port, ret);
     else if (!found)
         return false;
     ret->hosts = true;
@@ -111,7 +110,7 @@ err dns_addresses(struct resolver *r, arena *a, str name, uint16_t port, when de
 
     TRY(dns_name(a, name, &name));
     resolver_look(r);
-    if (from_hosts(r, a, name, port, &got)) {
+    if (from_hosts(r, name, port, &got)) {
         *ret = got;
         return OK;
     }

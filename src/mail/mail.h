@@ -146,7 +146,6 @@ void report_write(const struct report *r, struct buf *out);
  * ("550 5.1.1 no such user"; may be empty). A literal. */
 str report_advice(enum report_action action, str status, str diagnostic);
 
-
 /* ---- submit: what a program hands to sendmail ------------------------------------------------------------------------ */
 
 /* Read an address-list (RFC 5322 3.4, with groups, comments, names and routes, of which nothing is kept), appending the addresses, in `a`, to
@@ -157,10 +156,10 @@ struct submit {
     str host;                   /* ours: behind addresses without a domain, in Message-ID */
     str author, full_name;      /* for a From field that is missing; the name may be empty */
     bool dots;                  /* a dot alone on a line is text; else it ends the message */
-    bool from_header;           /* recipients are those of To, Cc and Bcc, or of their Resent- forms; Bcc is taken out */
+    bool from_header;           /* recipients are those of To, Cc and Bcc, or of their Resent- forms */
 };
-/* Make a message of `in`, appended to `out`: lines end in CRLF, Date, Message-ID and From are there. Recipients the header names are appended
- * to *rcpt, in `a`. E_SYNTAX: an address that is none, or a NUL. */
+/* Make a message of `in`, appended to `out`: lines end in CRLF, Date, Message-ID and From are there, Bcc and Return-Path are not. Recipients the
+ * header names are appended to *rcpt, in `a`. E_SYNTAX: an address that is none, or a NUL. */
 err submit_write(arena *a, const struct submit *s, str in, struct buf *out, struct strs *rcpt);
 
 #endif

@@ -310,7 +310,8 @@ err submit_write(arena *a, const struct submit *s, str in, struct buf *out, stru
     while (header_next(&rest, &f)) {
         if (s->from_header && is_one_of(f.name, resent ? resent_to : to, COUNT(to)))
             TRY(during(address_list(a, header_unfold(a, f.value), s->host, rcpt), "%.*s", STR(f.name)));
-        if (str_ieq(f.name, S("Return-Path")) || (s->from_header && is_one_of(f.name, bcc, COUNT(bcc))))
+        /* Who named the recipients himself wants no Bcc told either: so sendmail's other implementations have it, and programs count on it. */
+        if (str_ieq(f.name, S("Return-Path")) || is_one_of(f.name, bcc, COUNT(bcc)))
             continue;
         buf_add(out, f.whole);
     }

@@ -106,6 +106,8 @@ TEST(submission_is_a_message)
     s.full_name = S("Evil\r\nBcc: x");
     CHECK(!str_has(written(a, &s, S(""), &rcpt), S("Bcc")));
     CHECK_INT(rcpt.n, 0);
+    CHECK(!str_has(written(a, &s, S("Subject: x\nBcc: d@x.example\nResent-Bcc: e@x.example\n\n"), &rcpt), S(".example\r\n\r\n")));
+    CHECK_INT(rcpt.n, 0);
 
     /* recipients of the header */
     s.from_header = true;

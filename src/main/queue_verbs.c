@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #define WALK 128                /* tickets looked at between two turns of others */
+#define AGE_MOST (36500 * DAY)
 #define HOLD_MOST (30 * DAY)    /* unless hold_max says another; nobody's mail is forgotten in a hold */
 
 /* ---- which ---- */
@@ -18,11 +19,17 @@ struct match {
     int64_t limit;
 };
 
+/* Within what can be reckoned with. */
+static when seconds_arg(struct control *c, const char *key, when absent, when most)
+{
+    return MIN(MAX(control_int(c, key, absent / SECOND), 0), most / SECOND) * SECOND;
+}
+
 static bool match_of(struct control *c, struct match *m)
 {
     *m = (struct match){
         .lane = control_arg(c, "lane"), .domain = control_arg(c, "domain"), .sender = control_arg(c, "sender"), .recipient = control_arg(c, "recipient"),
-        .tenant = control_arg(c, "tenant"), .stream = control_arg(c, "stream"), .why = control_arg(c, "why"), .older = control_int(c, "older_s", 0) * SECOND,
+        .tenant = control_arg(c, "tenant"), .stream = control_arg(c, "stream"), .why = control_arg(c, "why"), .older = seconds_arg(c, "older_s", 0, AGE_MOST),
         .held = control_flag(c, "held"), .all = control_flag(c, "all"), .limit = control_int(c, "limit", INT64_MAX),
     };
     str id = control_arg(c, "id");
@@ -159,8 +166,6 @@ static void tell(struct told *x, const struct ticket *t, arena *a)
                         .stream = stream_name(t->stream), .reason = str_dup(a, w.reason),
                         .state = t->held && t->state == TICKET_WAITING ? "held" : states[t->state], .rcpts = ticket_count(t), .attempts = t->attempts,
                         .since = w.since, .next = w.next, .accepted = t->accepted };
-    if (lane_outlet(t->lane))
-        x->source = str_dup(a, lane_outlet(t->lane)->name);
 }
 
 static void told_line(const struct told *x, struct buf *b)
@@ -342,6 +347,7 @@ struct change {
     str reason, via;
     when until;
     size_t at, count;
+    arena *a; struct map failed;    /* messages that cannot be read, or must not be: once is enough */
 };
 
 static void tell_rerouted(const struct ticket *t, str via, str reason)
@@ -352,7 +358,22 @@ static void tell_rerouted(const struct ticket *t, str via, str reason)
                                 .reply = reason, .detail = str_printf(a, "via %.*s", STR(via)) });
 }
 
-/* True: it is done. BOUNCE and DELETE wait, so what was found before is not to be believed any more. */
+/* Is it over with that ticket? Then it waited meanwhile, so what was found before is not to be believed any more. */
+static bool end_ticket(struct worker *w, struct change *k, struct ticket *t)
+{
+    str id = str_of((const char *)t->id.b, sizeof t->id.b);
+
+    if (t->state == TICKET_FLYING || map_get(&k->failed, id) || !ticket_remove(t))
+        return false;
+    id = str_dup(k->a, id);
+    if ((k->action == BOUNCE ? dispatch_bounce(w->dispatch, t, k->reason) : dispatch_delete(w->dispatch, t, k->reason, k->report)) == OK)
+        k->count++;
+    else
+        map_put(&k->failed, id, k); /* it waits again, and would be found for ever */
+    return true;
+}
+
+/* True: it is done. */
 static bool change_ticket(struct worker *w, struct change *k, struct ticket *t)
 {
     struct backend *via = NULL;
@@ -372,16 +393,6 @@ static bool change_ticket(struct worker *w, struct change *k, struct ticket *t)
             return false;
         dispatch_release(w->dispatch, t);
         return true;
-    case BOUNCE:
-        if (!ticket_remove(t))
-            return false;
-        dispatch_bounce(w->dispatch, t, k->reason);
-        return true;
-    case DELETE:
-        if (!ticket_remove(t))
-            return false;
-        dispatch_delete(w->dispatch, t, k->reason, k->report);
-        return true;
     case REROUTE:
         for (size_t i = 0; i < w->snap->routes.nbackend && !via; i++)
             if (str_eq(w->snap->routes.backend[i]->name, k->via))
@@ -390,7 +401,7 @@ static bool change_ticket(struct worker *w, struct change *k, struct ticket *t)
             return false;
         tell_rerouted(t, k->via, k->reason);
         return true;
-    case ACTIONS:
+    case BOUNCE: case DELETE: case ACTIONS:
         break;
     }
     return false;
@@ -408,9 +419,9 @@ static err change_some(struct worker *w, void *arg)
             k->count += t[i]->state != TICKET_FLYING;
             continue;
         }
-        bool done = change_ticket(w, k, t[i]);
-        k->count += done;
-        if (done && waits) { /* walk the same piece again, until nothing in it fits */
+        if (!waits) {
+            k->count += change_ticket(w, k, t[i]);
+        } else if (end_ticket(w, k, t[i])) { /* walk the same piece again, until nothing in it fits */
             k->at = was;
             break;
         }
@@ -434,6 +445,7 @@ void queue_change(struct control *c, void *relay)
                         .via = control_arg(c, "via"), .action = ACTIONS };
     str action = control_arg(c, "action");
     AUTO_BUF line = { 0 }, reason = { 0 };
+    AUTO_ARENA a = k.a = arena_new();
 
     for (int i = 0; i < ACTIONS; i++)
         if (str_eq(action, str_z(action_name[i])))
@@ -460,16 +472,17 @@ void queue_change(struct control *c, void *relay)
     static const char *const word[ACTIONS] = { "tried again", "held", "released", "returned", "deleted", "sent another way" };
     buf_addf(&reason, "%s by an operator%s%.*s", word[k.action], k.reason.n ? ": " : "", STR(k.reason));
     k.reason = buf_str(&reason);
-    when most = hold_most(r), hold = MIN(control_int(c, "for_s", most / SECOND), most / SECOND) * SECOND;
+    when most = hold_most(r), hold = seconds_arg(c, "for_s", most, most);
     k.until = clock_now() + MAX(hold, SECOND);
     for (unsigned i = 0; i < r->nworker; i++)
         for (k.at = 0; k.at != SIZE_MAX;)
             if (worker_call(&r->worker[i], change_some, &k) != OK)
                 break;
+    map_free(&k.failed);
     if (!k.dry_run)
         log_info("queue_changed", LOG_Z("action", action_name[k.action]), LOG_INT("count", k.count), LOG_STR("reason", k.reason));
     if (k.match.by_id && k.count == 0) {
-        control_fail(c, "notfound", "no message of that id waits here so that this could be done, or it is in delivery just now");
+        control_fail(c, "notfound", "no message of that id waits here so that this could be done, it is in delivery just now, or it cannot be read");
         return;
     }
     buf_addf(&line, "{\"count\":%zu", k.count);
@@ -513,7 +526,7 @@ void queue_suspend_lane(struct control *c, void *relay)
 {
     struct relay *r = relay;
     AUTO_BUF reason = { 0 };
-    when most = hold_most(r), length = MIN(control_int(c, "for_s", most / SECOND), most / SECOND) * SECOND;
+    when most = hold_most(r), length = seconds_arg(c, "for_s", most, most);
     struct suspension_of s = { .lane = control_arg(c, "lane"), .until = clock_now() + MAX(length, SECOND) };
     str said = control_arg(c, "reason");
 

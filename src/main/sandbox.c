@@ -105,6 +105,8 @@ static void allow_settings(const struct fence *f, const struct settings *s)
         for (size_t t = 0; t < who->file.n; t++)
             allow_dir_of(f, a, who->file.p[t], TO_READ);
     }
+    for (size_t i = 0; i < r->aliases.ntable; i++)
+        allow_dir_of(f, a, r->aliases.path[i], TO_READ);
     const str names[] = { s->dns.hosts, s->dns.resolv, s->dns.anchor };
     for (size_t i = 0; i < COUNT(names); i++)
         if (names[i].n)

@@ -18,7 +18,7 @@
 
 /* A process that enters the sandbox cannot leave it, so each of these runs in a child; what it found wrong comes back as text. */
 
-struct world { char dir[128], spool[160], conf[160], list[160]; struct settings s; struct relay_domain d, *dp; struct table *t; str path; };
+struct world { char dir[128], spool[160], conf[160], list[160], alias[160]; struct settings s; struct relay_domain d, *dp; struct table *t; str path, alias_path; };
 static int out;
 
 static void wrong(const char *what)
@@ -43,18 +43,22 @@ static void world_make(struct world *w)
     snprintf(w->conf, sizeof w->conf, "%s/etc/w.conf", w->dir);
     snprintf(w->list, sizeof w->list, "%s/lists/users", w->dir);
     char path[200];
-    static const char *const dirs[] = { "etc", "lists", "other" };
+    snprintf(w->alias, sizeof w->alias, "%s/aliases/all", w->dir);
+    static const char *const dirs[] = { "etc", "lists", "aliases", "other" };
     for (size_t i = 0; i < COUNT(dirs); i++) {
         snprintf(path, sizeof path, "%s/%s", w->dir, dirs[i]);
         must(mkdir(path, 0755) == 0);
     }
     put(w->conf);
     put(w->list);
+    put(w->alias);
     snprintf(path, sizeof path, "%s/other/secret", w->dir);
     put(path);
     must(chmod(w->dir, 0755) == 0);
 
     w->path = str_z(w->list);
+    w->alias_path = str_z(w->alias);
+    w->s.snapshot.routes.aliases = (struct aliases){ .ntable = 1, .path = &w->alias_path };
     w->dp = &w->d;
     w->d.recipients = (struct recipients){ .table = &w->t, .ntable = 1, .path = &w->path };
     w->s.snapshot.routes.domain = &w->dp;
@@ -131,6 +135,7 @@ static void files_gone(struct world *w)
     WANT(!can_write(w, "other/new"));
     WANT(can_read(w, "etc/w.conf"));
     WANT(can_read(w, "lists/users"));
+    WANT(can_read(w, "aliases/all"));
     WANT(can_write(w, "spool/a"));
     WANT(can_read(w, "spool/a"));
     int dir = open(w->spool, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

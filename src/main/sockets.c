@@ -155,7 +155,8 @@ err sockets_for_all(const struct sockets *s, const struct addr *at)
 
     if (h && h->inherited)
         return OK;
-    return chmod(at->un.sun_path, 0666) < 0 ? fail_errno(errno, "letting everybody connect to %s", at->un.sun_path) : OK;
+    int got = socket_mode(at->un.sun_path, 0666);
+    return got < 0 ? fail_errno(-got, "letting everybody connect to %s", at->un.sun_path) : OK;
 }
 
 void sockets_drop(struct sockets *s, const struct addr *at)

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void quiet(void *ctx, enum log_level level, str line) { (void)ctx, (void)level, (void)line; }
@@ -182,6 +183,33 @@ TEST(sockets_are_kept_by_the_manager_from_one_life_to_the_next)
     unsetenv("NOTIFY_SOCKET");
     notify_begin();
     close(manager);
+}
+
+/* Attack class 55: at each reload the mode is set again, by name; what has taken the place of the socket there keeps its own. */
+TEST(attack_55_sockets_for_all_follow_no_link)
+{
+    AUTO_ARENA a = arena_new();
+    struct sockets s = { 0 };
+    struct addr at;
+    struct stat st;
+    int fd;
+    str path = str_printf(a, "%s/local.sock", kit_dir()), secret = str_printf(a, "%s/secret", kit_dir());
+
+    CHECK_ERR(addr_parse(str_printf(a, "unix:%.*s", STR(path)), 0, &at), OK);
+    CHECK_ERR(sockets_get(&s, &at, &fd), OK);
+    CHECK_ERR(sockets_for_all(&s, &at), OK);
+    CHECK(stat(str_cz(a, path), &st) == 0);
+    CHECK_INT(st.st_mode & 0777, 0666);
+
+    int file = open(str_cz(a, secret), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    CHECK(file >= 0 && close(file) == 0);
+    CHECK(unlink(str_cz(a, path)) == 0 && symlink(str_cz(a, secret), str_cz(a, path)) == 0);
+    CHECK_ERR(sockets_for_all(&s, &at), E_PERM);
+    CHECK(unlink(str_cz(a, path)) == 0 && link(str_cz(a, secret), str_cz(a, path)) == 0);
+    CHECK_ERR(sockets_for_all(&s, &at), E_PERM);
+    CHECK(stat(str_cz(a, secret), &st) == 0);
+    CHECK_INT(st.st_mode & 0777, 0600);
+    sockets_free(&s);
 }
 
 TEST(sockets_inherit_minds_whose_they_are)

@@ -82,6 +82,7 @@ struct stream {
     struct task *sender;                /* who is sending now */
     unsigned eager;                     /* octets that came at once, one read after the other */
     when write_wait;                    /* how long a send may make no progress; default 5 minutes */
+    uint64_t write_least;               /* octets a second, over that, which a send makes at least, however it progresses; default 1024 */
     uint64_t bytes_in, bytes_out;       /* on the wire */
 };
 

@@ -8,6 +8,7 @@
 #define PENDING_MOST (1024 * 1024)
 #define OUT_MOST (64 * 1024)    /* said without being sent */
 #define COPY_MOST (16 * 1024)
+#define WRITE_LEAST 1024        /* octets a second: who takes one now and then would hold us for years (attack class 12) */
 #define EAGER_MOST 65536u       /* octets read in a row without a wait, before the others have a turn; */
 #define EAGER_EACH 2048u        /* a read counts as at least so many */
 
@@ -86,6 +87,7 @@ struct stream *stream_new(int fd, const struct addr *peer)
     s->local = local_of(fd);
     s->in_next = IN_FIRST;
     s->write_wait = 5 * MINUTE;
+    s->write_least = WRITE_LEAST;
     if (io_add(&s->io, fd) != OK)
         breaks_by(s, errno);
     s->io.fd = fd;
@@ -167,6 +169,8 @@ void stream_release(struct stream *s)
 /* Send `out`, then `more`; both whole. */
 static void send_all(struct stream *s, str more)
 {
+    when end = clock_now() + s->write_wait + (when)((s->out.n - s->out_at + more.n) * SECOND / s->write_least);
+
     must(!s->sender);           /* one task writes */
     s->sender = task_current();
     while (s->broken == OK && (s->out_at < s->out.n || more.n)) {
@@ -174,7 +178,7 @@ static void send_all(struct stream *s, str more)
         int n = 0;
 
         if (!s->io.writable) {
-            err e = io_wait_writable(&s->io, clock_now() + s->write_wait);
+            err e = io_wait_writable(&s->io, MIN(end, clock_now() + s->write_wait));
             if (e != OK) {
                 breaks(s, e, 0);
                 break;

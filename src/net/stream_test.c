@@ -374,6 +374,23 @@ TASK_TEST(stream_waits_for_progress_not_for_the_whole)
     pair_free(&p);
 }
 
+TASK_TEST(attack_12_stream_gives_up_a_reader_that_sips)
+{
+    struct pair p = pair_unix();
+    static char many[16 * 1024 * 1024];
+
+    p.a->write_wait = 50 * KIT_SLOW * MILLISECOND;
+    p.a->write_least = UINT64_C(1) << 30; /* by then it has to be over, though there is progress all the time */
+    AUTO_GROUP g = group_open(NEVER);
+    group_spawn(&g, "sip", sip, p.b);
+    stream_write(p.a, str_of(many, sizeof many));
+    CHECK_INT(p.a->broken, E_TIMEOUT);
+    CHECK(p.a->bytes_out < sizeof many);
+    hang_up(p.a);
+    group_wait(&g);
+    pair_free(&p);
+}
+
 /* ---- cancellation ---- */
 
 struct in_stream { struct stream *s; err got; };

@@ -38,7 +38,7 @@ static str received_field(const struct reception *r, const struct snapshot *snap
     return buf_str(&field);
 }
 
-bool accept_loops(const struct reception *r, str header, const struct scan *scan, uint64_t hops)
+static bool loops(const struct reception *r, str header, const struct scan *scan, uint64_t hops)
 {
     AUTO_BUF text = { 0 };
     unsigned seen = 0;
@@ -54,6 +54,14 @@ bool accept_loops(const struct reception *r, str header, const struct scan *scan
         if (str_ieq(f.name, S("Received")) && str_has(header_unfold(a, f.value), buf_str(&text)))
             seen++;
     return seen >= OWN_PASSES;
+}
+
+struct reply accept_loop(const struct reception *r, str header, const struct scan *scan, uint64_t hops)
+{
+    if (!loops(r, header, scan, hops))
+        return (struct reply){ 0 };
+    stats_add(COUNT_loops, 1);
+    return (struct reply){ .code = 554, .enhanced = ENH(5, 4, 6), .text = S("this message loops: it came through here or through too many relays before") };
 }
 
 unsigned accept_stream(const struct snapshot *snap, arena *a, struct message *m, str header)

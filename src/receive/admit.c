@@ -11,13 +11,30 @@ static pthread_mutex_t clients_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct client_count { uint64_t key; uint32_t n; } *clients;
 static size_t nclients, clients_size;
 
+/* By a hash with a secret: who has a /48 chooses among 65,536 keys. */
+static size_t client_home(uint64_t key, size_t size) { return str_hash(str_of((const char *)&key, sizeof key)) & (size - 1); }
+
 static struct client_count *client_slot(struct client_count *table, size_t size, uint64_t key)
 {
-    size_t i = (key * 0x9e3779b97f4a7c15u) >> 20 & (size - 1);
+    size_t i = client_home(key, size);
 
     while (table[i].n && table[i].key != key)
         i = (i + 1) & (size - 1);
     return &table[i];
+}
+
+/* Free slot `gap`: what probed past it moves up, each once. */
+static void slot_close(struct client_count *table, size_t size, size_t gap)
+{
+    table[gap].n = 0;
+    for (size_t k = (gap + 1) & (size - 1); table[k].n; k = (k + 1) & (size - 1)) {
+        size_t home = client_home(table[k].key, size);
+        if (((k - home) & (size - 1)) < ((k - gap) & (size - 1)))
+            continue; /* its home lies behind the gap */
+        table[gap] = table[k];
+        table[k].n = 0;
+        gap = k;
+    }
 }
 
 static void clients_grow(void)
@@ -56,12 +73,7 @@ static void client_leave(uint64_t key)
     must(c->n > 0);
     if (--c->n == 0) {
         nclients--;
-        /* Move up what probed past the freed slot. */
-        for (size_t i = (size_t)(c - clients), k = (i + 1) & (clients_size - 1); clients[k].n; k = (k + 1) & (clients_size - 1)) {
-            struct client_count moved = clients[k];
-            clients[k] = (struct client_count){ 0 };
-            *client_slot(clients, clients_size, moved.key) = moved;
-        }
+        slot_close(clients, clients_size, (size_t)(c - clients));
     }
     pthread_mutex_unlock(&clients_lock);
 }
@@ -91,7 +103,7 @@ void arriving_add(int64_t octets)
     atomic_fetch_add_explicit(&arriving, octets, memory_order_relaxed);
 }
 
-bool arriving_full(const struct limits *l)
-{
-    return atomic_load_explicit(&arriving, memory_order_relaxed) > (int64_t)l->body_memory;
-}
+static bool arriving_beyond(uint64_t most) { return atomic_load_explicit(&arriving, memory_order_relaxed) > (int64_t)most; }
+
+bool arriving_full(const struct limits *l) { return arriving_beyond(l->body_memory); }
+bool arriving_over(const struct limits *l) { return arriving_beyond(2 * l->body_memory); }

@@ -16,7 +16,8 @@
 #define NO_DROP_EVERY (10 * SECOND)
 #define NAMES_MOST 100000       /* of one look */
 #define WAITS_MOST (5 * DAY)    /* put off again and again for so long: set aside */
-#define RCPT_MOST 100000        /* whatever a session may name: what is left here was promised to its sender, and cannot be asked for again */
+#define TURN 64                 /* recipients after which others have theirs */
+#define RCPT_MOST 10000         /* whatever a session may name: what is left here was promised to its sender, and cannot be asked for again */
 #define UNMADE_MOST DAY         /* a file that was begun and never became ready */
 
 /* ---- the form of a file ---- */
@@ -98,6 +99,7 @@ struct job {
     const char *name, *to;      /* to: its new name, or NULL to remove it */
     uint64_t most;              /* octets */
     struct buf text;            /* heap */
+    bool cut;                   /* it is larger than that */
     uid_t uid;
     when since;                 /* wall clock: when it was last written */
     bool removed;               /* instead of getting its new name */
@@ -129,13 +131,13 @@ static err read_file(struct job *j)
         e = fail(E_PERM, "it is no plain file");
     else if (st.st_nlink != 1)
         e = fail(E_PERM, "it has another name somewhere");
-    else if ((uint64_t)st.st_size > j->most)
-        e = fail(E_PERM, "it is larger than the relay takes");
     else {
+        size_t n = (size_t)MIN((uint64_t)st.st_size, j->most);
+        j->cut = (uint64_t)st.st_size > j->most;
         j->since = (when)st.st_mtim.tv_sec * SECOND;
-        buf_reserve(&j->text, (size_t)st.st_size + 1);
-        for (ssize_t got = 1; e == OK && got > 0 && j->text.n < (size_t)st.st_size; j->text.n += (size_t)MAX(got, 0)) {
-            got = machine->file_read(fd, j->text.p + j->text.n, (size_t)st.st_size - j->text.n, j->text.n);
+        buf_reserve(&j->text, n + 1);
+        for (ssize_t got = 1; e == OK && got > 0 && j->text.n < n; j->text.n += (size_t)MAX(got, 0)) {
+            got = machine->file_read(fd, j->text.p + j->text.n, n - j->text.n, j->text.n);
             if (got < 0)
                 e = fail(E_AGAIN, "it cannot be read: %s", strerrordesc_np((int)-got));
         }
@@ -208,11 +210,12 @@ struct taking {
     struct client_info client;
     arena *a;                   /* of one file */
     struct report_rcpt *refused; size_t nrefused;
+    bool cut;                   /* its octets are the first of too many */
     struct reply later;         /* why it cannot be now; code 0: it can */
     bool put_off;
 };
 
-/* Body of `m` into a slab or the spool; `a` is the message's. */
+/* Body of `m` into a slab or the spool; `a` is the message's. body_forget() is due when it is not accepted then, or this failed. */
 static err put_body(struct reception *r, arena *a, struct message *m, str octets, struct spool_slab **slab)
 {
     *slab = NULL;
@@ -223,27 +226,19 @@ static err put_body(struct reception *r, arena *a, struct message *m, str octets
     }
     m->piece = NEW_ARRAY(a, struct spool_piece, octets.n / SPOOL_CHUNK + 1);
     while (octets.n) {
-        err e = spool_chunk(r->setup.port, m->id, str_head(octets, SPOOL_CHUNK), &m->piece[m->npiece]);
-        if (e != OK) {
-            spool_abort(r->setup.port, m->id, m->piece, m->npiece);
-            return e;
-        }
+        TRY(spool_chunk(r->setup.port, m->id, str_head(octets, SPOOL_CHUNK), &m->piece[m->npiece]));
         m->npiece++;
         octets = str_from(octets, SPOOL_CHUNK);
     }
     return OK;
 }
 
-static err put(struct taking *t, arena *a, struct message *m, str octets, str with)
+static void body_forget(struct reception *r, arena *a, struct message *m, struct spool_slab *slab)
 {
-    struct spool_slab *slab;
-
-    err e = put_body(t->r, a, m, octets, &slab);
-    if (e != OK) {
-        arena_free(a);
-        return e;
-    }
-    return accept_mail(t->r, t->snap, a, m, slab, with);
+    if (m->npiece)
+        spool_abort(r->setup.port, m->id, m->piece, m->npiece);
+    spool_slab_free(slab);
+    arena_free(a);
 }
 
 static void scan_all(struct message *m, str octets)
@@ -253,31 +248,48 @@ static void scan_all(struct message *m, str octets)
     scan_end(&m->scan);
 }
 
-/* The program that left it has gone: what it would have been told at once goes to the sender, or without a way there to the postmaster. */
+/* May a report go to that sender? To ours, and to whom this user may speak as: else everybody on this machine could have us write to anybody
+ * in the world, with a header of his own choice (attack class 30). */
+static bool may_hear(const struct taking *t, str sender)
+{
+    const struct routes *r = &t->snap->routes;
+    const struct network *net = t->client.network;
+    struct path p;
+    when expire;
+
+    return address_parse(sender, &p) == OK && (route_domain(r, p.domain) || (net && network_may_send(net, p.domain))) && route_for(r, p.domain, &expire);
+}
+
+/* The program that left it has gone: what it would have been told at once goes to the sender, or when he may not hear of it to the postmaster. */
 static err report(struct taking *t, const struct message *m, str octets)
 {
     arena *a = arena_new();
     struct message *own = NEW(a, struct message);
     AUTO_BUF text = { 0 };
-    struct path p;
-    when expire;
-    bool back = address_parse(m->env.sender, &p) == OK && route_for(&t->snap->routes, p.domain, &expire);
+    struct spool_slab *slab;
+    str reader = system_reader(t->snap, m->env.sender), to = reader.n ? reader : may_hear(t, m->env.sender) ? m->env.sender : t->snap->receive.postmaster, why = S("");
 
+    if (!str_eq(to, m->env.sender))
+        why = str_printf(t->a, "User %u of this host left a message whose sender is <%.*s>, and you read the mail of this system.", t->client.uid,
+                         STR(m->env.sender));
     own->id = ulid_new();
     own->report = true;
     own->env.rcpt = NEW(a, struct rcpt);
     own->env.nrcpt = 1;
-    str reader = system_reader(t->snap, m->env.sender);
-    own->env.rcpt->to = own->env.rcpt->given = str_dup(a, reader.n ? reader : back ? m->env.sender : t->snap->receive.postmaster);
+    own->env.rcpt->to = own->env.rcpt->given = str_dup(a, to);
     own->env.rcpt->notify = NOTIFY_NEVER;
     own->env.smtputf8 = m->env.smtputf8;
     own->origin = (struct origin){ .listener = S("report"), .accepted = wall_now() };
     report_write(&(struct report){ .hostname = t->snap->receive.hostname, .postmaster = t->snap->receive.postmaster, .id = own->id, .about = m->id,
-                                   .env = &m->env, .arrived = own->origin.accepted, .now = own->origin.accepted, .rcpt = t->refused,
-                                   .nrcpt = t->nrefused, .original = str_head(octets, MIN(m->scan.header_end, 65536)) }, &text);
+                                   .env = &m->env, .to = to, .preface = why, .arrived = own->origin.accepted, .now = own->origin.accepted,
+                                   .rcpt = t->refused, .nrcpt = t->nrefused, .original = str_head(octets, MIN(m->scan.header_end, 65536)) }, &text);
     scan_all(own, buf_str(&text));
     own->env.body = own->scan.eight_bit_body ? BODY_8BIT : BODY_7BIT;
-    return put(t, a, own, buf_str(&text), S(""));
+    err e = put_body(t->r, a, own, buf_str(&text), &slab);
+    if (e == OK)
+        return accept_mail(t->r, t->snap, a, own, slab, S(""));
+    body_forget(t->r, a, own, slab);
+    return e;
 }
 
 static void refuse(struct taking *t, const struct rcpt *rcpt, const struct reply *no)
@@ -298,12 +310,16 @@ static void judge(struct taking *t, const struct drop *d, arena *a, struct messa
     struct reply no = policy_mail(t->snap, &t->client, &d->mail);
 
     scan_all(m, d->octets);
+    if (t->cut)
+        m->scan.size = MAX(m->scan.size, l->message_size + 1);
     if (!no.code)
         no = body_bad(l, m);
-    if (!no.code && accept_loops(t->r, str_head(d->octets, m->scan.header_end), &m->scan, l->hops))
-        no = (struct reply){ .code = 554, .enhanced = ENH(5, 4, 6), .text = S("this message loops: it came through here or through too many relays before") };
+    if (!no.code)
+        no = accept_loop(t->r, str_head(d->octets, m->scan.header_end), &m->scan, l->hops);
     for (size_t i = 0; i < d->nrcpt; i++) {
         const struct command *c = &d->rcpt[i];
+        if (i % TURN == TURN - 1)
+            task_yield(); /* each may stand for many, and is compared with all before it */
         struct reply not_him = no;
         struct strs to = { 0 };
         if (!not_him.code)
@@ -341,11 +357,14 @@ static err take_in(struct taking *t, const struct drop *d)
         arena_free(a);
         return fail(E_AGAIN, "%.*s", STR(t->later.text));
     }
-    err e = OK;
-    if (t->nrefused && m->env.sender.n) /* first: a crash after it makes a report twice, none before loses it */
+    struct spool_slab *slab = NULL;
+    err e = m->env.nrcpt ? put_body(t->r, a, m, d->octets, &slab) : OK;
+    /* Behind what there may be no room for, so that it is not told at each try; before the message is ours: a crash after it tells it twice, none before
+     * loses it. */
+    if (e == OK && t->nrefused && m->env.sender.n)
         e = report(t, m, d->octets);
     if (e != OK || !m->env.nrcpt) {
-        arena_free(a);
+        body_forget(t->r, a, m, slab);
         return e == OK ? OK : fail(E_AGAIN, "the spool did not take it");
     }
     accept_stream(t->snap, a, m, str_head(d->octets, m->scan.header_end));
@@ -353,7 +372,7 @@ static err take_in(struct taking *t, const struct drop *d)
     struct event told = { .kind = EVENT_ACCEPTED, .id = id, .at = m->origin.accepted, .from = str_dup(t->a, m->env.sender),
                           .rcpt = str_dup(t->a, m->env.rcpt[0].given), .remote = str_z(t->client.ip), .size = m->scan.size, .detail = S("from the drop directory") };
     uint64_t nrcpt = m->env.nrcpt;
-    if (put(t, a, m, d->octets, S("LOCAL")) != OK)
+    if (accept_mail(t->r, t->snap, a, m, slab, S("LOCAL")) != OK)
         return fail(E_AGAIN, "the spool did not take it");
     stats_add(COUNT_accepted_bytes, told.size);
     stats_add(COUNT_accepted_rcpts, nrcpt);
@@ -390,6 +409,9 @@ static void take_file(struct taking *t, int dir, const char *name)
     client_place(&t->client, t->snap);
     if (e == OK)
         e = ulid_parse(stem, &id) ? drop_parse(t->a, buf_str(&j.text), stem, RCPT_MOST, &d) : bad("its name is none of sendmail's");
+    t->cut = j.cut;
+    if (j.cut && e == E_SYNTAX && ulid_parse(stem, &id) && d.octets.p) /* its head is whole: its sender hears of it */
+        e = OK;
     if (e == OK)
         e = take_in(t, &d);
     if (e == OK) {
@@ -451,6 +473,12 @@ static str drop_now(struct reception *r, arena *a)
     return path;
 }
 
+static bool is_drop_now(struct reception *r, str path)
+{
+    AUTO_ARENA a = arena_new();
+    return str_eq(drop_now(r, a), path);
+}
+
 /* Look whenever a file becomes ready, and now and then, as long as the configuration names this directory. */
 static err watch(struct reception *r, struct pool *pool, str path)
 {
@@ -464,7 +492,7 @@ static err watch(struct reception *r, struct pool *pool, str path)
     TRY(open_dir(path, &dir));
     int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     err e = fd < 0 || inotify_add_watch(fd, str_cz(a, path), IN_MOVED_TO | IN_ONLYDIR | IN_DONT_FOLLOW) < 0 ? fail_errno(errno, "watching it") : io_add(&io, fd);
-    while (e == OK && str_eq(drop_now(r, a), path)) {
+    while (e == OK && is_drop_now(r, path)) {
         while (read(fd, ignored, sizeof ignored) > 0)
             ;
         io.readable = false;

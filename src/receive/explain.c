@@ -8,15 +8,13 @@ struct teller { const struct explain_to *to; arena *a; };
 static void tell(const struct teller *t, const char *what, const char *fmt, ...) PRINTF(3, 4);
 static void tell(const struct teller *t, const char *what, const char *fmt, ...)
 {
-    AUTO_BUF text = { 0 };
     char line[1024];
     va_list args;
 
     va_start(args, fmt);
     int n = vsnprintf(line, sizeof line, fmt, args);
     va_end(args);
-    buf_add(&text, str_of(line, MIN((size_t)MAX(n, 0), sizeof line - 1)));
-    t->to->step(t->to->ctx, what, buf_str(&text));
+    t->to->step(t->to->ctx, what, str_of(line, MIN((size_t)MAX(n, 0), sizeof line - 1)));
 }
 
 static str joined(arena *a, const struct strs *all)

@@ -21,9 +21,9 @@ struct client_info {
 };
 /* Look up what follows from who it is. */
 void client_place(struct client_info *client, const struct snapshot *snap);
-/* May this client send from `sender`? code 0: yes. */
-/* One more message from its network, which may have a rate: that is taken from. */
+/* One more message from its network, which may have a rate: that is taken from. code 0: it may come. */
 struct reply policy_network(const struct client_info *client, arena *a);
+/* May a message begin so? code 0: yes. */
 struct reply policy_mail(const struct snapshot *snap, const struct client_info *client, const struct command *cmd);
 /* May this recipient be added? code 0: yes, and *to are the addresses that get its mail: its own, or what it stands for; in `a`, or borrowed. */
 WAITS struct reply policy_rcpt(const struct snapshot *snap, const struct client_info *client, const struct message *m,
@@ -57,7 +57,8 @@ struct reply body_bad(const struct limits *l, const struct message *m);
 
 /* Octets of bodies on their way in, over all threads. */
 void arriving_add(int64_t octets);
-bool arriving_full(const struct limits *l);
+bool arriving_full(const struct limits *l);      /* nothing more may begin */
+bool arriving_over(const struct limits *l);      /* what has begun may take no more */
 
 /* ---- session: one client's dialogue ---- */
 
@@ -82,10 +83,12 @@ struct session {
     struct buf helo;                    /* what it called itself; heap, for most sessions have nothing else to keep */
     arena *scratch;                     /* one command's */
     unsigned refused;
+    when turn;                          /* commands are taken one after the other, without a wait, since then */
     /* the transaction: from MAIL until its end */
     arena *a;                           /* NULL: none */
     struct message *m;
     size_t rcpt_cap;
+    uint64_t taken;                     /* RCPT commands */
     uint64_t expected;                  /* octets, as SIZE said; 0: not said */
     /* the body on its way in */
     struct spool_slab *slab;
@@ -93,6 +96,7 @@ struct session {
     struct spool_piece *piece;
     size_t npiece, piece_cap;
     size_t scanned;                     /* octets of the slab that the scan has seen */
+    when body_until;                    /* all of it has to be here */
     bool bdat;                          /* BDAT has begun: only BDAT, RSET, NOOP, QUIT from here */
     bool bdat_failed;
     struct vigil *vigil;                /* the answer to the message waits for what a backend says of it; NULL: it does not */
@@ -100,11 +104,20 @@ struct session {
 };
 
 void say(struct session *s, int code, struct enhanced e, const char *text);
+void say_reply(struct session *s, const struct reply *r);
+void say_refusal(struct session *s, const struct reply *r, str rcpt);
+str told_through(struct session *s);
 /* The one way back to "no transaction", from every state (attack class 9). */
 void transaction_reset(struct session *s);
 /* The client is another: count it as one of that address's. False: that was said to be one too many. */
 WAITS bool session_readmit(struct session *s, const struct addr *client);
 WAITS void say_greeting(struct session *s);
+
+/* ---- body.c: the octets of a message ---- */
+
+void body_reset(struct session *s);
+WAITS err body_data(struct session *s);
+WAITS err body_bdat(struct session *s, const struct command *c);
 
 /* ---- cut.c: a backend's refusal becomes the client's answer ---- */
 

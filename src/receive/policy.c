@@ -6,15 +6,13 @@
 static struct reply refuse(arena *a, int code, struct enhanced e, const char *fmt, ...) PRINTF(4, 5);
 static struct reply refuse(arena *a, int code, struct enhanced e, const char *fmt, ...)
 {
-    AUTO_BUF text = { 0 };
     char line[512];
     va_list args;
 
     va_start(args, fmt);
     int n = vsnprintf(line, sizeof line, fmt, args);
     va_end(args);
-    buf_add(&text, str_of(line, MIN((size_t)MAX(n, 0), sizeof line - 1)));
-    return (struct reply){ .code = (uint16_t)code, .enhanced = e, .text = str_dup(a, buf_str(&text)) };
+    return (struct reply){ .code = (uint16_t)code, .enhanced = e, .text = str_dup(a, str_of(line, MIN((size_t)MAX(n, 0), sizeof line - 1))) };
 }
 
 void client_place(struct client_info *client, const struct snapshot *snap)

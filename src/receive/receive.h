@@ -136,8 +136,9 @@ WAITS err accept_mail(struct reception *r, const struct snapshot *snap, arena *a
 WAITS err accept_vigil(struct reception *r, const struct snapshot *snap, arena *a, struct message *m, struct spool_slab *slab, str with, struct vigil *w);
 /* Before that: which stream it is of, by where it comes from and its header. Its number; 0: none. */
 unsigned accept_stream(const struct snapshot *snap, arena *a, struct message *m, str header);
-/* Does the header block hold our own instance id in a Received field, or more of them than `hops`? */
-bool accept_loops(const struct reception *r, str header, const struct scan *scan, uint64_t hops);
+/* Does the header block hold our own instance id in too many Received fields, or more of them than `hops`? Then how that is refused, and it is counted; else
+ * code 0. */
+struct reply accept_loop(const struct reception *r, str header, const struct scan *scan, uint64_t hops);
 
 /* ---- explain ------------------------------------------------------------------------------------------------------------------------ */
 

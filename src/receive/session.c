@@ -1,30 +1,11 @@
 /* One client's dialogue, in the order it happens on the wire. Decisions are policy.c's, octets are smtp/'s, safety is accept.c's. */
 #include "receive/inside.h"
 
-#define SLAB_FIRST (16u << 10)
 #define IDLE_TRIM (2 * SECOND)  /* a session silent for so long gives its buffers and stack back */
+#define REFUSAL_MOST 450        /* octets: a reply has 500 (server_reply()), and the reference shall be among them */
+#define TURN (2 * MILLISECOND)  /* of commands that were here at once; then others have theirs */
 
 /* ---- the transaction ---- */
-
-static void slab_set(struct session *s, struct spool_slab *slab, size_t cap)
-{
-    arriving_add((int64_t)cap - (int64_t)s->slab_cap);
-    s->slab = slab;
-    s->slab_cap = cap;
-}
-
-/* Forget the body; chunks already written are given up. */
-static void body_reset(struct session *s)
-{
-    if (s->npiece)
-        spool_abort(s->r->setup.port, s->m->id, s->piece, s->npiece);
-    spool_slab_free(s->slab);
-    slab_set(s, NULL, 0);
-    s->piece = NULL;
-    s->npiece = s->piece_cap = s->scanned = 0;
-    s->bdat = s->bdat_failed = false;
-    s->bad = (struct reply){ 0 };
-}
 
 void transaction_reset(struct session *s)
 {
@@ -32,7 +13,7 @@ void transaction_reset(struct session *s)
     arena_free(s->a);
     s->a = NULL;
     s->m = NULL;
-    s->rcpt_cap = 0;
+    s->rcpt_cap = s->taken = 0;
     inlet_forget(s);
 }
 
@@ -41,13 +22,13 @@ void say(struct session *s, int code, struct enhanced e, const char *text)
     server_reply(&s->v, code, e, "%s", text);
 }
 
-static void say_reply(struct session *s, const struct reply *r)
+void say_reply(struct session *s, const struct reply *r)
 {
     server_reply(&s->v, r->code, r->enhanced, "%.*s", STR(r->text));
 }
 
 /* What the log tells besides the client: whom it came through, and where XFORWARD says the message came from. */
-static str told_through(struct session *s)
+str told_through(struct session *s)
 {
     if (s->through.n == 0 && s->forward.n == 0)
         return S("");
@@ -56,7 +37,7 @@ static str told_through(struct session *s)
 }
 
 /* Refuse with a reference that `waypost trace` finds. */
-static void say_refusal(struct session *s, const struct reply *r, str rcpt)
+void say_refusal(struct session *s, const struct reply *r, str rcpt)
 {
     ulid ref = ulid_new();
     char text[ULID_TEXT];
@@ -64,7 +45,7 @@ static void say_refusal(struct session *s, const struct reply *r, str rcpt)
                        .remote = str_z(s->client.ip), .reply = reply_print(s->scratch, r), .detail = told_through(s) };
 
     event_emit(&e);
-    server_reply(&s->v, r->code, r->enhanced, "%.*s [ref %.*s]", STR(r->text), STR(ulid_print(ref, text)));
+    server_reply(&s->v, r->code, r->enhanced, "%.*s [ref %.*s]", STR(str_head(r->text, REFUSAL_MOST)), STR(ulid_print(ref, text)));
 }
 
 static bool newest_snapshot(struct session *s)
@@ -197,6 +178,10 @@ static void do_rcpt(struct session *s, const struct command *c)
         say(s, 452, ENH(4, 5, 3), "too many recipients: send the message to the rest on its own");
         return;
     }
+    if (s->taken >= l->recipients) { /* several may stand for one; each was asked about */
+        say(s, 452, ENH(4, 5, 3), "too many RCPT commands: send the message to the rest on its own");
+        return;
+    }
     no = policy_rcpt(s->snap, &s->client, s->m, &c->path, s->scratch, &to);
     if (no.code) {
         if (is_unknown(&no) && !unknown_may(s))
@@ -208,281 +193,9 @@ static void do_rcpt(struct session *s, const struct command *c)
         }
         return;
     }
+    s->taken++;
     envelope_add(s->a, s->snap, &s->m->env, &s->rcpt_cap, c, &to);
     say(s, 250, ENH(2, 1, 5), "recipient ok");
-}
-
-/* ---- the body ---- */
-
-static void body_begin(struct session *s, uint64_t expected)
-{
-    size_t cap = expected ? MIN((size_t)expected + 64, (size_t)SPOOL_CHUNK) : SLAB_FIRST;
-
-    slab_set(s, spool_slab_new(cap), cap);
-    scan_init(&s->m->scan);
-    s->scanned = 0;
-}
-
-struct reply body_bad(const struct limits *l, const struct message *m)
-{
-    const struct scan *scan = &m->scan;
-
-    if (scan->size > l->message_size)
-        return (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("message too large for this relay") };
-    if ((scan->header_open ? scan->size : scan->header_end) > l->header_size)
-        return (struct reply){ .code = 552, .enhanced = ENH(5, 3, 4), .text = S("header of the message too large") };
-    if (m->env.body != BODY_BINARY && (scan->bare_cr || scan->bare_lf))
-        return (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a CR or LF on its own in the message: lines end in CR LF") };
-    if (m->env.body != BODY_BINARY && scan->nul)
-        return (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a NUL octet in the message") };
-    return (struct reply){ 0 };
-}
-
-/* The scan runs behind the octets; what it finds may settle the body's fate long before its end. */
-static void body_scan(struct session *s)
-{
-    const struct limits *l = &s->snap->receive.limits;
-    struct scan *scan = &s->m->scan;
-
-    scan_feed(scan, str_from(buf_str(&s->slab->body), s->scanned));
-    s->scanned = s->slab->body.n;
-    if (s->bad.code)
-        return;
-    s->bad = body_bad(l, s->m);
-}
-
-/* Put what the slab holds into the spool as one chunk. */
-static void body_chunk(struct session *s)
-{
-    if (s->npiece == s->piece_cap) {
-        struct spool_piece *more = NEW_ARRAY(s->a, struct spool_piece, s->piece_cap ? s->piece_cap * 2 : 16);
-        if (s->piece_cap)
-            memcpy(more, s->piece, s->piece_cap * sizeof *more);
-        s->piece = more;
-        s->piece_cap = s->piece_cap ? s->piece_cap * 2 : 16;
-    }
-    switch (spool_chunk(s->r->setup.port, s->m->id, buf_str(&s->slab->body), &s->piece[s->npiece])) {
-    case OK:
-        s->npiece++;
-        break;
-    case E_NOSPACE:
-        s->bad = (struct reply){ .code = 452, .enhanced = ENH(4, 3, 1), .text = S("no room for this message just now") };
-        break;
-    default:
-        s->bad = (struct reply){ .code = 451, .enhanced = ENH(4, 3, 0), .text = S("the message could not be stored just now") };
-        break;
-    }
-    buf_clear(&s->slab->body);
-    s->scanned = 0;
-}
-
-/* Make room: grow the slab, or put a full one into the spool as a chunk. A refused body is read on, and forgotten. */
-static void body_room(struct session *s)
-{
-    if (s->bad.code) {
-        buf_clear(&s->slab->body);
-        s->scanned = 0;
-        return;
-    }
-    if (s->slab->body.n < s->slab->cap)
-        return;
-    /* The header stays in one piece, so that who reads it later finds it whole. */
-    if (s->slab->cap < SPOOL_CHUNK) {
-        size_t cap = MIN(s->slab->cap * 4, (size_t)SPOOL_CHUNK);
-        struct spool_slab *bigger = spool_slab_new(cap);
-        buf_add(&bigger->body, buf_str(&s->slab->body));
-        spool_slab_free(s->slab);
-        slab_set(s, bigger, cap);
-        return;
-    }
-    body_chunk(s);
-}
-
-/* The first piece of the body holds the header: still in the slab, or in the spool already. */
-static str body_header(struct session *s)
-{
-    str head = { 0 };
-
-    if (s->npiece == 0)
-        head = buf_str(&s->slab->body);
-    else if (spool_read_piece(s->r->setup.port, s->piece[0], s->scratch, &head) != OK)
-        head = (str){ 0 };
-    return str_head(head, s->m->scan.header_end);
-}
-
-/* All octets are here: judge, commit, answer. Ends the transaction. */
-static void body_end(struct session *s)
-{
-    const struct limits *l = &s->snap->receive.limits;
-    struct message *m = s->m;
-    char id[ULID_TEXT];
-    when start = clock_now();
-
-    if (s->r->setup.working_on)
-        s->r->setup.working_on(s->r->setup.ctx, m->id);
-    scan_end(&m->scan);
-    body_scan(s);
-    if (!s->bad.code && m->env.body != BODY_BINARY && (m->scan.bare_cr || m->scan.bare_lf))
-        s->bad = (struct reply){ .code = 550, .enhanced = ENH(5, 6, 0), .text = S("a CR or LF on its own in the message: lines end in CR LF") };
-    str header = s->bad.code ? S("") : body_header(s), message_id = S("");
-    if (!s->bad.code && accept_loops(s->r, header, &m->scan, l->hops)) {
-        stats_add(COUNT_loops, 1);
-        s->bad = (struct reply){ .code = 554, .enhanced = ENH(5, 4, 6), .text = S("this message loops: it came through here or through too many relays before") };
-    }
-    if (!s->bad.code && s->npiece && s->slab->body.n)
-        body_chunk(s);
-    if (s->bad.code) {
-        if (s->bad.code / 100 == 5)
-            stats_add(COUNT_refused_messages, 1);
-        say_refusal(s, &s->bad, S(""));
-        transaction_reset(s);
-        return;
-    }
-    m->origin = (struct origin){ .listener = s->where, .ehlo = str_dup(s->a, buf_str(&s->helo)),
-                                 .client_name = str_dup(s->a, buf_str(&s->client_name)), .login = str_dup(s->a, buf_str(&s->login)),
-                                 .forwarded = str_dup(s->a, buf_str(&s->forward)), .accepted = wall_now() };
-    if (s->client.addr.n)
-        m->origin.client = str_dup(s->a, str_z(s->client.ip));
-    unsigned stream = accept_stream(s->snap, s->a, m, header);
-    m->piece = s->piece;
-    m->npiece = s->npiece;
-
-    /* From here the arena and the slab are the message's own. */
-    arena *a = s->a;
-    struct spool_slab *slab = s->npiece ? NULL : s->slab;
-    if (!slab)
-        spool_slab_free(s->slab);
-    slab_set(s, NULL, 0);
-    ulid mid = m->id;
-    struct event e = { .kind = EVENT_ACCEPTED, .id = mid, .at = m->origin.accepted, .from = m->env.sender, .rcpt = m->env.rcpt[0].given,
-                       .remote = str_z(s->client.ip), .size = m->scan.size, .detail = told_through(s) };
-    uint64_t nrcpt = m->env.nrcpt;
-    if (header_get(s->scratch, header, S("Message-ID"), &message_id))
-        e.message_id = str_dup(s->scratch, str_head(message_id, 512));
-    if (nrcpt > 1)
-        e.detail = str_printf(s->scratch, "and %llu more recipients%s%.*s", (unsigned long long)(nrcpt - 1), e.detail.n ? "; " : "", STR(e.detail));
-    e.from = str_dup(s->scratch, e.from);
-    e.rcpt = str_dup(s->scratch, e.rcpt);
-    str with = s->client.local ? S("LOCAL") : m->env.smtputf8 ? S("UTF8SMTP") : s->esmtp ? S("ESMTP") : S("SMTP"); /* RFC 6531 4.3 */
-    s->a = NULL;
-    s->m = NULL;
-    s->npiece = 0;
-    when cut = cut_length(&s->snap->routes, &m->env);
-    struct vigil *w = cut ? cut_begin(s, l) : NULL;
-    struct reply no;
-    err stored = accept_vigil(s->r, s->snap, a, m, slab, with, w);
-    transaction_reset(s);
-    if (w)
-        e.detail = str_printf(s->scratch, "%.*s%scut_through: its client waits for the next hop's answer", STR(e.detail), e.detail.n ? "; " : "");
-    if (stored == OK) {
-        e.took = clock_now() - start;
-        histogram_add(&stats_mine()->accept, e.took);
-        stats_label(FAMILY_RECEIVED, s->listener, stream);
-        stats_add(COUNT_accepted_bytes, e.size);
-        stats_add(COUNT_accepted_rcpts, nrcpt);
-        event_emit(&e);
-    }
-    bool refused = w && cut_end(s, w, cut, &no);
-    if (refused) {
-        server_reply(&s->v, no.code, no.enhanced, "%.*s [ref %.*s]", STR(no.text), STR(ulid_print(mid, id)));
-    } else if (stored == OK) {
-        server_reply(&s->v, 250, ENH(2, 0, 0), "queued as %.*s", STR(ulid_print(mid, id)));
-    } else if (stored == E_NOSPACE) {
-        server_reply(&s->v, 452, ENH(4, 3, 1), "no room for this message just now");
-    } else {
-        log_error("not_stored", LOG_ID("id", mid), LOG_STR("reason", err_text()));
-        server_reply(&s->v, 451, ENH(4, 3, 0), "the message could not be stored just now [ref %.*s]", STR(ulid_print(mid, id)));
-    }
-}
-
-static bool body_may_begin(struct session *s)
-{
-    if (!s->a) {
-        say(s, 503, ENH(5, 5, 1), "say MAIL first");
-        return false;
-    }
-    if (s->m->env.nrcpt == 0) { /* RFC 5321 3.3: 503 or 554 */
-        say(s, 554, ENH(5, 5, 1), "no valid recipients");
-        return false;
-    }
-    return true;
-}
-
-static err do_data(struct session *s)
-{
-    struct data d = { 0 };
-    when end = clock_now() + s->snap->receive.timeouts.message;
-
-    if (s->a && s->bdat) {
-        say(s, 503, ENH(5, 5, 1), "BDAT has begun: DATA cannot follow (RFC 3030 3)");
-        return OK;
-    }
-    if (!body_may_begin(s))
-        return OK;
-    if (s->m->env.body == BODY_BINARY) { /* RFC 3030 3 */
-        say(s, 503, ENH(5, 5, 1), "BODY=BINARYMIME needs BDAT");
-        return OK;
-    }
-    say(s, 354, (struct enhanced){ 0 }, "send the message, end it with a dot alone on a line");
-    body_begin(s, s->expected);
-    while (!d.ended) {
-        body_room(s);
-        when until = MIN(end, clock_now() + s->snap->receive.timeouts.data_block);
-        TRY(data_hear(&d, s->s, &s->slab->body, s->slab->cap - s->slab->body.n, until));
-        body_scan(s);
-        if (d.bare_cr || d.bare_lf) /* also where the dots were looked for */
-            s->m->scan.bare_cr |= d.bare_cr, s->m->scan.bare_lf |= d.bare_lf;
-    }
-    body_end(s);
-    return OK;
-}
-
-/* RFC 3030 2. The octets of a refused chunk are read and thrown away (attack class 6). */
-static err do_bdat(struct session *s, const struct command *c)
-{
-    uint64_t left = c->chunk;
-    when end = clock_now() + s->snap->receive.timeouts.message;
-    bool usable = s->a && s->m->env.nrcpt && !s->bdat_failed;
-
-    if (usable && !s->bdat) {
-        body_begin(s, c->last ? c->chunk : 0);
-        s->bdat = true;
-    }
-    while (left) {
-        when until = MIN(end, clock_now() + s->snap->receive.timeouts.data_block);
-        if (usable)
-            body_room(s);
-        str in = stream_pending(s->s);
-        if (in.n == 0) {
-            TRY(stream_fill(s->s, (size_t)MIN(left, 65536), until));
-            continue;
-        }
-        in = str_head(in, left);
-        if (usable) {
-            in = str_head(in, s->slab->cap - s->slab->body.n);
-            buf_add(&s->slab->body, in);
-            body_scan(s);
-        }
-        stream_consume(s->s, in.n);
-        left -= in.n;
-    }
-    if (!usable) {
-        if (s->bdat_failed)
-            say(s, 503, ENH(5, 5, 1), "an earlier chunk of this message was refused: say RSET");
-        else
-            body_may_begin(s);
-        s->bdat_failed |= s->a != NULL;
-        s->bdat |= s->a != NULL;
-    } else if (c->last) {
-        body_end(s);
-    } else if (s->bad.code) {
-        struct reply bad = s->bad;
-        say_refusal(s, &bad, S(""));
-        body_reset(s);
-        s->bdat = s->bdat_failed = true;
-    } else
-        server_reply(&s->v, 250, ENH(2, 0, 0), "%llu octets received", (unsigned long long)c->chunk);
-    return OK;
 }
 
 /* ---- the dialogue ---- */
@@ -518,9 +231,9 @@ static err session_do(struct session *s, const struct command *c)
         do_rcpt(s, c);
         break;
     case VERB_DATA:
-        return do_data(s);
+        return body_data(s);
     case VERB_BDAT:
-        return do_bdat(s, c);
+        return body_bdat(s, c);
     case VERB_RSET:
         transaction_reset(s);
         say(s, 250, ENH(2, 0, 0), "ok");
@@ -568,8 +281,14 @@ static err session_idle(struct session *s, when deadline)
 {
     err e;
 
-    if (server_has_more(&s->v))
-        return OK;
+    if (server_has_more(&s->v)) { /* a buffer holds thousands of commands, and some take a while */
+        when now = clock_now();
+        if (now - s->turn < TURN)
+            return OK;
+        e = task_yield();
+        s->turn = clock_now();
+        return e;
+    }
     stream_flush(s->s);
     s->at_boundary = true;
     e = stream_wait(s->s, MIN(deadline, clock_now() + IDLE_TRIM));
@@ -583,6 +302,7 @@ static err session_idle(struct session *s, when deadline)
         s->scratch = arena_new();
     }
     s->at_boundary = false;
+    s->turn = clock_now();
     return e;
 }
 
@@ -623,7 +343,6 @@ static err session_talk(struct session *s)
     return OK;
 }
 
-/* As one of how many: of all, and of this client's. What is said when it is too many stands here alone. */
 static void session_leave(struct session *s)
 {
     admit_end(&s->client.addr, s->counted);
@@ -651,6 +370,7 @@ static bool network_admit(struct session *s)
     return false;
 }
 
+/* As one of how many: of all, and of this client's. What is said when it is too many stands here alone. */
 static bool session_admit(struct session *s)
 {
     s->counted = !s->client.network;

@@ -226,7 +226,7 @@ static const struct setting limit_settings[] = {
               "of it answers take up to 10 s, beyond it 421 ends the session at each further one; 0/h: as many as it likes." },
     { .name = "body_memory", .type = CONF_BYTES, LIMIT(body_memory), .preset = "256MiB", .least = 16777216, .most = 1e12,
       .help = "Memory for bodies on their way in, and as much for bodies waiting for a connection; above it new mail is put off with "
-              "452, and waiting mail is read back from the spool." },
+              "452, at twice as much also what is on its way and grows, and waiting mail is read back from the spool." },
     { .name = NULL },
 };
 

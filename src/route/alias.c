@@ -52,19 +52,12 @@ struct expansion {
     const struct aliases *al;
     arena *a;
     struct target { str address; unsigned deep; bool final; } *todo; size_t n, cap; /* all ever met: those done stay, to be known again */
+    struct map met;             /* their addresses: a stranger's RCPT may be for a list of a thousand */
 };
-
-static bool is_known(const struct expansion *x, str address)
-{
-    for (size_t i = 0; i < x->n; i++)
-        if (str_ieq(x->todo[i].address, address))
-            return true;
-    return false;
-}
 
 static err add_target(struct expansion *x, str address, unsigned deep)
 {
-    if (is_known(x, address))
+    if (map_get(&x->met, address))
         return OK;
     if (deep > DEEP_MOST)
         return fail(E_LIMIT, "aliases lead on for more than %d steps", DEEP_MOST);
@@ -78,6 +71,7 @@ static err add_target(struct expansion *x, str address, unsigned deep)
         x->cap = x->cap ? 4 * x->cap : 8;
     }
     x->todo[x->n++] = (struct target){ address, deep, false };
+    map_put(&x->met, address, x);
     return OK;
 }
 
@@ -128,41 +122,53 @@ static err add_value(struct expansion *x, str value, const struct path *from, un
     return OK;
 }
 
-err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret, str *closed)
+/* All that `who` leads to, as x->todo[...].final (x->n 0: nowhere), and what is said where mail is refused. */
+static err follow(struct expansion *x, const struct path *who, str *closed)
 {
-    struct expansion x = { .al = al, .a = a };
-
-    *ret = (struct strs){ 0 };
-    *closed = (str){ 0 };
-    if (al->ntable == 0)
-        return OK;
-    TRY(add_target(&x, who->text, 0));
-    for (size_t i = 0; i < x.n; i++) {
-        struct target t = x.todo[i];
+    TRY(add_target(x, who->text, 0));
+    for (size_t i = 0; i < x->n; i++) {
+        struct target t = x->todo[i];
         struct path p;
         str value = { 0 };
         TRY(address_parse(t.address, &p));
-        enum found found = find(al, &p, &value);
+        enum found found = find(x->al, &p, &value);
         if (found == UNDECIDED)
             return fail(E_AGAIN, "what %.*s stands for cannot be told just now", STR(t.address));
         if (found == ABSENT || value.n == 0) {
-            if (i == 0)
-                return OK;      /* it stands for nothing but itself */
-            x.todo[i].final = true;
-            continue;
+            x->todo[i].final = true;
+            if (i > 0)
+                continue;
+            x->n = 0;           /* it stands for nothing but itself */
+            return OK;
         }
         if (str_istarts(value, S(BOUNCE))) {
             if (!closed->p)
                 *closed = str_trim(str_from(value, sizeof BOUNCE - 1));
             continue;
         }
-        TRY(add_value(&x, value, &p, t.deep + 1));
+        TRY(add_value(x, value, &p, t.deep + 1));
         bool itself = false;
         str rest = value, part;
         while (!itself && str_cut(&rest, S(","), &part))
             itself = str_ieq(str_trim(part), t.address);
-        x.todo[i].final = itself;
+        x->todo[i].final = itself;
     }
+    return OK;
+}
+
+err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret, str *closed)
+{
+    struct expansion x = { .al = al, .a = a, .met.fold = true };
+
+    *ret = (struct strs){ 0 };
+    *closed = (str){ 0 };
+    if (al->ntable == 0)
+        return OK;
+    err e = follow(&x, who, closed);
+    map_free(&x.met);
+    TRY(e);
+    if (x.n == 0)
+        return OK;
     ret->p = NEW_ARRAY(a, str, x.n);
     for (size_t i = 0; i < x.n; i++)
         if (x.todo[i].final)

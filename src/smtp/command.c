@@ -306,8 +306,8 @@ static void nothing_parse(str rest, struct command *c)
 
 static const struct { str word; enum verb verb; } verbs[] = {
     { S("MAIL"), VERB_MAIL },       { S("RCPT"), VERB_RCPT },         { S("DATA"), VERB_DATA },
-    { S("EHLO"), VERB_EHLO },       { S("LHLO"), VERB_LHLO },
-          { S("QUIT"), VERB_QUIT },         { S("RSET"), VERB_RSET },
+    { S("EHLO"), VERB_EHLO },       { S("QUIT"), VERB_QUIT },         { S("RSET"), VERB_RSET },
+    { S("LHLO"), VERB_LHLO },
     { S("BDAT"), VERB_BDAT },       { S("HELO"), VERB_HELO },         { S("NOOP"), VERB_NOOP },
     { S("AUTH"), VERB_AUTH },       { S("STARTTLS"), VERB_STARTTLS }, { S("VRFY"), VERB_VRFY },
     { S("EXPN"), VERB_EXPN },       { S("HELP"), VERB_HELP },         { S("ETRN"), VERB_ETRN },

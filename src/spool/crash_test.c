@@ -17,6 +17,7 @@
 #define MAILS 2000
 #define RCPTS 40
 #define WORKERS 2
+#define NARROW_SEGMENTS 10
 
 /* What the test knows of one message. */
 struct mail {
@@ -28,7 +29,7 @@ struct mail {
     unsigned worker, loaded;
 };
 
-enum fault { FAULT_NONE, FAULT_EIO, FAULT_EIO_LONG, FAULT_FULL_LONG, FAULT_SHORT, FAULT_SHORT_LONG, FAULT_SYNC, FAULT_SYNC_LONG, FAULT_DIR, FAULTS };
+enum fault { FAULT_NONE, FAULT_EIO, FAULT_EIO_LONG, FAULT_FULL_LONG, FAULT_SHORT, FAULT_SHORT_LONG, FAULT_SYNC, FAULT_SYNC_LONG, FAULT_NOW_AND_THEN_LONG, FAULT_DIR, FAULTS };
 
 struct world {
     unsigned run;
@@ -38,13 +39,14 @@ struct world {
     unsigned faults;
     struct machine under, over;
     bool failed_fd[4096];
+    bool fail_once;                     /* the next write of a batch */
     struct spool *spool;
     struct mail mail[MAILS]; unsigned nmail;
     unsigned actions, errors, life;
     bool strict;                        /* the last life ended well: nothing may be in doubt */
     bool done;
     unsigned acked, loads;
-    bool compacts;
+    bool compacts, narrow;              /* narrow: there is room for few segments more than what waits needs */
     struct worker *workers;
 };
 
@@ -79,9 +81,9 @@ static enum fault fails(enum op op)
         w->crash = true;
     if (!w->fault_at || w->ops < w->fault_at)
         return FAULT_NONE;
-    bool last = w->fault == FAULT_EIO_LONG || w->fault == FAULT_FULL_LONG || w->fault == FAULT_SHORT_LONG || w->fault == FAULT_SYNC_LONG;
+    bool last = w->fault == FAULT_EIO_LONG || w->fault == FAULT_FULL_LONG || w->fault == FAULT_SHORT_LONG || w->fault == FAULT_SYNC_LONG || w->fault == FAULT_NOW_AND_THEN_LONG;
     if (!w->fault_until)
-        w->fault_until = clock_now() + (last ? (when)(1 + sim_random(20)) * SECOND : 0);
+        w->fault_until = clock_now() + (last ? (when)(1 + sim_random(w->fault == FAULT_NOW_AND_THEN_LONG ? 100 : 20)) * SECOND : 0);
     else if (!last || clock_now() >= w->fault_until) {
         if (!w->faults)                 /* it waits for its kind of operation */
             goto hit;
@@ -98,6 +100,10 @@ hit:
         return FAULT_NONE;
     case FAULT_SHORT: case FAULT_SHORT_LONG:
         if (op != OP_WRITE)
+            return FAULT_NONE;
+        break;
+    case FAULT_NOW_AND_THEN_LONG:
+        if (op != OP_WRITE || !sim_chance(3))
             return FAULT_NONE;
         break;
     case FAULT_SYNC: case FAULT_SYNC_LONG:
@@ -126,6 +132,11 @@ static ssize_t over_write(int fd, const struct iovec *iov, int n, uint64_t at)
 {
     if (world->failed_fd[fd % 4096])
         wrong("a file is written after a failure");
+    if (world->fail_once && at >= PAGE) {
+        world->fail_once = false;
+        world->failed_fd[fd % 4096] = true;
+        return -EIO;
+    }
     switch (fails(OP_WRITE)) {
     case FAULT_NONE:
         return world->under.file_write(fd, iov, n, at);
@@ -304,6 +315,12 @@ static struct mail *any_mail(struct worker *k, bool end)
 
 struct look { struct post post; struct worker *k; size_t n; struct spool_move *move[]; };
 
+static void look_done(struct look *look)
+{
+    for (size_t i = 0; i < look->n; i++)
+        spool_move_done(look->move[i]);
+}
+
 static err look_task(void *arg)
 {
     struct look *look = arg;
@@ -317,9 +334,7 @@ static err look_task(void *arg)
     }
     while (k->port && spool_flush(k->port) != OK)
         TRY(task_sleep(clock_now() + SECOND));
-    if (k->port)
-        for (size_t i = 0; i < look->n; i++)
-            spool_move_done(look->move[i]);
+    look_done(look);
     return OK;
 }
 
@@ -327,7 +342,9 @@ static void look_arrived(struct post *p)
 {
     struct look *look = AROUND(p, struct look, post);
 
-    if (look->k->port)
+    if (!look->k->port)
+        look_done(look);
+    else
         group_spawn(thread_group(), "look", look_task, look);
 }
 
@@ -335,7 +352,8 @@ static void moved(void *ctx, struct spool_move *const *moves, size_t n)
 {
     struct world *w = ctx;
 
-    *moves_seen += (unsigned)n;
+    if (moves_seen)
+        *moves_seen += (unsigned)n;
     for (size_t i = 0; i < n; i++)
         atomic_fetch_add(&moves[i]->holders, WORKERS - 1);
     for (unsigned i = 0; i < WORKERS; i++) {
@@ -346,6 +364,8 @@ static void moved(void *ctx, struct spool_move *const *moves, size_t n)
         memcpy(look->move, moves, n * sizeof look->move[0]);
         if (look->k->port)
             thread_post(look->k->thread, &look->post);
+        else /* its thread has ended: it reads no more */
+            look_done(look);
     }
 }
 
@@ -520,6 +540,9 @@ static err life(void *arg)
     struct thread *t[WORKERS];
     struct spool_setup setup = { .dir = S("/spool"), .reserve = 2, .ahead = 1, .segment = 64 << 10 };
 
+    if (w->narrow)
+        setup.reserve = 4, setup.max_bytes = NARROW_SEGMENTS * (uint64_t)setup.segment;
+
     w->workers = k;
     if (w->compacts) {
         setup.moved = moved;
@@ -615,6 +638,7 @@ static void fault_run(unsigned run)
 
     run_begin(&w, run);
     w->actions = 30;
+    w->narrow = w->compacts = run / (FAULTS - 1) % 2;
     w->fault = (enum fault)(1 + run % (FAULTS - 1));
     w->fault_at = 1 + run / (FAULTS - 1) * 3;
     live(w, SIM_POWER);
@@ -648,6 +672,50 @@ static void compact_run(unsigned run)
     w->actions = 0;
     live(w, SIM_POWER);
     live(w, SIM_POWER);
+}
+
+/* Each segment holds one message that waits, and then a write to it fails. */
+static err fail_each(void *arg)
+{
+    struct world *w = arg;
+    struct worker k = { .w = w };
+    struct spool_setup setup = { .dir = S("/spool"), .reserve = 4, .ahead = 1, .segment = 64 << 10, .max_bytes = NARROW_SEGMENTS * (64 << 10) };
+    struct spool_loaded none;
+    struct check c = { .w = w };
+
+    if (spool_open(&setup, &w->spool) != OK || spool_load(w->spool, check_one, &c, &none) != OK)
+        wrong("%.*s", STR(err_text()));
+    k.port = spool_port_open(w->spool);
+    for (unsigned i = 0; i < 3 * NARROW_SEGMENTS; i++) {
+        struct mail *l = &w->mail[w->nmail++];
+        l->nrcpt = 1;
+        l->length = 100;
+        if (offer(&k, w->nmail - 1) != OK)
+            wrong("after %u segments that failed: %.*s", i, STR(err_text()));
+        w->fail_once = true;
+    }
+    if (spool_stats(w->spool).condemned != 3 * NARROW_SEGMENTS - 1)
+        wrong("too few failed");
+    spool_port_close(k.port);
+    spool_close(w->spool);
+    w->done = true;
+    return OK;
+}
+
+static void room_run(unsigned run)
+{
+    struct world *w;
+
+    run_begin(&w, run);
+    machine_over(w);
+    sim_thread(SIM_RELAY, "relay", fail_each, w);
+    while (!w->done)
+        if (!sim_step())
+            wrong("it hangs");
+    sim_crash(SIM_POWER);
+    w->strict = true;
+    w->actions = 0;
+    live(w, SIM_POWER);                 /* all of it is there */
 }
 
 /* Each of `n` runs in a process of its own. SPOOL_RUNS=FROM-TO chooses others. */
@@ -686,6 +754,7 @@ static void runs(void (*one)(unsigned run), unsigned n)
 
 TEST(spool_survives_a_crash_at_any_operation) { runs(crash_run, RUNS(100 / KIT_SLOW + 20)); }
 TEST(spool_survives_a_failing_disk) { runs(fault_run, RUNS(100 / KIT_SLOW + 20)); }
+TEST(spool_segments_that_failed_give_their_room_back) { runs(room_run, RUNS(3)); }
 TEST(spool_survives_all_that_while_it_compacts)
 {
     moves_seen = mmap(NULL, sizeof *moves_seen, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -65,8 +65,11 @@ static err write_zeros(struct spool *s, int fd, uint32_t size)
 static bool room_for(struct spool *s, unsigned n)
 {
     int64_t left = machine->file_free(s->dir);
+    uint64_t bytes = (uint64_t)n * s->size;
 
-    if (s->setup.max_bytes && (s->nsegment + n) * (uint64_t)s->size > s->setup.max_bytes)
+    for (size_t i = 0; i < s->nsegment; i++) /* nobody but us changes the table */
+        bytes += s->segment[i]->size;
+    if (s->setup.max_bytes && bytes > s->setup.max_bytes)
         return false;
     return left < 0 || (uint64_t)left >= s->setup.min_free + (uint64_t)n * s->size;
 }
@@ -135,6 +138,35 @@ err keeper_make(struct spool *s)
 }
 
 /* ---- giving back ---- */
+
+/* Under lock. Up to where does it have to be there? What failed counts no more, and nobody reads it. Where there is no room for another segment, neither is needed what an earlier
+ * life left unused behind its last batch, be it that what lies there is a torn tail. */
+static uint32_t needed(const struct spool *s, const struct segment *g)
+{
+    uint32_t end = g->size;
+
+    if (g->condemned)
+        end = g->cut;
+    else if (load_acquire(&s->full) && g->recovered && g->state == SEGMENT_SEALED && g->known && !g->unread)
+        end = round_page(MAX(g->end, g->torn_from));
+    return MIN(MAX(end, 2 * PAGE), g->size); /* the start takes nothing shorter for a segment */
+}
+
+/* Else a disk that fails for a while, or many starts on a full one, would use the reserve up, and there were no way to note what was delivered. */
+static void shorten(struct spool *s)
+{
+    for (size_t i = 0; i < s->nsegment; i++) {
+        struct segment *g = s->segment[i];
+        pthread_mutex_lock(&s->lock);
+        uint32_t size = needed(s, g);
+        pthread_mutex_unlock(&s->lock);
+        if (size == g->size || machine->file_truncate(g->fd, size) < 0)
+            continue;
+        pthread_mutex_lock(&s->lock);
+        g->size = size;
+        pthread_mutex_unlock(&s->lock);
+    }
+}
 
 static bool may_free(struct spool *s, struct segment *g)
 {
@@ -223,6 +255,7 @@ static void keep(struct spool *s)
         if (load_acquire(&s->loaded) && clock_now() >= s->free_again)
             while (free_one(s))
                 more = true;
+        shorten(s);
         unsigned want = s->setup.reserve + s->setup.ahead, have = load_acquire(&s->ready);
         store_release(&s->roomy, have >= want || room_for(s, want - have));
         if (have < want && clock_now() >= s->make_again) {
@@ -239,7 +272,7 @@ static void keep(struct spool *s)
             }
             more |= e == OK;
         }
-        if (load_acquire(&s->ready) >= s->setup.reserve)
+        if (load_acquire(&s->ready) >= s->setup.reserve || load_acquire(&s->full)) /* what has no index is not compacted */
             more |= index_one(s);
         if (load_acquire(&s->loaded) && (load_acquire(&s->full) || load_acquire(&s->ready) >= want))
             more |= compact_some(s);

@@ -38,7 +38,8 @@ struct job {
 
 /* ---- attack class 58 ---- */
 
-static const char *const inside_nets[] = { "0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15", "224.0.0.0/3", "::/96", "64:ff9b::/96", "fec0::/10", "ff00::/8" };
+static const char *const inside_nets[] = { "0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15", "224.0.0.0/3", "::/96", "64:ff9b::/96", "64:ff9b:1::/48",
+                                           "2001::/32", "2002::/16" /* with an IPv4 address inside */, "fec0::/10", "ff00::/8" };
 
 static bool is_inside(const struct addr *a)
 {

@@ -45,6 +45,24 @@ static bool is_stale(const struct sockaddr_un *un, socklen_t n)
     return refused;
 }
 
+/* By descriptor: who may write in its directory could have put a link there since it was bound. */
+int socket_mode(const char *path, unsigned mode)
+{
+    char self[40];
+    struct stat st;
+    int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC), got = -EPERM;
+
+    if (fd < 0)
+        return -errno;
+    snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+    if (fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode))
+        got = TELL(chmod(self, mode));
+    if (got == -ENOENT) /* nobody mounted /proc */
+        got = TELL(chmod(path, mode));
+    close(fd);
+    return got;
+}
+
 static int bind_unix(int fd, const struct sockaddr_un *un, socklen_t n)
 {
     /* The path is made with the mode of the descriptor, less the umask: never open wider than 0660, then exactly. */
@@ -57,7 +75,7 @@ static int bind_unix(int fd, const struct sockaddr_un *un, socklen_t n)
         if (unlink(un->sun_path) < 0 || bind(fd, (const struct sockaddr *)un, n) < 0)
             return -errno;
     }
-    return TELL(chmod(un->sun_path, 0660));
+    return socket_mode(un->sun_path, 0660);
 }
 
 static int sock_bind(int fd, const struct sockaddr *sa, socklen_t n)

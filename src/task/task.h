@@ -187,6 +187,9 @@ struct machine {
     /* Threads (task/seam.h). The simulator steps every scheduler, pool and post by one seeded chooser. NULL: the real ones. */
     const struct machine_threads *threads;
 };
+/* The mode of a Unix socket by its path; 0, or -errno. -EPERM: what stands there is none. Not in a simulation. */
+int socket_mode(const char *path, unsigned mode);
+
 extern const struct machine *machine;   /* the real one unless a simulator took its place before the first thread */
 extern const struct machine machine_linux;
 

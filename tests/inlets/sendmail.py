@@ -54,6 +54,7 @@ def test_up():
                      text="Subject: mutt two\nFrom: Bob <bob@example.com>\nBcc: kept@elsewhere.example\n\nGrüße\n".encode())
     check(got.returncode == EX_OK, "as mutt calls it", got)
     m = arrived(r, b"mutt two", 2) # one for each domain
+    check(not any(b"kept@" in x[2] for x in m), "Bcc is not told, whoever named the recipients", m)
     check(sum(len(x[1]) for x in m) == 3 and all(b"Gr\xc3\xbc\xc3\x9fe" in x[2] for x in m), "8-bit text to three", m)
     got = r.sendmail("-ti", "-fbob@example.com", text=b"To: bob@example.com\nCc: Group: friend@elsewhere.example, cron;\nBcc: secret@elsewhere.example\nSubject: three\n\nx\n")
     check(got.returncode == EX_OK, "flags together, a group, a bare name, Bcc", got)
@@ -180,6 +181,14 @@ def test_strangers():
         check(any(b"friend@elsewhere.example" in x[2] and b"5.7.1" in x[2] for x in m), "of what was refused", m)
         check(arrived(r, b"Subject: left too")[0][1] == ["friend@elsewhere.example"], "the other's goes out")
         check(r.logged("refused", remote=f"uid:{NOBODY.pw_uid}"), "the log names the owner")
+        # attack class 30: who may not write to others cannot have a report do so, by calling himself one of them
+        r.stop()
+        got = r.sendmail("-f", "victim@elsewhere.example", "friend@elsewhere.example", text=b"Subject: forged\nX-Text: buy\n\n", user=NOBODY.pw_uid)
+        check(got.returncode == EX_OK and len(r.dropped()) == 1, "left with a foreign sender", got)
+        r.start()
+        m = arrived(r, b"Subject: forged\r\n")
+        check([(x[0], x[1]) for x in m] == [("", ["postmaster@example.com"])], "the postmaster hears of it, and nobody else", m)
+        check(m and f"User {NOBODY.pw_uid} of this host left a message".encode() in m[0][2].replace(b"\r\n", b" ") and b"To: <postmaster@example.com>" in m[0][2], "and why", m)
     r.end()
 
 
@@ -214,6 +223,25 @@ def test_down():
     os.rename(r.socket, r.socket + ".away")
     got = r.sendmail("-f", "bob@example.com", "friend@elsewhere.example", text=b"Subject: noticed\n\n")
     check(got.returncode == EX_OK and len(arrived(r, b"Subject: noticed")) == 1, "a file that comes is noticed", got)
+    r.end()
+
+
+def test_down_limits():
+    """What is left while the relay is down may be more than it takes at once, or at all: no recipient is forgotten, and no sender."""
+    r = Relay()
+    r.write(local(f"users {ME}; relay_from example.com", r.dir) + "\nlimits { recipients 100; message_size 64KiB }")
+    r.start()
+    r.stop()
+    many = ", ".join(f"u{i}@elsewhere.example" for i in range(250)).encode()
+    got = r.sendmail("-t", "-f", "bob@example.com", text=b"Subject: many\nTo: " + many + b"\n\n")
+    check(got.returncode == EX_OK and len(r.dropped()) == 3, "250 recipients are left, 100 together", got, r.dropped())
+    got = r.sendmail("-f", "bob@example.com", "friend@elsewhere.example", "other@elsewhere.example", text=b"Subject: huge\n\n" + b"0123456789\n" * 100000)
+    check(got.returncode == EX_OK, "and a message that is too large", got)
+    r.start()
+    check(until(lambda: sum(len(x[1]) for x in r.sink.find(b"Subject: many")) == 250), "all 250 have it", [len(x[1]) for x in r.sink.find(b"Subject: many")])
+    m = arrived(r, b"Subject: huge")
+    check(len(m) == 1 and m[0][1] == ["bob@example.com"] and m[0][2].count(b"Status: 5.3.4") == 2, "who sent the large one is told, for both", m)
+    check(until(lambda: not r.dropped()) and not r.logged("drop_set_aside"), "nothing is set aside", r.logged("drop_set_aside"))
     r.end()
 
 

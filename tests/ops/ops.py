@@ -474,6 +474,40 @@ def test_queue():
         relay.remove()
 
 
+def test_unreadable():
+    """What cannot be read cannot be returned or deleted either, and is found once: not again and again as long as it waits."""
+    (port,) = free_ports(1)
+    relay = Relay()
+    relay.write([port], extra="backend gone { server 127.0.0.1:1 }\nrelay_domain gone.example { backend gone; recipients any }\n")
+    try:
+        relay.start()
+        sent = run("blast", f"127.0.0.1:{port}", "--mails", "5", "--from", "", "--to", "user%d@gone.example")
+        check(sent.returncode == 0, "blast", sent.stderr)
+        check(relay.end() == 0, "it ends")
+        relay.start()   # from here on none of them is in memory
+        check(until(lambda: len(relay.ask("queue", "list", "--json").stdout.splitlines()) == 5), "they wait", relay.said())
+        for root, _, names in os.walk(relay.dir):
+            for name in names:
+                file = os.path.join(root, name)
+                if "/spool" not in root or os.path.getsize(file) < 4096:
+                    continue
+                with open(file, "r+b") as f:
+                    head = f.read(1 << 20)
+                    at = head.find(b"user2@gone.example")
+                    while at >= 0:
+                        f.seek(at)
+                        f.write(b"USER")
+                        at = head.find(b"user2@gone.example", at + 1)
+        for verb in ("bounce", "delete"):
+            got = relay.ask("queue", verb, "--lane", "gone")
+            want = 4 if verb == "bounce" else 0
+            check(got.returncode == 0 and f"{want} " in got.stdout, verb, "is done for those that can be read", got.stdout, got.stderr)
+        check(2 <= relay.said().count("unreadable") <= 8, "the other is told once each time", relay.said()[-2000:])
+        check(relay.end() == 0, "it ends")
+    finally:
+        relay.remove()
+
+
 def test_standing():
     """What an operator said of lanes and servers holds in the next process, whether this one ends or is killed."""
     port, one, two = free_ports(3)

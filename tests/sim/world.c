@@ -33,7 +33,7 @@ static struct world {
     err relay_result;
     struct crash { when at, since; } crash[16]; size_t ncrash; /* since: notes from then on may be missing */
     when disk_bad_since;        /* 0: it is good */
-    struct sim_event weather, fault, end_at, end_in_a_moment, check, restart;
+    struct sim_event weather, fault, end_at, end_in_a_moment, check, lanes, restart;
     enum ending { SIGNAL, KILLED, POWER_CUT } ending;
     unsigned endings;           /* still to come */
     bool armed, end_now, start_now, stopping;
@@ -257,13 +257,10 @@ static void check_worker(const struct worker *w)
     struct ticket *t[64];
     size_t at = 0, n;
     struct queue_totals totals = queue_totals(w->queue);
-    struct lane *lane;
 
     while ((n = queue_walk(w->queue, &at, t, COUNT(t))))
         for (size_t i = 0; i < n; i++)
             check_ticket(t[i]);
-    for (size_t i = 0; (lane = queue_lane(w->queue, i)); i++)
-        check_lane(lane);
     if (totals.ready + totals.waiting + totals.flying != totals.tickets)
         wrong("%zu tickets, but %zu ready, %zu waiting, %zu flying", totals.tickets, totals.ready, totals.waiting, totals.flying);
     if (totals.body_bytes > world->body_memory + (64u << 20))
@@ -291,6 +288,18 @@ static void check(struct sim_event *e)
     if (!world->ncrash && world->connections && smart > world->connections)
         wrong("%zu connections to the smart hosts", smart);
     sim_at(e, clock_now() + 7 * SECOND);
+}
+
+/* At no round moment, for there mail comes out of the calendar, and is rightly ready. */
+static void check_lanes(struct sim_event *e)
+{
+    struct worker *w[8];
+    struct lane *lane;
+
+    for (size_t i = 0, n = workers(w, COUNT(w)); i < n; i++)
+        for (size_t k = 0; (lane = queue_lane(w[i]->queue, k)); k++)
+            check_lane(lane);
+    sim_at(e, clock_now() + 611 * MILLISECOND);
 }
 
 /* ---- weather, faults, crashes ---- */
@@ -710,8 +719,10 @@ static bool hour(uint64_t seed, bool trace)
     world->end_at.run = world->end_in_a_moment.run = end_comes;
     world->restart.run = restart_comes;
     world->check.run = check;
+    world->lanes.run = check_lanes;
     sim_at(&world->weather, world->began + 30 * SECOND);
     sim_at(&world->check, world->began + 5 * SECOND);
+    sim_at(&world->lanes, world->began + 5 * SECOND);
     if (sim_chance(2))
         sim_at(&world->fault, world->began + sim_between(MINUTE, 30 * MINUTE));
     world->endings = (unsigned)sim_random(5);
