@@ -16,10 +16,12 @@ struct scene {
     struct spool_port *port;
     struct dispatch *d;
     unsigned expired;
+    struct site_host host;      /* where MX records lead */
 };
 static struct snapshot *newest(void *ctx) { return snapshot_hold(&((struct scene *)ctx)->snap); }
 static void snap_end(struct snapshot *s) { (void)s; }
 static void lane_ready(void *ctx, struct lane *lane) { (void)ctx, (void)lane; }
+static void resolve(void *ctx, struct lane *lane) { (void)ctx, (void)lane; }
 static void nobody(void *ctx, struct ticket *t) { (void)ctx, (void)t; }
 static void went_expired(void *ctx, struct ticket *t) { (void)t; ((struct scene *)ctx)->expired++; }
 
@@ -50,7 +52,7 @@ static void scene_open(struct scene *s)
     must(spool_open(&(struct spool_setup){ .dir = str_z(kit_dir()), .segment = 1 << 20 }, &s->spool) == OK);
     s->port = spool_port_open(s->spool);
     struct queue *q = queue_new(&(struct queue_setup){ .port = s->port, .retry = &s->snap.retry, .routes = &s->snap.routes, .body_budget = 1 << 20,
-                                                      .ready = lane_ready, .expired = went_expired, .unroutable = nobody, .ctx = s });
+                                                      .ready = lane_ready, .resolve = resolve, .expired = went_expired, .unroutable = nobody, .ctx = s });
     s->d = mem_new(sizeof *s->d);
     s->d->setup = (struct dispatch_setup){ .newest = newest, .ctx = s, .queue = q, .port = s->port, .threads = 1, .most_connections = 64 };
     list_init(&s->d->settle);
@@ -90,6 +92,8 @@ static struct ticket *fly(struct scene *s, struct flight *f, str to)
     must(spool_accept(s->port, a, m, slab) == OK);
     queue_add(s->d->setup.queue, mail_new(a, m, slab));
     struct ticket *t = queue_find(s->d->setup.queue, m->id);
+    if (t->lane->kind == LANE_DOMAIN)
+        queue_site(t->lane, &(struct site){ .kind = SITE_HOSTS, .host = &s->host, .n = 1, .ttl = 300 });
     CHECK_ERR(flight_load(s->d, lane_take_this(t), f), OK);
     f->offered = true;
     return t;
@@ -207,6 +211,142 @@ TASK_TEST(a_backend_that_refuses_all_is_frozen_and_its_mail_kept)
     again(&s, t[0], 550);
     CHECK(t[0]->state == TICKET_WAITING); /* whoever was refused before it went off gets the doubt again */
     CHECK_INT((int64_t)(failed() - before), 0);
+    scene_close(&s);
+}
+
+/* ---- relay_domain { via mx } ---- */
+
+static struct { enum said said; unsigned asked; str host; bool own; } fake;
+
+static enum said fake_probe(const struct backend *b, const struct own *own, str ehlo, const struct inquiry *q, when deadline, bool *refused)
+{
+    (void)ehlo, (void)q, (void)deadline;
+    fake.asked++;
+    fake.host = b->server[0].host;
+    fake.own = own != NULL;
+    *refused = fake.said == SAID_ABSENT;
+    return fake.said;
+}
+
+static void scene_mx(struct scene *s, const char *host)
+{
+    scene_open(s);
+    s->one.mx = true;
+    s->one.brake = NULL;
+    s->one.name = S("mx");
+    s->host = (struct site_host){ str_z(host), 10 };
+    callout_probe = fake_probe;
+    fake.asked = 0;
+}
+
+static void ask_comes(unsigned n)
+{
+    for (int i = 0; i < 5000 && fake.asked < n; i++)
+        task_sleep(clock_now() + MILLISECOND);
+    task_sleep(clock_now() + MILLISECOND); /* and is heard */
+    CHECK_INT(fake.asked, n);
+}
+
+TASK_TEST(a_site_that_refuses_all_is_frozen_for_relay_domains_alone)
+{
+    struct scene s;
+    struct flight f;
+    struct ticket *t = NULL, *first = NULL;
+    uint64_t before = failed();
+    str subject = S("mx:mx1.b.example");
+
+    scene_mx(&s, "mx1.b.example");
+    uint32_t made = brakes_made;
+    for (int i = 0; i < 30; i++) { /* strangers' domains, and whom our lists do not know: nobody doubts that */
+        fly(&s, &f, i % 2 ? S("known1@elsewhere.example") : S("nobody@a.example"));
+        answered(&s, &f, 550, STAGE_RCPT);
+    }
+    CHECK_INT((int64_t)(failed() - before), 30);
+    CHECK(brakes_made == made && !brake_find(subject));
+    fake.said = SAID_ABSENT;
+    for (int i = 0; i < 20; i++) {
+        char to[32];
+        snprintf(to, sizeof to, "known%d@a.example", i);
+        t = fly(&s, &f, str_z(to));
+        first = first ? first : t;
+        CHECK_STR(t->lane->name, S("mx:mx1.b.example:relay"));
+        answered(&s, &f, 550, STAGE_RCPT);
+        CHECK_INT(t->lane->frozen, i >= 19);
+    }
+    struct lane *lane = t->lane;
+    CHECK(lane->frozen && lane->frozen_by == INCIDENT_REFUSES && str_starts(lane_reason(lane), subject), lane_reason(lane));
+    CHECK_INT((int64_t)(failed() - before), 30);
+    ask_comes(1);
+    CHECK(fake.own && str_eq(fake.host, S("mx1.b.example")), S("MX records may name what is ours"));
+    CHECK(incident_is_open(INCIDENT_REFUSES, subject));
+    CHECK_INT((int64_t)lane->sending->trials, 0);
+
+    /* Others' mail goes to the same hosts meanwhile, and is believed to be refused. */
+    t = fly(&s, &f, S("ann@elsewhere.example"));
+    CHECK(t->lane->state == LANE_OPEN && !lane_braked(t->lane));
+    CHECK_STR(t->lane->name, subject);
+    answered(&s, &f, 550, STAGE_RCPT);
+    CHECK_INT((int64_t)(failed() - before), 31);
+
+    fake.said = SAID_FOUND;
+    brake_said(s.d, lane, BRAKE_TAKEN);
+    CHECK(!incident_is_open(INCIDENT_REFUSES, subject) && lane->state == LANE_OPEN && !lane_braked(lane));
+    again(&s, first, 550);
+    CHECK(first->state == TICKET_WAITING); /* whoever was refused before it went off gets the doubt again */
+    CHECK_INT((int64_t)(failed() - before), 31);
+    scene_close(&s);
+    CHECK(!brake_find(subject));
+}
+
+TASK_TEST(refused_at_a_site_is_believed_when_others_are_taken_and_where_too_many_are_doubted)
+{
+    struct scene s;
+    struct flight f;
+    uint64_t before = failed();
+
+    scene_mx(&s, "mx2.b.example");
+    struct ticket *t = fly(&s, &f, S("known1@a.example"));
+    answered(&s, &f, 550, STAGE_RCPT);
+    CHECK(t->state == TICKET_WAITING && t->doubt);
+    CHECK(str_has(ticket_why(t).reason, S("refused by mx:mx2.b.example although")), ticket_why(t).reason);
+    t->since -= 10;
+    fly(&s, &f, S("known2@a.example"));
+    answered(&s, &f, 250, STAGE_DOT);
+    again(&s, t, 550);
+    CHECK_INT((int64_t)(failed() - before), 1);
+    struct brake *b[BRAKES_EACH];
+    char name[32];
+    for (size_t i = 0; i < BRAKES_EACH; i++) {
+        snprintf(name, sizeof name, "mx:many%zu.example", i);
+        b[i] = brake_hold(str_z(name), S("a.example"));
+    }
+    s.host.host = S("mx3.b.example");
+    queue_site(lane_of(&s), &(struct site){ .kind = SITE_HOSTS, .host = &s.host, .n = 1, .ttl = 300 });
+    t = fly(&s, &f, S("known3@a.example"));
+    CHECK_STR(t->lane->name, S("mx:mx3.b.example:relay"));
+    answered(&s, &f, 550, STAGE_RCPT);
+    CHECK_INT((int64_t)(failed() - before), 2);
+    for (size_t i = 0; i < BRAKES_EACH; i++)
+        brake_drop(b[i]);
+    scene_close(&s);
+}
+
+TASK_TEST(an_operator_ends_a_site_s_brake_and_none_is_made_by_its_name)
+{
+    struct scene s;
+    struct flight f;
+    struct ticket *t = NULL;
+
+    scene_mx(&s, "mx4.b.example");
+    fake.said = SAID_ABSENT;
+    for (int i = 0; i < 20; i++) {
+        t = fly(&s, &f, S("known1@a.example"));
+        answered(&s, &f, 550, STAGE_RCPT);
+    }
+    ask_comes(1);
+    CHECK(lane_braked(t->lane));
+    CHECK(incident_end(INCIDENT_REFUSES, S("mx:mx4.b.example"), S("by an operator")) && !lane_braked(t->lane));
+    CHECK(!incident_end(INCIDENT_REFUSES, S("mx:nobody.example"), S("by an operator")) && !brake_find(S("mx:nobody.example")));
     scene_close(&s);
 }
 

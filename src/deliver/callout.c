@@ -70,13 +70,13 @@ static enum said talk(struct client *c, const struct remote *who, const struct i
     return callout_says_absent(&r) ? SAID_ABSENT : undecided(S("to RCPT"), who, &r);
 }
 
-static enum said ask_server(const struct backend *b, const struct next_hop *srv, str ehlo, const struct inquiry *q, when deadline, bool *refused)
+static enum said ask_server(const struct backend *b, const struct next_hop *srv, const struct own *own, str ehlo, const struct inquiry *q, when deadline, bool *refused)
 {
     struct client *c = NULL;
     struct remote who;
     struct leaving by = { .outlet = b->outlet };
     when length = MIN(b->connect_timeout, deadline - clock_now());
-    err e = hop_reach(atomic_load(&names), srv, NULL, ehlo, MAX(length, MILLISECOND), &by, &who, &c);
+    err e = hop_reach(atomic_load(&names), srv, own, ehlo, MAX(length, MILLISECOND), &by, &who, &c);
 
     if (e != OK) {
         AUTO_ARENA a = arena_new();
@@ -101,7 +101,7 @@ static bool may_ask(const struct next_hop *srv)
 }
 
 /* The servers in the order of their priorities, from any of them on, until one is there. */
-static enum said probe(const struct backend *b, str ehlo, const struct inquiry *q, when deadline, bool *refused)
+static enum said probe(const struct backend *b, const struct own *own, str ehlo, const struct inquiry *q, when deadline, bool *refused)
 {
     enum said said = SAID_DOWN;
     size_t end;
@@ -116,7 +116,7 @@ static enum said probe(const struct backend *b, str ehlo, const struct inquiry *
             const struct next_hop *srv = &b->server[i + (from + k) % (end - i)];
             if (!may_ask(srv) || task_canceled() || clock_now() >= deadline)
                 continue;
-            said = ask_server(b, srv, ehlo, q, deadline, refused);
+            said = ask_server(b, srv, own, ehlo, q, deadline, refused);
             if (said != SAID_DOWN)
                 return said;
         }

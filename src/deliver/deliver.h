@@ -34,8 +34,8 @@ struct dispatch_setup {
     size_t most_connections;            /* of this thread, to all next hops together */
     /* Probes brought a server of that backend back: lanes that are down may open, on all threads. May be NULL. */
     void (*server_up)(void *ctx, str backend);
-    /* An incident is over: lanes of all threads that it froze may open; `lane` "": all. May be NULL. */
-    void (*thaw)(void *ctx, enum incident_kind kind, str lane);
+    /* An incident is over: lanes of all threads that it froze may open; `subject`: those of a backend or (lane_subject()) site, "": all. May be NULL. */
+    void (*thaw)(void *ctx, enum incident_kind kind, str subject);
     /* Post this to another thread, which hands it to dispatch_hear(). NULL: there is no other that mail may go to. */
     void (*say)(void *ctx, unsigned thread, struct lane_word *w);
 };

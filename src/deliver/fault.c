@@ -239,8 +239,13 @@ bool incident_end(enum incident_kind kind, str subject, str why)
 {
     switch (kind) {
     case INCIDENT_REFUSES:
-        brake_release(brake_of(subject));
+    {
+        struct brake *b = brake_find(subject);
+        if (b)
+            brake_release(b);
+        brake_drop(b);
         break;
+    }
     case INCIDENT_NO_NAMES:
         if (str_eq(subject, S("resolver")))
             suspects_clear(&names);

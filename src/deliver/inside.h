@@ -113,10 +113,14 @@ void lane_try(struct dispatch *d, struct lane *lane, struct ticket *t); /* this 
 void steal_offer(struct dispatch *d, const struct lane *lane);  /* its mail has waited for a second */
 void steal_more(struct dispatch *d, struct lane *lane);         /* another thread gives: ask before what came is used up */
 
-/* ---- brake.c: the bounce brake of a lane's backend ---- */
+/* ---- brake.c: the bounce brake of a lane's backend, or of the site that it is ---- */
 
-/* Is mail for its backend kept? Cheap. */
-static inline bool lane_braked(const struct lane *l) { return l->kind == LANE_BACKEND && l->backend && l->backend->brake && brake_on(l->backend->brake); }
+/* Is mail for it kept? Cheap. */
+static inline bool lane_braked(const struct lane *l)
+{
+    struct brake *b = l->backend && l->kind != LANE_DOMAIN ? backend_brake(l->backend) : NULL;
+    return b && brake_on(b);
+}
 /* The same; then the lane is frozen, and where it is time somebody tries. */
 bool brake_holds(struct dispatch *d, struct lane *lane);
 /* keep[i]: the next hop refused him for good; it stays set for whom that is not to be believed. They are to be tried again at *until (0: when the lane

@@ -11,8 +11,7 @@ static bool froze(const struct incident *in, const struct lane *lane)
 {
     if (!lane->frozen || lane->frozen_by != in->kind)
         return false;
-    bool one = in->kind == INCIDENT_REFUSES || (lane->kind == LANE_BACKEND && str_eq(str_z(in->subject), lane_backend_name(lane)));
-    return !one || str_eq(str_z(in->subject), lane_backend_name(lane));
+    return in->kind != INCIDENT_REFUSES || str_eq(str_z(in->subject), lane_subject(lane));
 }
 
 static err count_waiting(struct worker *w, void *arg)
@@ -89,7 +88,7 @@ bool incidents_resume(struct relay *r, str lane)
     struct incident *in = NEW_ARRAY(a, struct incident, INCIDENTS_MOST);
     bool any = false;
 
-    lane = str_head(lane, MIN(str_findc(lane, '@'), lane.n)); /* whatever source it is by */
+    lane = site_subject(lane); /* whatever source it is by */
     for (size_t i = 0, n = incidents(in); i < n; i++)
         if (str_eq(str_z(in[i].subject), lane) && incident_end(in[i].kind, lane, S("by an operator"))) {
             relay_thaw(r, in[i].kind, lane);
@@ -120,8 +119,10 @@ void incident_close_one(struct control *c, void *relay)
 
 /* ---- a new configuration ---- */
 
+/* Of an incident: a site goes by the settings of "mx". */
 static const struct backend *backend_of(const struct routes *r, str name)
 {
+    name = str_starts(name, S("mx:")) ? S("mx") : name;
     for (size_t i = 0; i < r->nbackend; i++)
         if (str_eq(r->backend[i]->name, name))
             return r->backend[i];

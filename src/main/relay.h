@@ -73,8 +73,8 @@ WAITS void worker_unlisten(struct worker *w, const struct addr *addr);
 /* Servers of that backend changed: on every thread its lanes open, and idle connections look whether they are still wanted. */
 void relay_lanes_look(struct relay *r, str backend);
 
-/* An incident is over: on every thread the lanes that it froze open. `backend` "": all of them. */
-void relay_thaw(struct relay *r, enum incident_kind kind, str backend);
+/* An incident is over: on every thread the lanes that it froze open. `subject`: of one backend, or of one site (lane_subject()); "": all of them. */
+void relay_thaw(struct relay *r, enum incident_kind kind, str subject);
 
 /* standing.c: what operators said and what lanes went through is kept for the next process */
 WAITS void standing_load(struct relay *r);      /* into r->before and the servers' states: before anybody delivers. What is wrong is logged */
@@ -90,7 +90,7 @@ size_t server_drain(const struct routes *r, str backend, str server, bool draine
 void incident_list(struct control *c, void *relay);
 void incident_close_one(struct control *c, void *relay);
 void incidents_into(struct buf *b, struct relay *r);            /* "incidents":[...] */
-bool incidents_resume(struct relay *r, str lane);               /* end those of that backend; false: there are none */
+bool incidents_resume(struct relay *r, str lane);               /* end those of that backend or site; false: there are none */
 void incidents_configure(struct relay *r, const struct settings *s);    /* those that a configuration makes, or ends */
 
 /* metrics.c and health.c: what is answered over HTTP, on its thread */

@@ -254,7 +254,8 @@ struct changed { struct post post; struct worker *w; bool thaw; enum incident_ki
 
 static bool concerns(const struct changed *ch, const struct lane *lane)
 {
-    bool named = lane->kind == LANE_BACKEND && str_eq(lane_backend_name(lane), str_z(ch->backend));
+    bool braked = ch->thaw && ch->kind == INCIDENT_REFUSES && lane->kind == LANE_SITE; /* a site, by its own name */
+    bool named = (lane->kind == LANE_BACKEND || braked) && str_eq(lane_subject(lane), str_z(ch->backend));
 
     if (!ch->thaw || *ch->backend)
         return named && (!ch->thaw || lane->frozen);
@@ -291,7 +292,7 @@ static void changed_tell(struct relay *r, const struct changed *model, str backe
 }
 
 void relay_lanes_look(struct relay *r, str backend) { changed_tell(r, &(struct changed){ .thaw = false }, backend); }
-void relay_thaw(struct relay *r, enum incident_kind kind, str backend) { changed_tell(r, &(struct changed){ .thaw = true, .kind = kind }, backend); }
+void relay_thaw(struct relay *r, enum incident_kind kind, str subject) { changed_tell(r, &(struct changed){ .thaw = true, .kind = kind }, subject); }
 
 static void thaw(void *ctx, enum incident_kind kind, str backend) { relay_thaw(((struct worker *)ctx)->relay, kind, backend); }
 static void server_up(void *ctx, str backend) { relay_lanes_look(((struct worker *)ctx)->relay, backend); }

@@ -71,12 +71,13 @@ struct lane *lane_leaving(struct queue *q, const struct backend *b, struct outle
 static inline bool lane_leads(const struct lane *lane) { return lane->backend || lane->kind == LANE_DOMAIN; } /* else there is no way */
 struct lane *lane_again(struct ticket *t);              /* where its mail goes as of now */
 void lanes_sweep(struct queue *q);
+void lane_relay_again(struct lane *domain);
 void ticket_let_go(struct ticket *t);                   /* it is held no more: its lifetime goes on */
 void ticket_excuse(struct ticket *t, when length);      /* for so long it did not */
 void ticket_counted(struct ticket *t, when wall);       /* pauses of its lane up to then are among what is excused */
 void ticket_remember(struct ticket *t, const struct rcpt_state *state, when wall);      /* what was noted of all this, of one of its recipients */
 void ticket_go(struct ticket *t, struct lane *to);      /* that is its lane now; what it owes to pauses of the old one stays its own */
-bool name_is(str lane, str name);                       /* that, or with a source behind it */
+bool name_is(str lane, str name);                       /* that, or with a source behind it, or what a site is called (site_subject()) */
 const struct suspension *suspension_of(const struct standing *s, str lane);     /* that holds now; NULL: none */
 /* The lane is frozen or suspended from now on; it is not any more. Twice is once. */
 void lane_pause(struct lane *lane);

@@ -14,7 +14,7 @@ str lane_reason(const struct lane *lane) { return intern_str(&lane->queue->words
 
 bool name_is(str lane, str name)
 {
-    return str_eq(lane, name) || (lane.n > name.n && lane.p[name.n] == '@' && str_starts(lane, name));
+    return str_eq(lane, name) || (lane.n > name.n && lane.p[name.n] == '@' && str_starts(lane, name)) || (site_is_relay(lane) && str_eq(site_subject(lane), name));
 }
 
 bool lane_is_called(const struct lane *lane, str name) { return name_is(lane->name, name); }
@@ -145,6 +145,8 @@ str lane_backend_name(const struct lane *lane)
     const struct backend *b = lane_by(lane);
     return b ? backend_base_name(b) : S("none");
 }
+
+str lane_subject(const struct lane *lane) { return lane->kind == LANE_SITE ? site_subject(lane->name) : lane_backend_name(lane); }
 
 static bool lane_fits(const struct lane *lane)
 {
@@ -541,6 +543,30 @@ static void site_leave(struct lane *lane)
     lane->site = NULL;
 }
 
+static str domain_of_lane(const struct lane *domain)
+{
+    str name = str_from(domain->name, str_findc(domain->name, ':') + 1);
+
+    return str_head(name, MIN(str_findc(name, '@'), name.n));
+}
+
+/* Is it a domain whose mail has a lane of its own at a site, since that may be frozen by a brake? */
+static bool is_relay(const struct lane *domain)
+{
+    const struct relay_domain *d = route_domain(domain->queue->setup.routes, domain_of_lane(domain));
+
+    return d && !d->recipients.any && domain->mx && domain->mx->braking.least;
+}
+
+/* Its site by a new configuration: one whose mail was to be kept apart there need not any more, or the other way round. */
+void lane_relay_again(struct lane *domain)
+{
+    if (!domain->site || site_is_relay(domain->site->name) == is_relay(domain))
+        return;
+    site_leave(domain);
+    domain->fresh_until = 0;
+}
+
 /* The same servers as far as anybody can tell: answers that rotate do not split a site. */
 static struct lane *site_of(struct lane *domain, const struct site *site)
 {
@@ -552,9 +578,44 @@ static struct lane *site_of(struct lane *domain, const struct site *site)
         return to; /* its own, and it changed: it stays the same lane */
     if (to && to->backend && site_is(site, to->backend))
         return to;
-    str name = site_name(site, a);
+    str name = str_printf(a, "%.*s%s", STR(site_name(site, a)), is_relay(domain) ? SITE_RELAY : "");
     const struct outlet *o = lane_outlet(domain);
     return lane_named(q, LANE_SITE, o ? str_printf(a, "%.*s@%.*s", STR(name), STR(o->name)) : name);
+}
+
+/* What lies ready where the domain's mail went before, and cannot go: it follows, for somebody may have mended just that. */
+static void site_follow(struct lane *domain, struct lane *from)
+{
+    if (from->state != LANE_DOWN || from->suspended)
+        return;
+    for (struct lane_line *line = &from->line; line; line = line->next)
+        for (struct link *l = line->ready.next, *next; l != &line->ready; l = next) {
+            struct ticket *t = AROUND(l, struct ticket, place);
+            next = l->next;
+            if (!str_ieq(ticket_domain(t), domain_of_lane(domain)))
+                continue;
+            lane_cut(t);
+            t->doubt = 0;
+            ticket_go(t, domain);
+            lane_put(domain, t, false);
+        }
+}
+
+#define ASK_FOR_MOST 256
+
+void lane_ask_again(struct lane *site)
+{
+    struct ticket *t = lane_first(site);
+
+    for (unsigned i = 0; site->mx && t && i < ASK_FOR_MOST; i++, t = lane_after(t)) {
+        struct lane *domain = lane_for(site->queue, site->mx, ticket_domain(t));
+        if (!domain->site && !domain->refusal.class) { /* nobody had asked for long: as far as is known it leads here */
+            domain->site = site;
+            site->domains++;
+        }
+        if (!domain->asking && domain->state == LANE_OPEN && clock_now() >= domain->fresh_until)
+            lane_ask(domain);
+    }
 }
 
 static void domain_known(struct lane *domain)
@@ -567,7 +628,7 @@ static void domain_known(struct lane *domain)
 
 void queue_site(struct lane *domain, const struct site *site)
 {
-    struct lane *to = site_of(domain, site);
+    struct lane *to = site_of(domain, site), *was = domain->site;
 
     must(domain->kind == LANE_DOMAIN && site->kind == SITE_HOSTS);
     asked(domain);
@@ -584,10 +645,13 @@ void queue_site(struct lane *domain, const struct site *site)
         return;
     lane_mx(to, domain->mx);
     if (!to->backend || !site_is(site, to->backend)) {
-        backend_drop(to->backend);
-        to->backend = site_backend(site, domain->mx, to->name);
+        struct backend *old = to->backend;
+        to->backend = site_backend(site, domain->mx, to->name); /* first, so that its brake is held all the time */
+        backend_drop(old);
     }
     lane_flush(domain);
+    if (was && was != to)
+        site_follow(domain, was);
 }
 
 void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint32_t ttl)
@@ -628,13 +692,15 @@ void lanes_sweep(struct queue *q)
     for (size_t i = 0; i < q->nlane;) {
         struct lane *l = q->lane[i];
         const struct sending *s = l->sending;
-        bool sends = s->connections || s->pacing.turn.at || s->withheld; /* each of these is a way to it that somebody has */
+        bool sends = s->connections || s->pacing.turn.at || s->withheld || s->trials; /* each of these is a way to it that somebody has */
         bool idle = !l->nready && !l->nwaiting && !l->nflying && !sends && !l->wake.at && !l->asking && now - l->since > MINUTE;
         if (l->kind == LANE_BACKEND || !idle || l->domains || (l->kind == LANE_DOMAIN && now < l->fresh_until)) {
             i++;
             continue;
         }
         site_leave(l);
+        if (l->kind == LANE_SITE && l->backend && l->backend->relay && l->backend->brake && brake_leave(l->backend->brake))
+            incident_close(INCIDENT_REFUSES, lane_subject(l), S("no mail waits there any more"));
         *lane_link(q, l->name) = l->same_bucket;
         lane_free(l);
         q->lane[i] = q->lane[--q->nlane];

@@ -172,7 +172,8 @@ enum lane_kind {
     LANE_BACKEND,                       /* a backend of the configuration, by its name; "" when there is no way. All names: with "@a1" behind them when
                                          * mail leaves by source a1 */
     LANE_DOMAIN,                        /* "domain:example.org": mail of a domain until it is known where that goes; then it is passed on */
-    LANE_SITE,                          /* "mx:mx1.example.org": the hosts that MX records of one or more domains name */
+    LANE_SITE,                          /* "mx:mx1.example.org": the hosts that MX records of one or more domains name. "mx:mx1.example.org:relay" where those
+                                         * are relay domains with a list of recipients, and the bounce brake is wanted: it must not hold up others' mail */
 };
 enum lane_state { LANE_OPEN, LANE_DOWN /* every server is out, or nobody could say where it goes, or it is frozen or suspended */ };
 
@@ -236,6 +237,7 @@ struct sending {
     } pacing;
     const struct limit_state *full;     /* it has no connection, because this has all it may have; NULL: nothing has */
     when yields_until;                  /* it gave a connection up for others, and takes none before */
+    unsigned trials;                    /* deliver/brake.c: somebody tries whether its brake is to go off */
     uint32_t giver;                     /* deliver/steal.c: 1 + the thread that gives of its own tickets; 0: none does */
     bool asked;                         /* it was asked for more */
     when passed;                        /* a connection last went on to its next ticket without a pause */
@@ -325,6 +327,7 @@ str lane_reason(const struct lane *lane);               /* why it is, or last wa
 const struct outlet *lane_outlet(const struct lane *lane);
 /* The lane's backend under its configured name: sites are many, and strangers name them. "none": it is gone. */
 str lane_backend_name(const struct lane *lane);
+str lane_subject(const struct lane *lane);      /* what its bounce brake is called: its backend as configured, or site_subject() */
 /* An incident: no attempt burnt, no lifetime ends, until lane_open(); at `retry_at` it is to be looked at again. Not one that is suspended. */
 void lane_freeze(struct lane *lane, enum incident_kind by, str reason, when retry_at);
 /* How many connections a lane may have that was down: twice as many each second, until nobody can want more. */
@@ -335,7 +338,7 @@ bool ticket_too_old(const struct ticket *t, when accepted, when wall);
 /* How many minutes of its life do not count, as of now; for a note about its recipients, whose `last` is now. */
 uint16_t ticket_excused(const struct ticket *t);
 /* By an operator: nothing goes out by this lane until then, also when it is made only later; its mail waits and burns no attempt. */
-bool lane_is_called(const struct lane *lane, str name);      /* its name, or that without its source */
+bool lane_is_called(const struct lane *lane, str name);      /* its name, or that without its source, or without ":relay" too */
 void queue_suspend(struct queue *q, str lane, when until, str reason);
 bool queue_resume(struct queue *q, str lane);           /* false: it was not suspended */
 const struct suspension *queue_suspension(const struct queue *q, size_t i);     /* NULL behind the last; some may have ended */
@@ -344,6 +347,8 @@ const struct suspension *queue_suspension(const struct queue *q, size_t i);     
  * just now: then what was known before holds, or the lane is down until it is asked again (`retry_at`). */
 void queue_site(struct lane *domain, const struct site *site);
 void queue_no_site(struct lane *domain, struct enhanced status, str reason, uint32_t ttl);
+/* A site's lane is frozen: the domains whose mail is ready there are asked about again where what is known of them is old. It follows when they lead elsewhere. */
+void lane_ask_again(struct lane *site);
 /* `local`: the fault is our resolver's, and the lane is frozen rather than down. */
 void queue_site_later(struct lane *domain, str reason, bool local);
 

@@ -574,6 +574,72 @@ TEST(mail_by_mx_has_lanes_a_source_too)
     scene_close(&f.s);
 }
 
+/* ---- sites of relay domains, which may have a brake ---- */
+
+static struct brake_count refusals(unsigned n) { return (struct brake_count){ .by_rcpt = n, .example = S("ann@a.example"), .reply = S("550 no") }; }
+
+TEST(mail_of_listed_relay_domains_has_lanes_of_its_own_at_a_site)
+{
+    struct scene s;
+    struct site_host host = { S("mx1.shared.example"), 10 }, other = { S("mx2.shared.example"), 10 };
+    struct site site = { .kind = SITE_HOSTS, .host = &host, .n = 1, .ttl = 300 }, moved = { .kind = SITE_HOSTS, .host = &other, .n = 1, .ttl = 300 };
+    str rcpt[] = { S("x@a.example"), S("y@elsewhere.example"), S("z@b.example") };
+    const struct brake_settings on = { 20, MINUTE };
+
+    scene_open(&s);
+    s.q->setup.resolve = scene_resolve;
+    s.one = (struct backend){ .name = S("mx"), .mx = true, .braking = on };
+    s.routes.fallback = &s.one;
+    queue_add(s.q, scene_mail(rcpt, 3));
+    struct lane *ours = scene_lane(&s, S("domain:a.example")), *theirs = scene_lane(&s, S("domain:elsewhere.example")), *too = scene_lane(&s, S("domain:b.example"));
+    if (!CHECK(ours && theirs && too))
+        return;
+    queue_site(ours, &site);
+    queue_site(theirs, &site);
+    queue_site(too, &site);
+    struct lane *relay = scene_lane(&s, S("mx:mx1.shared.example:relay")), *all = scene_lane(&s, S("mx:mx1.shared.example"));
+    if (!CHECK(relay && all && relay->nready == 2 && all->nready == 1 && relay->backend->relay && !all->backend->relay))
+        return;
+    CHECK_STR(lane_subject(relay), S("mx:mx1.shared.example"));
+    CHECK(lane_is_called(relay, S("mx:mx1.shared.example")) && lane_is_called(all, S("mx:mx1.shared.example")) && !lane_is_called(all, relay->name));
+    CHECK(!lane_is_called(relay, S("mx")));
+    CHECK(!backend_brake_make(all->backend, S("a.example"), clock_now()));
+
+    /* It goes where the domain's MX records lead by now, when its site is frozen; the other domain's stays. */
+    struct brake *b = backend_brake_make(relay->backend, S("a.example"), clock_now());
+    struct brake_count n = refusals(20);
+    CHECK(brake_count(b, &on, &n, clock_now()));
+    incident_open(INCIDENT_REFUSES, lane_subject(relay), S("so"), S("later"));
+    lane_freeze(relay, INCIDENT_REFUSES, S("so"), clock_now() + HOUR);
+    ours->fresh_until = 0;
+    lane_ask_again(relay);
+    CHECK(ours->asking && !too->asking);
+    queue_site(ours, &moved);
+    struct lane *now = ours->site;
+    CHECK_STR(now->name, S("mx:mx2.shared.example:relay"));
+    CHECK(relay->nready == 1 && now->nready == 1 && now->state == LANE_OPEN && !backend_brake(now->backend));
+
+    /* A configuration that takes any recipient, or wants no brake: nothing need be kept apart. */
+    s.d1.recipients.any = true;
+    queue_configure(s.q, &s.retry, NULL, &s.routes);
+    CHECK(!ours->site && ours->nready == 1 && too->nready == 1 && theirs->site == all && !relay->domains);
+    queue_site(ours, &site);
+    CHECK(ours->site == all && all->nready == 2);
+    s.d1.recipients.any = false;
+    s.one.braking.least = 0;
+    queue_configure(s.q, &s.retry, NULL, &s.routes);
+    CHECK(ours->site == all);
+
+    /* A lane that nobody needs gives its brake back, and what that was on for is over. */
+    CHECK(brake_on(b) && incident_is_open(INCIDENT_REFUSES, S("mx:mx1.shared.example")));
+    relay->since -= 2 * MINUTE;
+    s.q->swept = clock_now() - 2 * MINUTE;
+    lanes_sweep(s.q);
+    CHECK(!scene_lane(&s, S("mx:mx1.shared.example:relay")) && !incident_is_open(INCIDENT_REFUSES, S("mx:mx1.shared.example")));
+    CHECK(!brake_find(S("mx:mx1.shared.example")));
+    scene_close(&s);
+}
+
 /* ---- handed on ---- */
 
 TEST(what_a_way_does_not_take_in_time_goes_to_its_fallback_once)

@@ -309,6 +309,8 @@ bool queue_configure(struct queue *q, const struct retry *retry, const struct st
     for (size_t i = 0; i < q->nlane; i++) {
         lane_configure(q->lane[i], routes);
         lane_weigh(q->lane[i]);
+        if (q->lane[i]->kind == LANE_DOMAIN)
+            lane_relay_again(q->lane[i]);
     }
     while (!rules && (n = queue_walk(q, &at, t, PIECE)))
         for (size_t i = 0; i < n; i++)

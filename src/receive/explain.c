@@ -153,15 +153,18 @@ static void tell_ways_out(const struct teller *t, const struct snapshot *snap, c
         tell_servers(t, b);
 }
 
-/* What is wrong with it just now. */
-static void tell_incidents(const struct teller *t, const struct backend *b)
+/* What is wrong with it just now. `listed`: it is for a relay domain with a list of recipients. */
+static void tell_incidents(const struct teller *t, const struct backend *b, bool listed)
 {
     struct incident *in = mem_new(INCIDENTS_MOST * sizeof *in);
 
-    for (size_t i = 0, n = incidents(in); i < n; i++)
+    for (size_t i = 0, n = incidents(in); i < n; i++) {
+        if (b->mx && listed && in[i].kind == INCIDENT_REFUSES && str_starts(str_z(in[i].subject), S("mx:"))) /* nobody looks its MX up for this */
+            tell(t, "incident", "%s %s, if its MX records lead there: %s", incident_name[in[i].kind], in[i].subject, in[i].reason);
         if (in[i].kind == INCIDENT_NO_NAMES || in[i].kind == INCIDENT_NO_FAMILY || str_eq(str_z(in[i].subject), b->name) || (b->mx && in[i].kind == INCIDENT_NO_WAY)
             || str_eq(str_z(in[i].subject), S("relay")))
             tell(t, "incident", "%s %s: %s", incident_name[in[i].kind], in[i].subject, in[i].reason);
+    }
     mem_free(in);
 }
 
@@ -207,8 +210,9 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
         tell(t, "servers", "as the MX records of %.*s say", STR(w.key.domain));
     else if (b->discard)
         tell(t, "servers", "none: it is thrown away");
+    const struct relay_domain *d = route_domain(&snap->routes, w.key.domain);
     tell_ways_out(t, snap, b, w.outlets);
-    tell_incidents(t, b);
+    tell_incidents(t, b, d && !d->recipients.any);
     if (stream)
         tell(t, "stream", "%.*s (%.*s:%u), weight %llu", STR(stream->name), STR(stream->mail.at.file), stream->mail.at.line, (unsigned long long)stream->weight);
     else if (snap->streams.n)
@@ -218,7 +222,6 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
         tell(t, "unknown_to", "whom %.*s does not know goes to %.*s", STR(b->name), STR(w.other->unknown->name));
     if (w.other && w.other->fallback)
         tell(t, "fallback", "what is not delivered %.*s after it came goes to %.*s", STR(time_span(span, w.other->after)), STR(w.other->fallback->name));
-    const struct relay_domain *d = route_domain(&snap->routes, w.key.domain);
     if (d && d->copy_to.n)
         tell(t, "copy_to", "%.*s gets it as well", STR(joined(t->a, &d->copy_to)));
     if (d && d->cut_through)

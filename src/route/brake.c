@@ -1,4 +1,4 @@
-/* The bounce brake of a backend: counts in a window of ten pieces, a switch, and who tries whether it is over. */
+/* The bounce brake of a backend or site: counts in a window of ten pieces, a switch, and who tries whether it is over. */
 #include "route/route.h"
 
 #include <pthread.h>
@@ -11,6 +11,10 @@
 #define TRY_MOST (15 * MINUTE)  /* who tries and says nothing for so long is gone */
 
 struct brake {
+    char *name;                 /* heap */
+    uint64_t whose;             /* a site's; brake_hold() */
+    unsigned holders;           /* the same; under brakes_lock */
+    bool for_ever;
     pthread_mutex_t lock;
     _Atomic bool on;
     bool sure;                  /* it has been confirmed, and told */
@@ -27,22 +31,88 @@ struct brake {
 };
 
 static pthread_mutex_t brakes_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct map brakes;       /* by backend; under the lock */
+static struct map brakes;       /* by backend or site; under the lock */
+_Atomic uint32_t brakes_made;
+
+/* Under the lock. */
+static struct brake *brake_new(str name)
+{
+    struct brake *b = mem_new(sizeof *b);
+
+    b->name = mem_new(name.n + 1);
+    memcpy(b->name, name.p, name.n);
+    pthread_mutex_init(&b->lock, NULL);
+    b->era = 1;
+    map_put(&brakes, str_of(b->name, name.n), b);
+    return b;
+}
 
 struct brake *brake_of(str backend)
 {
     pthread_mutex_lock(&brakes_lock);
     struct brake *b = map_get(&brakes, backend);
-    if (!b) {
-        char *name = mem_new(backend.n + 1);
-        b = mem_new(sizeof *b);
-        memcpy(name, backend.p, backend.n);
-        pthread_mutex_init(&b->lock, NULL);
-        b->era = 1;
-        map_put(&brakes, str_of(name, backend.n), b);
-    }
+    if (!b)
+        b = brake_new(backend);
+    b->for_ever = true;
     pthread_mutex_unlock(&brakes_lock);
     return b;
+}
+
+struct brake *brake_hold(str site, str whose)
+{
+    uint64_t whose_hash = str_hash(whose);
+    size_t theirs = 0, i = 0;
+
+    pthread_mutex_lock(&brakes_lock);
+    struct brake *b = map_get(&brakes, site);
+    if (!b) {
+        for (const struct brake *other; (other = map_next(&brakes, &i));)
+            theirs += !other->for_ever && other->whose == whose_hash;
+        if (theirs < BRAKES_EACH) {
+            b = brake_new(site);
+            b->whose = whose_hash;
+            /* One that was given back and is made again must not know whom its predecessor refused, nor another site's. */
+            b->era = (uint8_t)(1 + atomic_fetch_add(&brakes_made, 1) % UINT8_MAX);
+        }
+    }
+    if (b)
+        b->holders++;
+    pthread_mutex_unlock(&brakes_lock);
+    return b;
+}
+
+struct brake *brake_find(str name)
+{
+    pthread_mutex_lock(&brakes_lock);
+    struct brake *b = map_get(&brakes, name);
+    if (b)
+        b->holders++;
+    pthread_mutex_unlock(&brakes_lock);
+    return b;
+}
+
+void brake_drop(struct brake *b)
+{
+    if (!b)
+        return;
+    pthread_mutex_lock(&brakes_lock);
+    bool last = !--b->holders && !b->for_ever;
+    if (last)
+        map_del(&brakes, str_z(b->name));
+    pthread_mutex_unlock(&brakes_lock);
+    if (!last)
+        return;
+    pthread_mutex_destroy(&b->lock);
+    mem_free(b->name);
+    mem_free(b);
+}
+
+bool brake_leave(struct brake *b)
+{
+    pthread_mutex_lock(&brakes_lock);
+    bool last = b->holders == 1 && !b->for_ever;
+    pthread_mutex_unlock(&brakes_lock);
+    return last && brake_release(b);
 }
 
 bool brake_on(const struct brake *b) { return atomic_load_explicit(&b->on, memory_order_relaxed); }
@@ -224,4 +294,49 @@ bool brake_release(struct brake *b)
     }
     pthread_mutex_unlock(&b->lock);
     return was;
+}
+
+/* ---- a site's ---- */
+
+/* What it took before anybody counted makes it no worse than a backend of which all was counted. */
+static void credit(struct backend *b, when now)
+{
+    struct brake *k = b->brake;
+
+    if (b->took.n && now - b->took.last < b->braking.window) {
+        pthread_mutex_lock(&k->lock);
+        piece_add(k, &b->braking, &(struct brake_count){ .took = b->took.n }, b->took.last);
+        k->took_at = MAX(k->took_at, b->took.last);
+        pthread_mutex_unlock(&k->lock);
+    }
+    b->took.n = 0;
+}
+
+struct brake *backend_brake_look(struct backend *b)
+{
+    b->brakes_seen = atomic_load(&brakes_made);
+    b->brake = brake_find(site_subject(b->name));
+    if (b->brake)
+        credit(b, clock_now());
+    return b->brake;
+}
+
+struct brake *backend_brake_make(struct backend *b, str whose, when now)
+{
+    if (b->brake || !b->relay)
+        return b->brake;
+    b->brake = brake_hold(site_subject(b->name), whose);
+    if (b->brake)
+        credit(b, now);
+    return b->brake;
+}
+
+void backend_took(struct backend *b, unsigned n, when now)
+{
+    if (now - b->took.since > b->braking.window) {
+        b->took.n = 0;
+        b->took.since = now;
+    }
+    b->took.n += n;
+    b->took.last = now;
 }

@@ -130,3 +130,79 @@ TEST(brake_is_not_pulled_by_what_the_null_sender_may)
     CHECK_INT(brake_tried(b, BRAKE_REFUSED, now + HOUR), BRAKE_STAYS);
     CHECK(!brake_on(b));
 }
+
+/* ---- sites ---- */
+
+static struct backend *site_at(const char *host, str name)
+{
+    struct site_host h = { str_z(host), 10 };
+    struct site s = { .kind = SITE_HOSTS, .host = &h, .n = 1 };
+    struct backend mx = { .name = S("mx"), .mx = true, .braking = twenty };
+
+    return site_backend(&s, &mx, name);
+}
+
+TEST(brake_of_a_site_is_made_when_it_is_needed_and_given_back)
+{
+    struct backend *one = site_at("h.example", S("mx:h.example:relay")), *two = site_at("h.example", S("mx:h.example:relay@a1")), *no = site_at("h.example", S("mx:h.example"));
+    when now = clock_now();
+
+    CHECK(!backend_brake(one) && !backend_brake(two));
+    for (int i = 0; i < 25; i++)
+        backend_took(two, 1, now); /* nobody counts yet */
+    CHECK(!brake_find(S("mx:h.example")));
+    struct brake *b = backend_brake_make(one, S("a.example"), now);
+    CHECK(b && backend_brake(one) == b && backend_brake(two) == b); /* another thread's, or another source's */
+    CHECK(!backend_brake(no) && !backend_brake_make(no, S("a.example"), now));
+    CHECK(!count(b, 0, 25, 0, now)); /* what was taken before is not forgotten */
+    CHECK(count(b, 0, 1, 0, now));
+    uint8_t era = brake_era(b);
+    struct backend *again = site_like(one, &(struct backend){ .name = S("mx"), .mx = true, .braking = twenty });
+    CHECK(backend_brake(again) == b); /* a new configuration */
+    backend_drop(one);
+    backend_drop(two);
+    CHECK(brake_leave(b) && !brake_on(b) && !brake_leave(b)); /* of the last holder alone */
+    backend_drop(again);
+    CHECK(!brake_find(S("mx:h.example")));
+    one = site_at("h.example", S("mx:h.example:relay"));
+    b = backend_brake_make(one, S("a.example"), now);
+    CHECK(b && !brake_on(b) && brake_era(b) != era);
+    backend_drop(one);
+    backend_drop(no);
+}
+
+/* Attack: who has the MX records of a relay domain lets them name one site after the other. */
+TEST(brakes_of_sites_are_so_many_a_relay_domain)
+{
+    struct brake *b[BRAKES_EACH];
+    char name[32];
+
+    for (size_t i = 0; i < BRAKES_EACH; i++) {
+        snprintf(name, sizeof name, "mx:m%zu.example", i);
+        CHECK((b[i] = brake_hold(str_z(name), S("theirs.example"))) != NULL);
+    }
+    CHECK(!brake_hold(S("mx:one.more.example"), S("theirs.example")));
+    struct brake *same = brake_hold(S("mx:m0.example"), S("theirs.example")), *ours = brake_hold(S("mx:one.more.example"), S("ours.example"));
+    CHECK(same == b[0] && ours);
+    brake_drop(same);
+    brake_drop(ours);
+    brake_drop(b[1]);
+    CHECK((b[1] = brake_hold(S("mx:one.more.example"), S("theirs.example"))) != NULL);
+    for (size_t i = 0; i < BRAKES_EACH; i++)
+        brake_drop(b[i]);
+    CHECK(!brake_find(S("mx:m0.example")));
+    CHECK(!brake_leave(brake_of(S("brake-test-for-ever"))));
+}
+
+TEST(sites_are_called_without_source_and_relay)
+{
+    static const struct { str lane, subject; bool relay; } cases[] = {
+        { S("mx:h.example"), S("mx:h.example"), false }, { S("mx:h.example:relay"), S("mx:h.example"), true }, { S("mx:h.example@a1"), S("mx:h.example"), false },
+        { S("mx:h.example+2/1a2b3c4d:relay@a1"), S("mx:h.example+2/1a2b3c4d"), true }, { S("exchange@a1"), S("exchange"), false }, { S("exchange"), S("exchange"), false },
+        { S("a:relay"), S("a:relay"), false },
+    };
+    EACH(cases, c) {
+        CHECK_STR(site_subject(c->lane), c->subject);
+        CHECK_INT(site_is_relay(c->lane), c->relay);
+    }
+}

@@ -7,7 +7,7 @@
 #define CHECK_EVERY HOUR
 #define DOMAINS_MOST 256        /* whose check is remembered; *.example.com may be many */
 
-enum said (*callout_probe)(const struct backend *b, str ehlo, const struct inquiry *q, when deadline, bool *refused);
+enum said (*callout_probe)(const struct backend *b, const struct own *own, str ehlo, const struct inquiry *q, when deadline, bool *refused);
 
 /* What an unguessable address of a domain was answered. */
 struct checked { when at; bool useless; char domain[]; };
@@ -84,7 +84,7 @@ static enum said check(struct callout *c, str domain, when deadline)
     memcpy(text + n, domain.p, domain.n);
     q.domain = str_of(text + n, domain.n);
     q.address = str_of(text, n + domain.n);
-    enum said said = callout_probe(&c->backend, c->ehlo, &q, deadline, &refused);
+    enum said said = callout_probe(&c->backend, NULL, c->ehlo, &q, deadline, &refused);
     if (said == SAID_FOUND || refused)
         note(c, domain, said == SAID_FOUND);
     return said == SAID_FOUND ? SAID_MUTE : refused ? SAID_FOUND : said;
@@ -101,7 +101,7 @@ static enum said callout_ask(struct source *source, const struct inquiry *q, whe
     }
     if (fresh && useless)
         return SAID_MUTE;
-    enum said said = callout_probe(&c->backend, c->ehlo, q, deadline, &refused);
+    enum said said = callout_probe(&c->backend, NULL, c->ehlo, q, deadline, &refused);
     /* Only a "yes" needs to be doubted. */
     return said == SAID_FOUND && !fresh ? check(c, q->domain, deadline) : said;
 }

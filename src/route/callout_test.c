@@ -6,9 +6,9 @@
 /* A backend whose answers the test decides. */
 static struct { enum said known, unknown; bool refused; size_t asked; char last[200]; } fake;
 
-static enum said probe(const struct backend *b, str ehlo, const struct inquiry *q, when deadline, bool *refused)
+static enum said probe(const struct backend *b, const struct own *own, str ehlo, const struct inquiry *q, when deadline, bool *refused)
 {
-    (void)b, (void)ehlo, (void)deadline;
+    (void)b, (void)own, (void)ehlo, (void)deadline;
     fake.asked++;
     snprintf(fake.last, sizeof fake.last, "%.*s", STR(q->address));
     bool known = str_eq(q->local, S("Ann")) || str_eq(q->local, S("bob"));

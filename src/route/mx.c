@@ -168,6 +168,8 @@ struct backend *site_backend(const struct site *s, const struct backend *like, s
     b->server = (struct next_hop *)(void *)(b + 1);
     b->nserver = s->n;
     b->holders = 1;
+    b->relay = site_is_relay(name);
+    b->brake = NULL;
     char *p = (char *)(b->server + s->n);
     b->name = str_of(memcpy(p, name.p, name.n), name.n);
     p += name.n + 1;
@@ -177,6 +179,8 @@ struct backend *site_backend(const struct site *s, const struct backend *like, s
         b->server[i].state = server_state_hold(like->outlet ? like->name : S("mx"), b->server[i].host, 25);
         p += host.n + 1;
     }
+    if (b->relay)
+        backend_brake_look(b);
     return b;
 }
 
@@ -187,7 +191,10 @@ struct backend *site_like(const struct backend *b, const struct backend *like)
 
     for (size_t i = 0; i < s.n; i++)
         host[i] = (struct site_host){ b->server[i].host, (uint16_t)b->server[i].priority };
-    return site_backend(&s, like, b->name);
+    struct backend *same = site_backend(&s, like, b->name);
+    if (!same->brake)
+        same->took = b->took;
+    return same;
 }
 
 struct backend *backend_hold(struct backend *b)
@@ -203,6 +210,7 @@ void backend_drop(struct backend *b)
         return;
     for (size_t i = 0; i < b->nserver; i++)
         server_state_drop(b->server[i].state);
+    brake_drop(b->brake);
     mem_free(b);
 }
 
@@ -234,4 +242,18 @@ str site_name(const struct site *s, arena *a)
         crc = crc32c(crc, &s->host[i].preference, sizeof s->host[i].preference);
     }
     return s->n == 1 ? str_printf(a, "mx:%.*s", STR(s->host[0].host)) : str_printf(a, "mx:%.*s+%zu/%08x", STR(s->host[0].host), s->n - 1, crc);
+}
+
+static const char relay_word[] = SITE_RELAY;
+
+static str without_source(str lane) { return str_head(lane, MIN(str_findc(lane, '@'), lane.n)); }
+
+bool site_is_relay(str lane) { return str_starts(lane, S("mx:")) && str_ends(without_source(lane), str_z(relay_word)); }
+
+str site_subject(str lane)
+{
+    bool relay = site_is_relay(lane);
+
+    lane = without_source(lane);
+    return relay ? str_head(lane, lane.n - (sizeof relay_word - 1)) : lane;
 }

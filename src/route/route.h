@@ -154,7 +154,11 @@ struct backend {
     uint64_t connections; bool connections_per_source;
     bool soft_bounce;                   /* every 5xx of its servers counts as a 4xx */
     struct brake_settings { uint64_t least; /* 0: no brake */ when window; } braking;
-    struct brake *brake;                /* of a configured one with servers; else NULL */
+    struct brake *brake;                /* of a configured one with servers; of a site's own see backend_brake(); else NULL */
+    /* of one that was made for a site */
+    bool relay;                         /* its mail is for relay domains with a list of recipients, and it may have a brake */
+    uint32_t brakes_seen;               /* brakes_made, when it was last looked whether it has one */
+    struct { unsigned n; when since, last; } took;  /* known recipients, while there was no brake to count them */
 };
 /* Its name as configured, whatever its source. */
 static inline str backend_base_name(const struct backend *b) { return b->outlet ? str_head(b->name, b->name.n - b->outlet->name.n - 1) : b->name; }
@@ -203,8 +207,18 @@ void server_answered(struct server_state *s, when took);    /* smooths the laten
  * is asked first whether it takes a refused recipient from the null sender: if it does, it means what it refused. And refusals of the message (to
  * DATA or the final dot) count only where nothing at all was taken.
  *
- * Shared by all threads, kept by name over reloads and never freed; what follows may be called from any thread and does not wait. */
-struct brake *brake_of(str backend);
+ * Shared by all threads, kept by name over reloads; what follows may be called from any thread and does not wait. */
+struct brake *brake_of(str backend);            /* of a configured backend: made on first use, never freed */
+/* Sites are named by whoever has the MX records of a relay domain. So a site's brake is made only when it first refuses a recipient whom we know, and lives as
+ * long as somebody holds it: the site's lanes, each of which has mail or is where a relay domain's mail goes now. `whose`: the relay domain whose mail makes
+ * it, of which there may be BRAKES_EACH at a time; then NULL: one more is not to be had, and refusals there are believed. */
+#define BRAKES_EACH 256
+struct brake *brake_hold(str site, str whose);
+struct brake *brake_find(str name);             /* held; NULL: there is none */
+void brake_drop(struct brake *b);               /* NULL, and one that is never freed, are fine */
+/* Its last holder has no use for it: what it was on for is over. False: there are others, or it is off. */
+bool brake_leave(struct brake *b);
+extern _Atomic uint32_t brakes_made;            /* of sites, ever */
 /* So many known recipients were taken, refused by MAIL or RCPT, or refused by DATA or the dot. `example`: one of those refused. True: the brake has
  * come on just now. */
 struct brake_count { unsigned took, by_rcpt, by_message; str example, reply; };
@@ -261,11 +275,24 @@ struct site {
 /* Look a domain up. Errors as in dns/dns.h: none of them says that there is no such domain. */
 WAITS err route_mx(struct resolver *r, arena *a, str domain, const struct own *own, when deadline, struct site *ret);
 str site_name(const struct site *s, arena *a);      /* of its lane: "mx:mx1.example.org", "mx:mx1.example.org+2/1a2b3c4d" */
+/* Behind it, in the name of a lane for mail of relay domains whose recipients we know; the source comes last. So a brake holds up nobody else's mail. */
+#define SITE_RELAY ":relay"
+bool site_is_relay(str lane);
+str site_subject(str lane);                         /* what it is to people, and to its brake: without that and the source. Of other lanes: without the source */
 /* A backend with these servers, and all else as `like` has it. One holder. */
 struct backend *site_backend(const struct site *s, const struct backend *like, str name);
 struct backend *site_like(const struct backend *b, const struct backend *like); /* the servers of b */
 bool site_is(const struct site *s, const struct backend *b);    /* the very same hosts and preferences */
 bool site_meets(const struct site *s, const struct backend *b); /* a host in common */
+/* Its brake; NULL: it has none yet, or never has. A site's may have been made by another thread since. On its thread only, as the next two. */
+struct brake *backend_brake_look(struct backend *b);
+static inline struct brake *backend_brake(struct backend *b)
+{
+    return b->relay && !b->brake && b->brakes_seen != atomic_load_explicit(&brakes_made, memory_order_relaxed) ? backend_brake_look(b) : b->brake;
+}
+/* The same for mail of that relay domain, of which a known recipient was refused: it is made. NULL: `whose` has too many. */
+struct brake *backend_brake_make(struct backend *b, str whose, when now);
+void backend_took(struct backend *b, unsigned n, when now);    /* so many known recipients, while it has no brake */
 /* For those that were made for a site; of a configuration's own these do nothing. On its thread only. */
 struct backend *backend_hold(struct backend *b);
 void backend_drop(struct backend *b);
@@ -370,8 +397,8 @@ struct routes {
 /* ---- callout: a backend asked whether it knows an address ------------------------------------------------------------------- */
 
 /* One dialogue: MAIL FROM:<> and RCPT, no mail. deliver/ puts it here, for the SMTP client is above us; NULL: nobody can ask. *refused: it said
- * 5xx to the recipient, for whatever reason. err_text() says why it is undecided. */
-extern WAITS enum said (*callout_probe)(const struct backend *b, str ehlo, const struct inquiry *q, when deadline, bool *refused);
+ * 5xx to the recipient, for whatever reason. err_text() says why it is undecided. `own`: where MX records name its servers, else NULL, as in hop_connect(). */
+extern WAITS enum said (*callout_probe)(const struct backend *b, const struct own *own, str ehlo, const struct inquiry *q, when deadline, bool *refused);
 /* A table that asks the servers of `b`, of which it keeps a copy. What a backend says counts only as long as it refuses an address that nobody could
  * have guessed: one is tried once an hour and domain. */
 struct table *callout_table(const struct backend *b, str ehlo, const struct keeping *keep);

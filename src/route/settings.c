@@ -259,7 +259,8 @@ static const struct setting backend_settings[] = {
     { .name = "bounce_brake", .type = CONF_OWN, .take = take_brake, .preset = "20 within 5m", .form = "N within TIME | off",
       .help = "When these servers refuse (5xx) over half of at least N recipients within TIME that our own \"recipients\" know, mail for them is kept as one "
               "incident instead of being returned, and tried again by one message, or by asking for one recipient, at growing intervals. Whoever is refused although "
-              "known is tried again within TIME, until it is clear which of the two is right." },
+              "known is tried again within TIME, until it is clear which of the two is right. In the block \"mx\" it is about the hosts that MX records name for "
+              "relay domains with a list of recipients: each site by itself, and no other domain's mail is kept." },
     { .name = NULL },
 };
 

@@ -129,7 +129,7 @@ void event_find_all(arena *a, const ulid *id, size_t n, void (*each)(void *ctx, 
 /* One at a time of a kind and subject; the table is the process's, under a lock that nobody waits with. Each is a log line when it begins and one
  * when it ends. An incident tells what others do: freezing mail, and thawing it, is not done here. */
 enum incident_kind {
-    INCIDENT_REFUSES,               /* a backend refuses recipients that our own lists know: the bounce brake. Subject: the backend */
+    INCIDENT_REFUSES,               /* a backend refuses recipients that our own lists know: the bounce brake. Subject: the backend, or the site ("mx:mx1.example.org") */
     INCIDENT_NO_NAMES,              /* names cannot be looked up. Subject: "resolver", or the backend whose servers' names it is about */
     INCIDENT_NO_WAY,                /* there is no way out. Subject: "mail hosts" (those of MX records), or a backend */
     INCIDENT_NO_FAMILY,             /* subject: "IPv4" or "IPv6", which has no way out from here */
@@ -139,7 +139,7 @@ enum incident_kind {
 };
 extern const char *const incident_name[INCIDENT_KINDS];
 #define INCIDENTS_MOST 64           /* open at a time; further ones have their log lines only */
-#define INCIDENT_SUBJECT 96
+#define INCIDENT_SUBJECT 300        /* a site's name is not cut: what it froze is found by it */
 struct incident {
     uint64_t id;                    /* grows from 1; none comes twice in a process */
     enum incident_kind kind;

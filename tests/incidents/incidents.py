@@ -49,7 +49,7 @@ class Relay:
         self.port = free_port() if not inside else 25
         self.listen = listen
         with open(f"{self.dir}/known", "w") as f:
-            f.writelines(f"user{i}@example.com\n" for i in range(1000))
+            f.writelines(f"user{i}@{domain}\n" for i in range(1000) for domain in ("example.com", "ours.test"))
         self.configure(text)
         command = [WAYPOST, "serve", "--as-is", "-c", f"{self.dir}/conf"]
         if inside:
@@ -232,6 +232,7 @@ RELAY, OUTSIDE, NAMES = "192.0.2.2", "192.0.2.1", "192.0.2.53"
 ZONES = {"arpa": "@ TXT nothing\n"}
 ZONES.update({f"d{i}.test": f"@ MX 10 m\nm A 192.0.2.{100 + i}\n" for i in range(N)})
 ZONES.update({f"six{i}.test": f"@ MX 10 m\nm A 192.0.2.{100 + i}\nm AAAA 2001:db8::{i + 1}\n" for i in range(N)})
+ZONES.update({domain: "@ MX 10 m.d0.test.\n" for domain in ("ours.test", "shared.test")})
 ZONES.update({f"gone{i}.test": f"@ MX 10 m\nm A 198.51.100.{1 + i}\n" for i in range(N)})
 
 
@@ -245,6 +246,55 @@ def network(pid):
         check(r.returncode == 0, command, r.stderr)
 
 
+def mx_cut_over(relay, sink, configuration):
+    """The same for a relay domain whose mail goes by MX: its site refuses everybody. Another domain's mail goes to that host, too."""
+    def refuses():
+        return [i for i in relay.incidents() if i["kind"] == "backend_refuses"]
+
+    def lane(name):
+        return next((lane["state"] for lane in relay.stats()["lanes"] if lane["name"] == name), None)
+
+    before, mails = relay.stats()["counters"], 100
+    at = sink.at
+    sink.end()
+    bad = Sink(at, "--reject", "rcpt:550")
+    relay.send(mails, to="user%d@ours.test")
+    check(until(refuses), "an incident", relay.stats()["counters"])
+    one = refuses()
+    check(len(one) == 1 and one[0]["subject"] == "mx:m.d0.test" and "our own lists know" in one[0]["reason"] and "550" in one[0]["reason"], one)
+    check(until(lambda: refuses()[0]["waiting"] >= mails - 2), "all its mail waits", relay.incidents())
+    check(lane("mx:m.d0.test:relay") == "frozen", "its lane is frozen", relay.stats()["lanes"])
+    check(relay.counter("failed") == before["failed"], "nothing is returned", relay.stats()["counters"])
+    told = {to: "backend_refuses mx:m.d0.test" in relay.ask("explain", "rcpt", to, "--from", "ann@sender.example", "--client", OUTSIDE).stdout
+            for to in ("user1@ours.test", "u1@shared.test")}
+    check(told == {"user1@ours.test": True, "u1@shared.test": False}, "explain", told)
+    tried = relay.counter("attempts") - before["attempts"]
+    check(tried < mails / 2, "and it is not tried", tried)
+    relay.send(3, to="u%d@shared.test")
+    relay.settled(failed=before["failed"] + 3)
+    check(lane("mx:m.d0.test") == "open", "who is none of our recipients is refused as ever", relay.stats()["lanes"])
+    bad.end()
+    good = Sink(at)
+    relay.settled(delivered=before["delivered"] + mails, failed=before["failed"] + 3)
+    check(until(lambda: not refuses()), "it is over", relay.incidents())
+    took = good.end()
+    check(took.get("messages") == mails and not took.get("duplicates"), "each once", took)
+    # By an operator, who says the site; then by a configuration that wants no brake.
+    bad = Sink(at, "--reject", "rcpt:550")
+    relay.send(mails, to="user%d@ours.test")
+    check(until(refuses), "an incident again", relay.stats()["counters"])
+    check(relay.ask("queue", "resume", "--lane", "mx:m.d0.test").returncode == 0, "resumed")
+    check(until(lambda: any(e["subject"] == "mx:m.d0.test" and e["why"] == "by an operator" for e in relay.events("incident_closed"))), "ended by an operator",
+          relay.events("incident_closed"))
+    check(relay.ask("queue", "retry", "--all").returncode == 0 and until(refuses), "it begins anew, for the trouble is still there", relay.stats()["lanes"])
+    check(relay.counter("failed") == before["failed"] + 3, "nothing is returned")
+    relay.configure(configuration.replace("20 within 5s", "off"))
+    check(relay.ask("reload").returncode == 0 and until(lambda: not refuses()), "no brake any more", relay.incidents())
+    check(relay.ask("queue", "retry", "--all").returncode == 0, "retry")
+    relay.settled(failed=before["failed"] + 3 + mails)
+    bad.end()
+
+
 def local_faults():
     run("ip", "link", "set", "lo", "up")
     run("ip", "addr", "add", f"{NAMES}/32", "dev", "lo")
@@ -253,8 +303,10 @@ def local_faults():
     stubs = "; ".join(f"stub {zone} {NAMES}:{nsd.port}" for zone in ZONES)
     nsd.stop()
     inside = Sink("127.0.0.1:0") # not reached from there: the relay's own loopback is another
-    relay = Relay(f"dns {{ hosts off; resolv_conf off; dnssec off; server {NAMES}:{nsd.port}; timeout 2s; {stubs} }}\n"
-                  f"network outside {OUTSIDE} {{ relay_from sender.example }}\nbackend mx {{ idle_timeout 0s }}\nroute default {{ via mx }}\n", RELAY, network)
+    configuration = (f"dns {{ hosts off; resolv_conf off; dnssec off; server {NAMES}:{nsd.port}; timeout 2s; {stubs} }}\n"
+                     f"network outside {OUTSIDE} {{ relay_from sender.example; null_rate 10000/min }}\nbackend mx {{ idle_timeout 0s; bounce_brake 20 within 5s }}\n"
+                     "relay_domain ours.test { via mx; recipients { file KNOWN } }\nroute default { via mx }\n")
+    relay = Relay(configuration, RELAY, network)
     sinks = []
     try:
         # The resolver is down: one incident, no attempt.
@@ -292,6 +344,7 @@ def local_faults():
         relay.send(5, to="u%d@d0.test", sender="ann@sender.example")
         check(until(lambda: relay.counter("delivered") == delivered + 5), "who can be reached is", relay.incidents())
         nothing_returned(relay, "no route")
+        mx_cut_over(relay, sinks[0], configuration)
     finally:
         for sink in [inside, *sinks]:
             sink.end()
