@@ -331,8 +331,10 @@ int cli_check(int argc, char **argv)
     if (n == 1)
         config = argv[1];
     struct settings *s = settings_load(str_z(config), NULL, &d);
-    if (s)
+    if (s) {
         files_unreadable(s, &d);
+        aliases_check(&s->snapshot.routes, s->snapshot.receive.hostname, &d);
+    }
     if (s && connect)
         want_connections(&all, s, timeout);
     if (s && dns)

@@ -17,7 +17,7 @@ const struct cli_verb cli_verbs[] = {
               "  --dns              look up the names that the configuration has, and where mail for the relay domains is sent\n"
               "  --timeout TIME     for each of these; 10s unless given. They are made side by side\n\n"
               "Exits with 0 when the relay would run on it (there may be warnings), else with 2; with 1 when only a server, a source or a\n"
-              "name failed. Asked by root it also tells which files the relay's user may not read." },
+              "name failed. Asked by root it also tells which files the relay's user may not read.\nAliases that lead round and round, or that nobody will ask for, are warnings." },
     { "reload", "put the configuration in force that its file now holds", "waypost reload [--json]", .run = cli_reload,
       .more = RELAY_AT_HELP "\nWith errors in it the old one stays in force, they are printed, and the exit code is 2." },
     { "drain", "take no more mail, finish what is under way, end", "waypost drain [--json]", .run = cli_drain, .more = RELAY_AT_HELP },

@@ -425,6 +425,23 @@ static void own_addresses(struct relay *r)
         pf_find(r->c, "proxy_interfaces", TRANSLATED, "own { addresses%.*s }", STR(r->own));
 }
 
+/* "localhost, 127.0.0.1" are one address, and so are the services smtp and 25. */
+static str each_once(arena *a, str words)
+{
+    struct buf out = buf_in(a, words.n + 1);
+    str rest = words, word;
+
+    while (pf_word(&rest, &word)) {
+        str seen = buf_str(&out), one;
+        bool known = false;
+        while (!known && pf_word(&seen, &one))
+            known = str_eq(one, word);
+        if (!known)
+            buf_addf(&out, " %.*s", STR(word));
+    }
+    return buf_str(&out);
+}
+
 static void listeners(struct relay *r)
 {
     struct buf believed = { .a = r->a };
@@ -444,7 +461,8 @@ static void listeners(struct relay *r)
     }
     take_believed(r, "smtpd_authorized_xclient_hosts", "xclient", &believed);
     take_believed(r, "smtpd_authorized_xforward_hosts", "xforward", &believed);
-    r->listen = believed.n ? str_printf(r->a, "%.*s {\n%.*s}", STR(buf_str(&out)), STR(buf_str(&believed))) : buf_str(&out);
+    str at = each_once(r->a, buf_str(&out));
+    r->listen = believed.n ? str_printf(r->a, "%.*s {\n%.*s}", STR(at), STR(buf_str(&believed))) : at;
     own_addresses(r);
     if (pf_is_set(r->c, S("inet_interfaces")))
         pf_find(r->c, "inet_interfaces", TRANSLATED, "listen");

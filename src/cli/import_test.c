@@ -150,6 +150,16 @@ TEST(postfix_domains_that_are_left_out_are_told_of)
     pf_free(&c);
 }
 
+TEST(postfix_addresses_are_listened_at_once)
+{
+    AUTO_ARENA a = arena_new();
+    struct made m = { 0 };
+    struct postfix_conf c;
+
+    CHECK(str_has(translated(a, "inet_protocols = ipv4\ninet_interfaces = localhost, 127.0.0.1\n", &m, &c), S("listen smtp 127.0.0.1:25\n")));
+    pf_free(&c);
+}
+
 TEST(postfix_that_takes_nothing_from_strangers_stays_so)
 {
     AUTO_ARENA a = arena_new();

@@ -14,8 +14,8 @@
 
 #define DEFAULT_SOCKET "/run/waypost/local.sock"
 #define DEFAULT_DROP "/var/spool/waypost-drop"
+#define DROP_RCPTS ((size_t)1000)    /* of one file in it; receive/drop.c takes as many whatever the configuration says */
 #define INPUT_MOST ((size_t)1 << 30)
-#define LEFT_TOGETHER 100u      /* recipients of one file: every relay takes so many (RFC 5321 4.5.3.1.8) */
 
 enum mode { MODE_SEND, MODE_SMTP, MODE_VERIFY, MODE_QUEUE, MODE_ALIASES, MODE_FLUSH };
 
@@ -443,57 +443,83 @@ static str path_text(struct sendmail *s, str sender)
     return buf_str(&b);
 }
 
-/* A name that nobody can guess, since nobody may list the directory: the file has to be readable for the relay. It is whole and on the disk
- * before it gets the name that the relay looks for, and so is that name before we say that all is well. *name: its own, without what stands behind the dot. */
-static err leave_one(struct sendmail *s, int dir, struct strs left, str *name)
+/* One file, under a name that nobody can guess, since nobody may list the directory: it has to be readable for the relay. */
+static err leave_file(struct sendmail *s, int dir, const str *to, size_t n, char stem[ULID_TEXT])
 {
     AUTO_BUF head = { 0 };
-    char id[ULID_TEXT];
-    struct strs rcpt = { .p = NEW_ARRAY(s->a, str, left.n), .n = left.n };
+    char made[64];
+    struct strs rcpt = { .p = NEW_ARRAY(s->a, str, n), .n = n };
+    str name = ulid_print(ulid_new(), stem);
 
-    *name = str_dup(s->a, ulid_print(ulid_new(), id));
-    for (size_t i = 0; i < left.n; i++)
-        rcpt.p[i] = str_printf(s->a, "<%.*s>%s%s", STR(left.p[i]), s->notify ? " NOTIFY=" : "", s->notify ? s->notify : "");
-    drop_head(&head, *name, path_text(s, s->env.sender), &rcpt, s->message);
-    const char *made = str_cz(s->a, str_printf(s->a, "%.*s" DROP_MADE, STR(*name))), *ready = str_cz(s->a, str_printf(s->a, "%.*s" DROP_READY, STR(*name)));
+    for (size_t i = 0; i < n; i++)
+        rcpt.p[i] = str_printf(s->a, "<%.*s>%s%s", STR(to[i]), s->notify ? " NOTIFY=" : "", s->notify ? s->notify : "");
+    drop_head(&head, name, path_text(s, s->env.sender), &rcpt, s->message);
+    snprintf(made, sizeof made, "%.*s" DROP_MADE, STR(name));
     int fd = openat(dir, made, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return fail_errno(errno, "making a file in %.*s", STR(s->drop));
-    err e = fchmod(fd, 0644) < 0 ? fail_errno(errno, "its rights") : OK; /* whatever the umask */
+    if (fd < 0) {
+        err e = fail_errno(errno, "making a file in %.*s", STR(s->drop));
+        stem[0] = '\0';
+        return e;
+    }
+    err e = OK;
+    if (fchmod(fd, 0644) < 0) /* whatever the umask */
+        e = fail_errno(errno, "its rights");
     if (e == OK)
         e = write_all(fd, buf_str(&head));
     if (e == OK)
         e = write_all(fd, s->message);
     if (e == OK && fsync(fd) < 0)
         e = fail_errno(errno, "bringing it to the disk");
-    if (e == OK && renameat(dir, made, dir, ready) < 0)
-        e = fail_errno(errno, "giving it its name");
-    if (e != OK)
-        unlinkat(dir, made, 0);
-    /* The directory is not ours to open, and so not to sync; its file system is. */
-    if (e == OK && syncfs(fd) < 0) {
-        e = fail_errno(errno, "bringing its name to the disk");
-        unlinkat(dir, ready, 0);
-    }
     close(fd);
     return e;
 }
 
-/* All or none, as far as the relay has not taken them in meanwhile: who is told that it failed tries again for all. */
+static void drop_path(char *ret, size_t n, const char *stem, const char *ends) { snprintf(ret, n, "%.*s%s", ULID_TEXT, stem, ends); }
+
+/* All files are whole and on the disk before the first gets the name that the relay looks for, and so are those names before we say that all is well. */
+static err leave_files(struct sendmail *s, int dir, const struct strs *left, char (*stem)[ULID_TEXT], size_t n)
+{
+    char made[64], ready[64];
+    int fd = -1;
+
+    for (size_t i = 0; i < n; i++)
+        TRY(leave_file(s, dir, left->p + i * DROP_RCPTS, MIN(left->n - i * DROP_RCPTS, DROP_RCPTS), stem[i]));
+    for (size_t i = 0; i < n; i++) {
+        drop_path(made, sizeof made, stem[i], DROP_MADE);
+        drop_path(ready, sizeof ready, stem[i], DROP_READY);
+        if (i == 0)
+            fd = openat(dir, made, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0 || renameat(dir, made, dir, ready) < 0) {
+            err e = fail_errno(errno, "giving it its name");
+            close(fd);
+            return e;
+        }
+    }
+    /* The directory is not ours to open, and so not to sync; its file system is. */
+    err e = syncfs(fd) < 0 ? fail_errno(errno, "bringing its name to the disk") : OK;
+    close(fd);
+    return e;
+}
+
 static err leave(struct sendmail *s, const struct strs *left)
 {
-    str *name = NEW_ARRAY(s->a, str, left->n / LEFT_TOGETHER + 1);
-    err e = OK;
-    size_t n = 0;
-
+    size_t n = (left->n + DROP_RCPTS - 1) / DROP_RCPTS;
+    char (*stem)[ULID_TEXT] = mem_new(n * sizeof *stem);
+    char name[64];
     int dir = open(str_cz(s->a, s->drop), O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0)
-        return fail_errno(errno, "%.*s", STR(s->drop));
-    for (size_t at = 0; e == OK && at < left->n; at += LEFT_TOGETHER, n += e == OK)
-        e = leave_one(s, dir, (struct strs){ left->p + at, MIN(left->n - at, LEFT_TOGETHER) }, &name[n]);
-    while (e != OK && n-- > 0)
-        unlinkat(dir, str_cz(s->a, str_printf(s->a, "%.*s" DROP_READY, STR(name[n]))), 0);
-    close(dir);
+    err e = dir < 0 ? fail_errno(errno, "%.*s", STR(s->drop)) : leave_files(s, dir, left, stem, n);
+
+    for (size_t i = 0; i < n && dir >= 0 && e != OK; i++) { /* what was made of it; what the relay has taken already stays taken */
+        if (!stem[i][0])
+            continue;
+        drop_path(name, sizeof name, stem[i], DROP_MADE);
+        unlinkat(dir, name, 0);
+        drop_path(name, sizeof name, stem[i], DROP_READY);
+        unlinkat(dir, name, 0);
+    }
+    if (dir >= 0)
+        close(dir);
+    mem_free(stem);
     return e;
 }
 

@@ -74,7 +74,7 @@ void diags_print_json(const struct diags *d, struct buf *out); /* one array of o
     N(DUPLICATE,   102, "a name or domain that stands twice") \
     N(OPEN_RELAY,  103, "this would relay for strangers") \
     N(NO_ROUTE,    104, "mail that has no way to go") \
-    N(BAD_LIST,    105, "a recipients list that cannot be read") \
+    N(BAD_LIST,    105, "a list that cannot be read, or says what has no effect") \
     N(BAD_ADDRESS, 106, "no valid host, address, port or network") \
     N(BAD_RETRY,   107, "a retry schedule that cannot be followed") \
     N(LISTENER,    108, "a listener that is missing or not understood") \
@@ -87,7 +87,7 @@ void diags_print_json(const struct diags *d, struct buf *out); /* one array of o
     N(CLEAR,       123, "a secret or addresses that would cross the network in plain text") \
     N(OUTLET,      124, "a source or pool that mail cannot leave by") \
     N(SOFT_BOUNCE, 125, "soft_bounce is on: what next hops refuse for good is kept and tried again") \
-    N(NOT_READABLE, 130, "a file that the relay's own user may not read")
+    N(NOT_READABLE, 130, "a file that the relay's own user may not read, or no such user")
 enum {
 #define N(name, number, meaning) CONF_E_##name = number,
     CONF_NUMBERS(N)

@@ -79,7 +79,9 @@ static enum said ask_server(const struct backend *b, const struct next_hop *srv,
     err e = hop_reach(atomic_load(&names), srv, NULL, ehlo, MAX(length, MILLISECOND), &by, &who, &c);
 
     if (e != OK) {
-        during(e, "%s", who.z);
+        AUTO_ARENA a = arena_new();
+        str words = remote_failed(&who, a);
+        fail(e, "%.*s", STR(words));
         client_free(c);
         return SAID_DOWN;
     }

@@ -254,6 +254,8 @@ bool incident_end(enum incident_kind kind, str subject, str why)
     case INCIDENT_NO_FAMILY:
         suspects_clear(&families[str_eq(subject, S("IPv6"))]);
         break;
+    case INCIDENT_NO_SOURCE: /* the next look-up finds out */
+        break;
     case INCIDENT_SOFT_BOUNCE:
     case INCIDENT_KINDS:
         return false;

@@ -150,7 +150,7 @@ err text_read(arena *a, str path, size_t most, str *ret)
 {
     struct buf out = buf_in(a, 4096);
     ssize_t n;
-    int fd = open(str_cz(a, path), O_RDONLY | O_CLOEXEC); /* resolv.conf is often a link */
+    int fd = open(str_cz(a, path), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); /* resolv.conf is often a link; a pipe must not make us wait */
 
     if (fd < 0)
         return fail_errno(errno, "%.*s", STR(path));

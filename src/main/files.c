@@ -308,7 +308,11 @@ void files_unreadable(const struct settings *s, struct diags *d)
     struct identity who;
     int ends[2], number;
 
-    if (identity_find(s, &who) != OK || !who.change || pipe2(ends, O_CLOEXEC) < 0)
+    if (identity_find(s, &who) != OK) {
+        diag_add(d, CONF_WARNING, CONF_E_NOT_READABLE, &(struct place){ .file = str_dup(d->a, s->path), .line = 1, .column = 1 }, S(""), "%.*s", STR(err_text()));
+        return;
+    }
+    if (!who.change || pipe2(ends, O_CLOEXEC) < 0)
         return;
     add_all(&r, s);
     pid_t child = fork();

@@ -544,11 +544,11 @@ err relay_run(void *relay_setup)
     TRY(open_relay_test(s));
     s->spool.moved = moved;
     s->spool.ctx = &r;
-    r.nworker = s->threads ? (unsigned)s->threads : (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
-    r.worker = mem_new(r.nworker * sizeof *r.worker);
     TRY(during(spool_open(&s->spool, &r.spool), "opening the spool"));
     TRY(instance_load(&r, s->spool.dir));
     TRY(during(resolver_open(&s->dns, &r.resolver), "looking up names"));
+    r.nworker = s->threads ? (unsigned)s->threads : (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
+    r.worker = mem_new(r.nworker * sizeof *r.worker);
     r.standing.pool = pool_start("standing", 1);
     standing_load(&r);
     for (unsigned i = 0; i < r.nworker; i++) {

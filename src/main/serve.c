@@ -194,10 +194,13 @@ static int work(struct service *s, int parent_fd)
 
     crash_handlers();
     log_worker();
+    bool to_file = s->settings->log.file.n != 0;
     err e = task_main(relay_run, &setup);
     s->settings = NULL; /* the relay dropped them */
     if (e != OK)
         log_error("relay_failed", LOG_STR("why", err_text()));
+    if (e != OK && to_file) /* whoever started it looks here first */
+        fprintf(stderr, "waypost serve: %.*s\n", STR(err_text()));
     log_stop();
     return e == OK ? EXIT_DONE : EXIT_NO;
 }

@@ -32,9 +32,10 @@ static struct rcpt *rcpt_new(arena *a, struct envelope *env, size_t *cap)
 }
 
 /* The archive of the recipient's domain. Nobody hears of what becomes of a copy (NOTIFY=NEVER). */
-static void add_copies(arena *a, const struct snapshot *snap, struct envelope *env, size_t *cap, str domain)
+static size_t add_copies(arena *a, const struct snapshot *snap, struct envelope *env, size_t *cap, str domain)
 {
     const struct relay_domain *d = route_domain(&snap->routes, domain);
+    size_t n = 0;
 
     for (size_t i = 0; d && i < d->copy_to.n; i++) {
         if (goes_there(env, d->copy_to.p[i]))
@@ -42,13 +43,15 @@ static void add_copies(arena *a, const struct snapshot *snap, struct envelope *e
         struct rcpt *r = rcpt_new(a, env, cap);
         r->to = r->given = str_dup(a, d->copy_to.p[i]);
         r->notify = NOTIFY_NEVER;
+        n++;
     }
+    return n;
 }
 
-void envelope_add(arena *a, const struct snapshot *snap, struct envelope *env, size_t *cap, const struct command *c, const struct strs *to)
+size_t envelope_add(arena *a, const struct snapshot *snap, struct envelope *env, size_t *cap, const struct command *c, const struct strs *to)
 {
     if (is_given(env, c->path.text))
-        return;
+        return 0;
     str given = str_dup(a, c->path.text), orcpt = str_dup(a, c->orcpt);
     for (size_t i = 0; i < to->n; i++) {
         if (goes_there(env, to->p[i]))
@@ -56,5 +59,5 @@ void envelope_add(arena *a, const struct snapshot *snap, struct envelope *env, s
         struct rcpt *r = rcpt_new(a, env, cap);
         *r = (struct rcpt){ .given = given, .to = str_eq(to->p[i], given) ? given : str_dup(a, to->p[i]), .orcpt = orcpt, .notify = c->notify };
     }
-    add_copies(a, snap, env, cap, c->path.domain);
+    return add_copies(a, snap, env, cap, c->path.domain);
 }

@@ -219,6 +219,8 @@ static void tell_way(const struct teller *t, const struct snapshot *snap, const 
     if (w.other && w.other->fallback)
         tell(t, "fallback", "what is not delivered %.*s after it came goes to %.*s", STR(time_span(span, w.other->after)), STR(w.other->fallback->name));
     const struct relay_domain *d = route_domain(&snap->routes, w.key.domain);
+    if (d && d->copy_to.n)
+        tell(t, "copy_to", "%.*s gets it as well", STR(joined(t->a, &d->copy_to)));
     if (d && d->cut_through)
         tell(t, "cut_through", "the client's answer waits up to %.*s for the next hop's", STR(time_span(span, d->cut_through)));
     tell(t, "lifetime", "tried for %.*s, at most %llu connections a server", STR(time_span(span, w.expire ? w.expire : retry->lifetime)),

@@ -30,8 +30,8 @@ WAITS struct reply policy_rcpt(const struct snapshot *snap, const struct client_
                                const struct path *rcpt, arena *a, struct strs *to);
 
 /* The recipient of this RCPT joins the envelope, as the addresses `to` that get its mail, each once, and with the copies for its domain's archive.
- * In `a`, the message's; *cap is the room env->rcpt has, 0 at first. */
-void envelope_add(arena *a, const struct snapshot *snap, struct envelope *env, size_t *cap, const struct command *c, const struct strs *to);
+ * In `a`, the message's; *cap is the room env->rcpt has, 0 at first. How many such copies joined. */
+size_t envelope_add(arena *a, const struct snapshot *snap, struct envelope *env, size_t *cap, const struct command *c, const struct strs *to);
 
 /* ---- sessions at a time, of everyone and of one client, over all threads ---- */
 
@@ -87,7 +87,7 @@ struct session {
     /* the transaction: from MAIL until its end */
     arena *a;                           /* NULL: none */
     struct message *m;
-    size_t rcpt_cap;
+    size_t rcpt_cap, copies;            /* copies: recipients that are archives, whom no client named */
     uint64_t taken;                     /* RCPT commands */
     uint64_t expected;                  /* octets, as SIZE said; 0: not said */
     /* the body on its way in */

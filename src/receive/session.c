@@ -13,7 +13,7 @@ void transaction_reset(struct session *s)
     arena_free(s->a);
     s->a = NULL;
     s->m = NULL;
-    s->rcpt_cap = s->taken = 0;
+    s->rcpt_cap = s->copies = s->taken = 0;
     inlet_forget(s);
 }
 
@@ -174,7 +174,7 @@ static void do_rcpt(struct session *s, const struct command *c)
         say(s, 503, ENH(5, 5, 1), s->a ? "the message has begun" : "say MAIL first");
         return;
     }
-    if (s->m->env.nrcpt >= l->recipients) { /* RFC 5321 4.5.3.1.10 */
+    if (s->m->env.nrcpt - s->copies >= l->recipients) { /* RFC 5321 4.5.3.1.10 */
         say(s, 452, ENH(4, 5, 3), "too many recipients: send the message to the rest on its own");
         return;
     }
@@ -194,7 +194,7 @@ static void do_rcpt(struct session *s, const struct command *c)
         return;
     }
     s->taken++;
-    envelope_add(s->a, s->snap, &s->m->env, &s->rcpt_cap, c, &to);
+    s->copies += envelope_add(s->a, s->snap, &s->m->env, &s->rcpt_cap, c, &to);
     say(s, 250, ENH(2, 1, 5), "recipient ok");
 }
 

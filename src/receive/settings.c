@@ -71,6 +71,18 @@ static void listener_add(struct binder *b, struct receive_settings *s, const str
     s->listener = all;
 }
 
+static bool listens_already(const struct receive_settings *s, const struct listener_setting *own, const struct addr *at)
+{
+    for (size_t k = 0; k < own->naddr; k++)
+        if (addr_port(at) && addr_eq(&own->addr[k], at))
+            return true;
+    for (size_t i = 0; i < s->nlistener; i++)
+        for (size_t k = 0; k < s->listener[i].naddr; k++)
+            if (addr_port(at) && addr_eq(&s->listener[i].addr[k], at))
+                return true;
+    return false;
+}
+
 static void take_listen(struct binder *b, const struct node *node, void *into)
 {
     struct receive_settings *s = into;
@@ -87,6 +99,9 @@ static void take_listen(struct binder *b, const struct node *node, void *into)
     }
     l.addr = NEW_ARRAY(b->a, struct addr, node->narg);
     for (size_t i = 1; i < node->narg; i++)
+        if (addr_parse(node->arg[i].text, http ? 0 : 25, &l.addr[l.naddr]) == OK && listens_already(s, &l, &l.addr[l.naddr]))
+            conf_error(b, &node->arg[i].at, CONF_E_DUPLICATE, "\"%.*s\" is listened at already", STR(node->arg[i].text));
+        else
         if (addr_parse(node->arg[i].text, http ? 0 : 25, &l.addr[l.naddr]) != OK)
             conf_error(b, &node->arg[i].at, CONF_E_LISTENER, "\"%.*s\" is no ADDRESS:PORT, [V6]:PORT or unix:PATH", STR(node->arg[i].text));
         else if (http && !addr_is_loopback(&l.addr[l.naddr]))

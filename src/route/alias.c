@@ -1,5 +1,5 @@
 /* Addresses that stand for others: looked up before anything else is asked of a recipient, again and again until none is left. */
-#include "route/route.h"
+#include "route/inside.h"
 
 #define DEEP_MOST 10            /* one leads to another, and that to another, ... */
 #define BOUNCE "bounce:"        /* before what is said to who writes there; no local part has a colon */
@@ -19,6 +19,7 @@ static void take_file(struct binder *b, const struct node *node, void *into)
         conf_error(b, &node->arg[0].at, CONF_E_BAD_LIST, "%.*s", STR(err_text()));
         return;
     }
+    list_kept_warn(b, node, t);
     struct table **all = NEW_ARRAY(b->a, struct table *, al->ntable + 1);
     str *paths = NEW_ARRAY(b->a, str, al->ntable + 1);
     if (al->ntable) {
@@ -176,4 +177,48 @@ err alias_expand(const struct aliases *al, arena *a, const struct path *who, str
     if (ret->n)
         *closed = (str){ 0 }; /* the others get it */
     return ret->n || closed->p ? OK : fail(E_LIMIT, "aliases lead round and round");
+}
+
+/* ---- what is wrong with them ---- */
+
+#define CHECKED_MOST 200000     /* entries of a list: more would make a check wait */
+#define TOLD_MOST 5
+
+struct checking { const struct routes *r; str hostname, file; struct diags *d; size_t seen, told; };
+
+static void tell_alias(struct checking *k, str key, str what)
+{
+    if (k->told++ < TOLD_MOST)
+        diag_add(k->d, CONF_WARNING, CONF_E_BAD_LIST, &(struct place){ .file = str_dup(k->d->a, k->file) }, S(""), "\"%.*s\": %.*s", STR(key), STR(what));
+}
+
+static bool check_alias(void *ctx, str key)
+{
+    struct checking *k = ctx;
+    size_t at = str_findc(key, '@');
+    AUTO_ARENA a = arena_new();
+    struct strs all;
+    struct path who;
+    str closed;
+
+    if (++k->seen > CHECKED_MOST)
+        return false;
+    if (at == STR_NONE)
+        return true; /* at whichever domain */
+    key = str_dup(a, key);
+    if (!route_domain(k->r, str_from(key, at + 1)) && !str_ieq(str_from(key, at + 1), k->hostname))
+        tell_alias(k, key, S("its domain is no relay_domain, so nobody will ask for it"));
+    else if (at && address_parse(key, &who) == OK && alias_expand(&k->r->aliases, a, &who, &all, &closed) != OK)
+        tell_alias(k, key, str_printf(a, "%.*s: mail for it will be put off with 451", STR(err_text())));
+    return true;
+}
+
+void aliases_check(const struct routes *r, str hostname, struct diags *d)
+{
+    for (size_t i = 0; i < r->aliases.ntable; i++) {
+        struct checking k = { .r = r, .hostname = hostname, .file = r->aliases.path[i], .d = d };
+        table_each(r->aliases.table[i], check_alias, &k);
+        if (k.told > TOLD_MOST)
+            diag_add(d, CONF_WARNING, CONF_E_BAD_LIST, &(struct place){ .file = str_dup(d->a, k.file) }, S(""), "and so are %zu more of its aliases", k.told - TOLD_MOST);
+    }
 }

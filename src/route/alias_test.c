@@ -114,3 +114,27 @@ TASK_TEST(alias_expand_has_a_limit)
                                                   "x78@a.example x79@a.example"));
     table_free(t);
 }
+
+TEST(aliases_that_lead_nowhere_are_told)
+{
+    AUTO_ARENA a = arena_new();
+    struct relay_domain d = { 0 };
+    struct table *t = list_of("team@in.example ann@in.example\none@in.example two@in.example\ntwo@in.example one@in.example\n@gone.example @in.example\n"
+                              "root@mx.example ann@in.example\nabuse ann@in.example\nsales*@else.example ann@in.example\nshut@in.example bounce:closed\n");
+    str path = S("aliases");
+    struct routes r = { .aliases = { .table = &t, .path = &path, .ntable = 1 } };
+    struct diags ds = { .a = a };
+
+    map_put(&r.exact, S("in.example"), &d);
+    aliases_check(&r, S("mx.example"), &ds);
+    CHECK_INT(ds.n, 3);
+    CHECK_INT(ds.errors, 0);
+    bool round = false, foreign = false;
+    for (size_t i = 0; i < ds.n; i++) {
+        round |= str_starts(ds.p[i].text, S("\"one@in.example\": aliases lead round and round"));
+        foreign |= str_starts(ds.p[i].text, S("\"@gone.example\": its domain is no relay_domain"));
+    }
+    CHECK(round && foreign);
+    map_free(&r.exact);
+    table_free(t);
+}

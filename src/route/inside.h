@@ -35,6 +35,8 @@ void outlets_finish(struct binder *b, struct routes *r);
 /* ---- recipients.c ---- */
 
 extern const struct setting recipients_settings[];
+/* Tell when a list could not be read anew and is served as it was. */
+void list_kept_warn(struct binder *b, const struct node *node, const struct table *t);
 void take_recipients(struct binder *b, const struct node *node, void *relay_domain);
 void recipients_finish(struct binder *b, struct routes *r, struct relay_domain *d);
 

@@ -59,6 +59,12 @@ static void take_cache(struct binder *b, const struct node *node, void *into) { 
 
 /* ---- file ---- */
 
+void list_kept_warn(struct binder *b, const struct node *node, const struct table *t)
+{
+    if (table_kept(t).n)
+        conf_warn(b, &node->arg[0].at, CONF_E_BAD_LIST, "%.*s: the list stays as it was read before, with %zu entries", STR(table_kept(t)), table_count(t));
+}
+
 static void take_list(struct binder *b, const struct node *node, void *into)
 {
     str path;
@@ -68,8 +74,10 @@ static void take_list(struct binder *b, const struct node *node, void *into)
         return;
     if (table_file_open(path, '+', LIST_MOST, &t) != OK)
         conf_error(b, &node->arg[0].at, CONF_E_BAD_LIST, "%.*s", STR(err_text()));
-    else
+    else {
+        list_kept_warn(b, node, t);
         add_table(b, into, t, path);
+    }
 }
 
 /* ---- sqlite ---- */
@@ -292,6 +300,9 @@ void take_recipients(struct binder *b, const struct node *node, void *relay_doma
         r->any = true;
     else if (node->narg || !node->block || node->nchild == 0)
         conf_error(b, &node->name.at, CONF_E_RECIPIENTS, "\"recipients\" is followed by \"any\" or by { file PATH }");
-    else
+    else {
+        size_t errors = b->diags->errors;
         conf_bind(b, recipients_settings, node, r);
+        r->broken = b->diags->errors != errors;
+    }
 }

@@ -274,6 +274,7 @@ void backend_drop(struct backend *b);
 
 struct recipients {
     bool any;
+    bool broken;                        /* a source could not be made of what was said, which is told already */
     struct table **table; size_t ntable;
     str *path;                          /* of each table that is a file, else "" */
     struct strs file;                   /* what else must be readable: secrets, CAs */
@@ -399,6 +400,9 @@ const struct elsewhere *route_elsewhere(const struct routes *r, str domain);
 /* *closed: what is to be said when its mail is refused ("bounce:TEXT"); then n is 0. NULL: it is not. */
 WAITS err alias_expand(const struct aliases *al, arena *a, const struct path *who, struct strs *ret, str *closed);
 extern const struct setting alias_settings[];   /* block alias; bound into a struct routes */
+/* What is wrong with the lists themselves, for `waypost check`: aliases that lead round and round or too far, and those of domains that are none of ours,
+ * which nobody will ask for. A warning for each of the first few. */
+void aliases_check(const struct routes *r, str hostname, struct diags *d);
 void aliases_free(struct aliases *al);
 const struct network *route_network(const struct routes *r, const struct addr *client);
 bool network_names(const struct network *n, const struct addr *client);     /* this one address, and not only those around it too */

@@ -1,6 +1,7 @@
 /* What waypost.conf says about backends, relay domains, networks and the default route. */
 #include "route/inside.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* ---- backend ---- */
@@ -16,6 +17,10 @@ static bool take_host_port(struct binder *b, const struct token *t, uint16_t def
         if (s->addr.sa.sa_family != AF_UNIX) {
             char text[ADDR_TEXT];
             s->port = addr_port(&s->addr);
+            if (s->port == 0) {
+                conf_error(b, &t->at, CONF_E_BAD_ADDRESS, "\"%.*s\" has no valid port", STR(host));
+                return false;
+            }
             s->host = str_dup(b->a, addr_print_ip(&s->addr, text));
         }
         return true;
@@ -172,6 +177,25 @@ static void *make_backend(struct binder *b, const struct node *node, void *into)
     return be;
 }
 
+/* Two of one name share their state, and one cannot be drained without the other. */
+static void check_twice(struct binder *b, const struct node *node, const struct backend *be)
+{
+    for (size_t i = 0; i < be->nserver; i++)
+        for (size_t k = 0; k < i; k++)
+            if (be->server[i].port == be->server[k].port && str_ieq(be->server[i].host, be->server[k].host)) {
+                conf_error(b, &node->name.at, CONF_E_DUPLICATE, "backend \"%.*s\" has server %.*s twice: a greater weight gives it more mail", STR(be->name), STR(be->server[i].host));
+                return;
+            }
+}
+
+static bool has_child(const struct node *node, str name)
+{
+    for (size_t i = 0; i < node->nchild; i++)
+        if (str_eq(node->child[i].name.text, name))
+            return true;
+    return false;
+}
+
 static void done_backend(struct binder *b, const struct node *node, void *block)
 {
     struct backend *be = block;
@@ -181,10 +205,12 @@ static void done_backend(struct binder *b, const struct node *node, void *block)
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"mx\" has no servers of its own: MX records say where its mail goes");
     if (str_eq(be->name, S("discard")))
         conf_error(b, &node->name.at, CONF_E_DUPLICATE, "\"discard\" is no backend of yours: what goes there is thrown away");
-    if (be->nserver == 0 && !be->mx)
+    if (be->nserver == 0 && !be->mx && !has_child(node, S("server"))) /* one that is wrong was told of */
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has no \"server\"", STR(be->name));
     if (be->nserver > 64)
         conf_error(b, &node->name.at, CONF_E_NO_SERVER, "backend \"%.*s\" has more than 64 servers", STR(be->name));
+    else
+        check_twice(b, node, be);
     if (be->nserver) {
         qsort(be->server, be->nserver, sizeof *be->server, by_priority);
         be->brake = brake_of(be->name);
@@ -241,8 +267,12 @@ static const struct setting backend_settings[] = {
 
 static void take_backend(struct binder *b, const struct node *node, void *into)
 {
-    if (conf_args(b, node, 1, 1))
-        ((struct relay_domain *)into)->backend_name = &node->arg[0];
+    struct relay_domain *d = into;
+
+    if (conf_args(b, node, 1, 1) && d->backend_name)
+        conf_error(b, &node->name.at, CONF_E_TWICE, "\"backend\" and \"via\" are two words for one thing: one of them has to go");
+    else if (node->narg == 1)
+        d->backend_name = &node->arg[0];
 }
 
 /* fallback NAME [after TIME] */
@@ -304,7 +334,7 @@ static void done_relay_domain(struct binder *b, const struct node *node, void *b
     if (!d->backend_name)
         conf_error(b, &node->name.at, CONF_E_MISSING, "relay_domain %.*s needs \"backend NAME\" or \"via mx\"", STR(name->text));
 
-    if (!d->recipients.any && d->recipients.ntable == 0 && !d->recipients.callout)
+    if (!d->recipients.any && d->recipients.ntable == 0 && !d->recipients.callout && !d->recipients.broken)
         conf_error(b, &node->name.at, CONF_E_RECIPIENTS,
                    "relay_domain %.*s has no \"recipients\": it would accept mail for unknown users and bounce it later. "
                    "Add recipients { file PATH } (or ldap, http, sqlite, callout), or \"recipients any\" if you mean it", STR(name->text));
@@ -628,8 +658,27 @@ static void finish_elsewhere(struct binder *b, struct routes *r, struct elsewher
     r->hands_on |= e->unknown || e->fallback;
 }
 
+/* 0.0.0.0/0 is told at its place; but two halves are the whole as well. */
+static void check_trust(struct binder *b, const struct routes *r)
+{
+    double v4 = 0, v6 = 0; /* shares of all addresses */
+
+    for (size_t i = 0; i < r->nnetwork; i++) {
+        for (size_t k = 0; k < r->network[i]->ncidr; k++) {
+            const struct cidr *c = &r->network[i]->cidr[k];
+            if (c->bits && c->base.sa.sa_family != AF_UNIX)
+                *(c->base.sa.sa_family == AF_INET ? &v4 : &v6) += ldexp(1, -(int)c->bits);
+        }
+        if (v4 >= 0.5 || v6 >= 0.5) {
+            conf_error(b, &r->network[i]->at, CONF_E_OPEN_RELAY, "with network \"%.*s\" half of all addresses are trusted, or more: that is an open relay", STR(r->network[i]->name));
+            return;
+        }
+    }
+}
+
 void routes_finish(struct binder *b, struct routes *r)
 {
+    check_trust(b, r);
     for (size_t i = 0; i < r->ndomain; i++) {
         if (r->domain[i]->backend_name)
             r->domain[i]->backend = find_backend(b, r, r->domain[i]->backend_name);

@@ -7,7 +7,7 @@
 
 const char *const incident_name[INCIDENT_KINDS] = {
     [INCIDENT_REFUSES] = "backend_refuses", [INCIDENT_NO_NAMES] = "no_names", [INCIDENT_NO_WAY] = "no_way_out", [INCIDENT_NO_FAMILY] = "family_dead",
-    [INCIDENT_SOFT_BOUNCE] = "soft_bounce",
+    [INCIDENT_SOFT_BOUNCE] = "soft_bounce", [INCIDENT_NO_SOURCE] = "no_source",
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;

@@ -134,6 +134,7 @@ enum incident_kind {
     INCIDENT_NO_WAY,                /* there is no way out. Subject: "mail hosts" (those of MX records), or a backend */
     INCIDENT_NO_FAMILY,             /* subject: "IPv4" or "IPv6", which has no way out from here */
     INCIDENT_SOFT_BOUNCE,           /* 5xx counts as 4xx, as the configuration says. Subject: "relay", or a backend */
+    INCIDENT_NO_SOURCE,             /* who exists cannot be asked: table/ opens and closes it. Subject: "ldap ldaps://dc1.example.com" */
     INCIDENT_KINDS
 };
 extern const char *const incident_name[INCIDENT_KINDS];

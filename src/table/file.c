@@ -287,7 +287,7 @@ err roster_read(str path, char detail, size_t max, struct roster **ret)
 
     buf_add(&z, path);
     buf_addc(&z, 0);
-    int fd = open(z.p, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    int fd = open(z.p, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* a pipe must not make a reload wait for its other end */
     if (fd < 0)
         return fail_errno(errno, "%.*s", STR(path));
     err e = OK;
@@ -295,6 +295,8 @@ err roster_read(str path, char detail, size_t max, struct roster **ret)
         e = fail_errno(errno, "%.*s", STR(path));
     else if (S_ISDIR(st.st_mode))
         e = fail(E_IO, "%.*s: is a directory", STR(path));
+    else if (!S_ISREG(st.st_mode) && !S_ISCHR(st.st_mode)) /* /dev/null is an empty one */
+        e = fail(E_IO, "%.*s: is not a regular file", STR(path));
     else
         e = read_all(fd, path, &st, MIN(max, OFFSET_MASK / 2048) * (LINE_MAX_OCTETS + 2) + (1u << 20), &text);
     if (e == OK)
@@ -321,6 +323,13 @@ void roster_free(struct roster *t)
 }
 
 size_t roster_count(const struct roster *t) { return t->n; }
+
+void roster_each(const struct roster *t, bool (*fn)(void *ctx, str key), void *ctx)
+{
+    for (size_t i = 0; i < t->cap; i++)
+        if (t->slot[i] && !fn(ctx, key_at(t, (t->slot[i] & OFFSET_MASK) - 1)))
+            return;
+}
 
 bool roster_stale(const struct roster *t)
 {

@@ -14,6 +14,8 @@ void roster_free(struct roster *t);
 AUTO_DEFINE(roster)
 enum found roster_find(struct roster *t, const struct path *who, str *value);
 size_t roster_count(const struct roster *t);
+/* Each entry's left side, patterns left out, in no order; until `fn` says false. */
+void roster_each(const struct roster *t, bool (*fn)(void *ctx, str key), void *ctx);
 bool roster_stale(const struct roster *t);
 
 /* A table of such a text, known by no path. */

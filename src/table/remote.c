@@ -109,9 +109,23 @@ static enum said last_good(struct remote *r, str key, when now)
 
 /* ---- health ---- */
 
+static str incident_subject(const struct remote *r, arena *a) { return str_printf(a, "%s %.*s", r->s->kind, STR(r->s->name)); }
+
+static void tell_works(const struct remote *r, str why)
+{
+    AUTO_ARENA a = arena_new();
+
+    incident_close(INCIDENT_NO_SOURCE, incident_subject(r, a), why);
+}
+
 static void tell_down(struct remote *r, str why, when now)
 {
-    if (r->told || now < r->quiet_until)
+    AUTO_ARENA a = arena_new();
+
+    if (!r->told && now < r->quiet_until)
+        return;
+    incident_open(INCIDENT_NO_SOURCE, incident_subject(r, a), why, S("it is asked again; whom it once found is taken, about others clients are told to try later"));
+    if (r->told)
         return;
     r->told = true;
     r->since = now;
@@ -127,6 +141,7 @@ static void works(struct remote *r, when now)
     if (!r->told)
         return;
     r->told = false;
+    tell_works(r, S("it answers"));
     log_info("source_up", LOG_Z("kind", r->s->kind), LOG_STR("source", r->s->name), LOG_INT("seconds", (now - r->since) / SECOND));
 }
 
@@ -446,6 +461,8 @@ void remote_drop(struct remote *r)
     if (!last)
         return;
     must(r->flights == 0 && r->runners == 0);
+    if (r->told)
+        tell_works(r, S("the configuration names it no more"));
     while (!list_empty(&r->lru))
         entry_free(r, AROUND(r->lru.next, struct entry, lru));
     map_free(&r->entries);

@@ -13,7 +13,7 @@ struct list {
     bool old;                   /* a later reading has taken its place */
 };
 
-struct table { struct list *list; struct remote *remote; /* one of them */ };
+struct table { struct list *list; struct remote *remote; /* one of them */ char *kept; /* why the list is an old one; NULL: it is not */ };
 
 static pthread_mutex_t lists_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct list *lists;
@@ -100,10 +100,14 @@ err table_file_open(str path, char detail, size_t max, struct table **ret)
             list_drop(known);
         return OK;
     }
+    str why = err_text();
     log_warn("list_kept", LOG_STR("file", path), LOG_INT("entries", roster_count(known->roster)), LOG_STR("reason", err_text()));
     *ret = table_of_list(known);
+    (*ret)->kept = copy_z(why);
     return OK;
 }
+
+str table_kept(const struct table *t) { return t->kept ? str_z(t->kept) : S(""); }
 
 err table_of_text(str name, struct buf *text, char detail, size_t max, struct table **ret)
 {
@@ -133,6 +137,7 @@ void table_free(struct table *t)
         remote_drop(t->remote);
     else
         list_drop(t->list);
+    mem_free(t->kept);
     mem_free(t);
 }
 
@@ -160,6 +165,12 @@ str table_name(const struct table *t, arena *a)
         return t->list->path ? str_printf(a, "file %s", t->list->path) : S("a list");
     const char *kind = remote_name(t->remote, &source);
     return str_printf(a, "%s %.*s", kind, STR(source));
+}
+
+void table_each(const struct table *t, bool (*fn)(void *ctx, str key), void *ctx)
+{
+    if (t->list)
+        roster_each(t->list->roster, fn, ctx);
 }
 
 size_t table_count(const struct table *t) { return t->list ? roster_count(t->list->roster) : remote_counts(t->remote).entries; }

@@ -28,6 +28,8 @@ struct table;
  * A path that is open already and did not change is not read again. One that cannot be read any more, is being written, has an error or has
  * become empty is served as it was last read, with a log line, as long as some table of it is open. */
 err table_file_open(str path, char detail, size_t max, struct table **ret);
+/* Whether it was served as it had been read before when it was opened, and why, for whoever asked for the reload. Empty: it was not. Lives as long as `t`. */
+str table_kept(const struct table *t);
 void table_free(struct table *t);
 AUTO_DEFINE(table)
 
@@ -40,6 +42,8 @@ WAITS enum found table_ask(struct table *t, const struct path *who, str *value, 
 size_t table_count(const struct table *t);      /* entries; of a source that is asked: answers kept */
 /* What it is called, for people: "file /etc/waypost/users", "ldap ldaps://dc1.example.com". In `a`. */
 str table_name(const struct table *t, arena *a);
+/* Each left side of a list, in lower case, its patterns left out; until `fn` says false. Of a source that is asked: none. */
+void table_each(const struct table *t, bool (*fn)(void *ctx, str key), void *ctx);
 /* The file changed since it was read (size, mtime or inode). */
 bool table_stale(const struct table *t);
 

@@ -234,7 +234,7 @@ def test_down_limits():
     r.stop()
     many = ", ".join(f"u{i}@elsewhere.example" for i in range(250)).encode()
     got = r.sendmail("-t", "-f", "bob@example.com", text=b"Subject: many\nTo: " + many + b"\n\n")
-    check(got.returncode == EX_OK and len(r.dropped()) == 3, "250 recipients are left, 100 together", got, r.dropped())
+    check(got.returncode == EX_OK and len(r.dropped()) == 1, "250 recipients are left together", got, r.dropped())
     got = r.sendmail("-f", "bob@example.com", "friend@elsewhere.example", "other@elsewhere.example", text=b"Subject: huge\n\n" + b"0123456789\n" * 100000)
     check(got.returncode == EX_OK, "and a message that is too large", got)
     r.start()
@@ -348,7 +348,7 @@ def test_many_recipients():
     """More recipients than one message may have: several messages by the socket, and all of them while the relay is down."""
     r = Relay()
     r.write(local(f"users {ME}; relay_from example.com", r.dir) + "\nlimits { recipients 100 }")
-    to = [f"u{i}@example.com" for i in range(350)]
+    to = [f"u{i}@example.com" for i in range(2350)]
 
     def those(subject):
         return sorted(a for m in r.sink.find(subject) for a in m[1])

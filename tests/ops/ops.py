@@ -666,6 +666,26 @@ def test_aliases():
         relay.remove()
 
 
+def test_spool_in_use():
+    """Two relays cannot have one spool; whoever starts the second is told, and not its log file alone."""
+    one, two = free_ports(2)
+    relay, other = Relay(), Relay()
+    try:
+        relay.write(listen=[one])
+        relay.start()
+        other.write(listen=[two])
+        with open(other.conf) as f:
+            text = f.read().replace(f"{other.dir}/spool", f"{relay.dir}/spool")
+        with open(other.conf, "w") as f:
+            f.write(text)
+        got = run("serve", "-c", other.conf)
+        check(got.returncode == 1 and "in use by another process" in got.stderr, "told", got)
+        check("in use by another process" in other.said(), "and logged", other.said())
+    finally:
+        relay.remove()
+        other.remove()
+
+
 def test_rules_by_listener():
     """A rule and a stream that ask for a listener; however its address is written; and one that is none."""
     one, two, here, there = free_ports(4)

@@ -49,6 +49,11 @@ def with_source(source, extra=""):
 YES, NO, LATER = "250", "550 5.1.1", "451 4.3.0"
 
 
+def incidents(relay):
+    got = subprocess.run([WAYPOST, "incidents", "--json", "--socket", relay.dir + "/control.sock"], capture_output=True, text=True, timeout=30)
+    return [json.loads(line) for line in got.stdout.splitlines()]
+
+
 def test_ldap(dir):
     people = {"ann": ["ann@known.example", "a.smith@known.example"], "bob": ["Bob@Known.Example"]} | {f"u{i}": [f"u{i}@known.example"] for i in range(300)}
     slapd = Slapd(dir + "/slapd", people)
@@ -86,12 +91,14 @@ def test_ldap(dir):
             [t.start() for t in flows]
             slapd.stop()
             check(until(lambda: (1, LATER) in seen and (2, LATER) in seen), "451 while it is away", seen)
+            check(until(lambda: [(i["kind"], i["subject"].split()[0]) for i in incidents(relay)] == [("no_source", "ldap")]), "one incident", incidents(relay))
             slapd.start()
             comes(relay, "u299@known.example", YES)
             comes(relay, "nobody@known.example", NO)
             stop.set()
             [t.join() for t in flows]
             check(not stray, "no wrong answer in between", stray[:5])
+            check(until(lambda: not incidents(relay)), "which ends", incidents(relay))
             check(until(lambda: "source_up" in relay.log()) and relay.log().count("source_down") == 1 and relay.log().count("source_up") == 1, "one line each", relay.log()[-2000:])
 
             # It stands still: sessions wait for the timeout, not for ever; the answer is the last good one.
@@ -256,7 +263,8 @@ def test_file(dir):
 
     def reload(relay):
         r = subprocess.run([WAYPOST, "reload", "--socket", relay.dir + "/control.sock"], capture_output=True, text=True, timeout=30)
-        return check(r.returncode == 0, "the reload is taken", r.stdout, r.stderr)
+        check(r.returncode == 0, "the reload is taken", r.stdout, r.stderr)
+        return r.stderr
 
     write("ann@known.example\n")
     with Relay(Hop(), extra=with_source(f"file {path}")) as relay:
@@ -266,12 +274,17 @@ def test_file(dir):
         check(codes(relay, "bob@known.example") == [YES], "a new list counts")
         for text in ("", 'ann@known.example\n"bob', "ann@known.example\nbob@kno\x00"):
             write(text)
-            reload(relay)
+            check("stays as it was" in " ".join(reload(relay).split()), "who reloads is told that the list stays", repr(text))
             check(codes(relay, "ann@known.example", "bob@known.example", "carl@known.example") == [YES, YES, NO], "a bad one does not", repr(text))
         os.unlink(path)
         reload(relay)
         check(codes(relay, "ann@known.example", "bob@known.example", "carl@known.example") == [YES, YES, NO], "nor none")
-        check(until(lambda: relay.log().count("list_kept") == 4), "each time it is said", relay.log()[-1500:])
+        os.mkfifo(path) # nobody is at its other end, and nobody waits for him
+        check("not a regular file" in reload(relay), "a pipe is no list")
+        got = subprocess.run([WAYPOST, "check", "-c", relay.dir + "/relay.conf"], capture_output=True, text=True, timeout=30)
+        check(got.returncode == 2 and "not a regular file" in got.stdout and "E044" not in got.stdout, "one error for one fault", got.stdout)
+        os.unlink(path)
+        check(until(lambda: relay.log().count("list_kept") == 5), "each time it is said", relay.log()[-1500:])
         write("carl@known.example\n")
         reload(relay)
         check(codes(relay, "carl@known.example", "ann@known.example") == [YES, NO], "a good one does")
