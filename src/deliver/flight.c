@@ -170,16 +170,57 @@ static bool has_utf8(str s)
     return false;
 }
 
-/* Addresses beyond ASCII, or a header that came as such: without SMTPUTF8 it cannot go. Merely flagged: it can (RFC 6531 3.2). An address that an
- * alias led to needs the flag though its sender knew nothing of it. */
-static bool needs_utf8(struct flight *f)
+/* Recipients from that one on follow at once, as a transaction of their own. */
+static void split_off(struct flight *f, size_t from)
 {
-    bool address = has_utf8(f->env.sender);
+    size_t n = f->mail->m->env.nrcpt;
+    struct rcpt_set *rest = arena_alloc(f->a, sizeof *rest + (n + 63) / 64 * sizeof rest->bits[0]);
 
-    for (size_t i = 0; i < f->env.nrcpt && !address; i++)
-        address = has_utf8(f->env.rcpt[i].to);
-    f->env.smtputf8 |= address;
-    return address || (f->env.smtputf8 && f->mail->m->scan.eight_bit_header);
+    rest->n = (uint32_t)n;
+    for (size_t i = from; i < f->env.nrcpt; i++)
+        rest->bits[f->index[i] / 64] |= (uint64_t)1 << f->index[i] % 64;
+    ticket_return(ticket_split(f->t, rest));
+    f->env.nrcpt = from;
+}
+
+/* Those who can be named in ASCII come first from now on. */
+static void ascii_first(struct flight *f)
+{
+    struct rcpt *rcpt = NEW_ARRAY(f->a, struct rcpt, f->env.nrcpt); /* what there is may be the message's own */
+    uint32_t *index = NEW_ARRAY(f->a, uint32_t, f->env.nrcpt);
+    size_t n = 0;
+
+    for (int beyond = 0; beyond < 2; beyond++)
+        for (size_t i = 0; i < f->env.nrcpt; i++)
+            if (has_utf8(f->env.rcpt[i].to) == beyond) {
+                rcpt[n] = f->env.rcpt[i];
+                index[n++] = f->index[i];
+            }
+    f->env.rcpt = rcpt;
+    f->index = index;
+}
+
+/* Addresses beyond ASCII, or a header that came as such: without SMTPUTF8 it cannot go. Merely flagged: it can (RFC 6531 3.2). An address that an
+ * alias led to needs the flag though its sender knew nothing of it. False: nobody can have it; else those who can, and the others follow, to fail. */
+static bool fit_utf8(struct flight *f, bool offered)
+{
+    bool whole = has_utf8(f->env.sender) || (f->env.smtputf8 && f->mail->m->scan.eight_bit_header);
+    size_t ascii = 0, all = f->env.nrcpt;
+
+    for (size_t i = 0; i < all; i++)
+        ascii += !has_utf8(f->env.rcpt[i].to);
+    if (offered) {
+        f->env.smtputf8 |= whole || ascii < all;
+        return true;
+    }
+    f->env.smtputf8 = false;
+    if (whole || !ascii)
+        return false;
+    if (ascii < all) {
+        ascii_first(f);
+        split_off(f, ascii);
+    }
+    return true;
 }
 
 bool flight_fit(struct flight *f, const struct client *c)
@@ -189,10 +230,8 @@ bool flight_fit(struct flight *f, const struct client *c)
 
     if (c->size_max && f->body.size > c->size_max)
         return unfit(f, ENH(5, 3, 4), S("the message is larger than the next server takes"));
-    if (needs_utf8(f) && !(c->caps & CAP_SMTPUTF8))
+    if (!fit_utf8(f, c->caps & CAP_SMTPUTF8))
         return unfit(f, ENH(5, 6, 7), S("the next server does not take addresses or headers beyond ASCII (SMTPUTF8)"));
-    if (!(c->caps & CAP_SMTPUTF8))
-        f->env.smtputf8 = false;
     /* What the message really holds decides, not what its sender declared. */
     bool binary = f->env.body == BODY_BINARY && (scan->nul || scan->bare_cr || scan->bare_lf || scan->longest_line > 998);
     bool eight = scan->eight_bit_body || scan->eight_bit_header;
@@ -213,15 +252,7 @@ bool flight_fit(struct flight *f, const struct client *c)
         eight = again.eight_bit_body || again.eight_bit_header;
     }
     f->env.body = binary ? BODY_BINARY : eight ? BODY_8BIT : BODY_7BIT;
-    if (f->env.nrcpt > most) {
-        /* The rest follows at once, as a transaction of its own (RFC 5321 4.5.3.1.10). */
-        size_t n = f->mail->m->env.nrcpt;
-        struct rcpt_set *rest = arena_alloc(f->a, sizeof *rest + (n + 63) / 64 * sizeof rest->bits[0]);
-        rest->n = (uint32_t)n;
-        for (size_t i = most; i < f->env.nrcpt; i++)
-            rest->bits[f->index[i] / 64] |= (uint64_t)1 << f->index[i] % 64;
-        ticket_return(ticket_split(f->t, rest));
-        f->env.nrcpt = most;
-    }
+    if (f->env.nrcpt > most) /* RFC 5321 4.5.3.1.10 */
+        split_off(f, most);
     return true;
 }

@@ -232,6 +232,33 @@ TASK_TEST(flight_fits_the_size_and_number_the_peer_says)
     scene_close(&s);
 }
 
+TASK_TEST(attack_28_who_can_be_named_in_ascii_does_not_fail_with_who_cannot)
+{
+    struct scene s;
+    struct client peer = { .caps = CAP_8BITMIME }, other = { .caps = FULL };
+
+    scene_open(&s, S("ann@a.example"), 5);
+    struct rcpt *rcpt = s.f.mail->m->env.rcpt;
+    rcpt[0].to = S("b\u00f6@a.example");
+    rcpt[3].to = S("d\u00f6@a.example");
+    CHECK(flight_fit(&s.f, &other) && s.f.env.nrcpt == 5 && s.f.env.smtputf8);
+    s.f.env.smtputf8 = false;
+    CHECK(flight_fit(&s.f, &peer) && s.f.env.nrcpt == 3 && !s.f.env.smtputf8);
+    CHECK(s.f.index[0] == 1 && s.f.index[1] == 2 && s.f.index[2] == 4);
+    CHECK_STR(s.f.env.rcpt[2].to, rcpt[4].to);
+    CHECK_STR(rcpt[0].to, S("b\u00f6@a.example")); /* the message is others', too */
+    struct ticket *rest = lane_take(scene_lane(&s));
+    if (CHECK(rest && ticket_count(rest) == 2 && ticket_has(rest, 0) && ticket_has(rest, 3) && rest->attempts == 0)) {
+        struct flight f;
+        CHECK_ERR(flight_load(s.d, rest, &f), OK);
+        CHECK(!flight_fit(&f, &peer) && f.out[1].reply.enhanced.detail == 7);
+        flight_free(&f);
+        ticket_done(rest);
+    }
+    ticket_done(s.f.t);
+    scene_close(&s);
+}
+
 /* ---- other ways ---- */
 
 static struct backend other_hop = { .name = S("two"), .max_connections = 1 };

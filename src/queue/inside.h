@@ -70,7 +70,13 @@ struct lane *lane_for(struct queue *q, const struct backend *b, str domain);
 struct lane *lane_leaving(struct queue *q, const struct backend *b, struct outlets *o, str domain, struct lane *was, struct ticket *first);
 static inline bool lane_leads(const struct lane *lane) { return lane->backend || lane->kind == LANE_DOMAIN; } /* else there is no way */
 struct lane *lane_again(struct ticket *t);              /* where its mail goes as of now */
+struct lane *lane_named(struct queue *q, enum lane_kind kind, str name);    /* made on first use */
+void lane_mx(struct lane *lane, const struct backend *b);      /* by whose settings it goes from now on */
+void lane_set_reason(struct lane *lane, str reason);
 void lanes_sweep(struct queue *q);
+/* site.c */
+void lane_ask(struct lane *domain);                     /* somebody is to look up where it leads */
+void site_leave(struct lane *domain);                   /* it is not known any more */
 void lane_relay_again(struct lane *domain);
 void ticket_let_go(struct ticket *t);                   /* it is held no more: its lifetime goes on */
 void ticket_excuse(struct ticket *t, when length);      /* for so long it did not */
