@@ -97,6 +97,8 @@ static void story_ids(struct story *s, struct relay *r, str who)
     s->seen = (struct map){ 0 };
 }
 
+#define WAITING_MOST 10
+
 static void trace(struct control *c, void *relay)
 {
     struct relay *r = relay;
@@ -105,7 +107,7 @@ static void trace(struct control *c, void *relay)
     str who = control_arg(c, "id");
     ulid id = { { 0 } };
     bool by_id = ulid_parse(who, &id);
-    size_t told = 0;
+    size_t told = 0, nwaiting = 0;
 
     if (!by_id && !who.n)
         who = control_arg(c, "address");
@@ -117,6 +119,14 @@ static void trace(struct control *c, void *relay)
         story_id(&s, &(struct event){ .id = id });
     else
         story_ids(&s, r, who);
+    if (!s.nid && str_findc(who, '@') != STR_NONE) { /* of several recipients the first alone is named when it is taken in */
+        ulid waiting[WAITING_MOST];
+        nwaiting = queue_waiting_for(r, who, waiting, COUNT(waiting));
+        for (size_t i = 0; i < nwaiting; i++)
+            story_id(&s, &(struct event){ .id = waiting[i] });
+        map_free(&s.seen);
+        s.seen = (struct map){ 0 };
+    }
     if (r->store && s.nid && store_find(r->store, a, s.id, s.nid, story_add, &s) != OK)
         log_warn("trace_store_unreadable", LOG_STR("reason", err_text()));
     if (s.nid)
@@ -125,6 +135,8 @@ static void trace(struct control *c, void *relay)
         qsort(s.event, s.n, sizeof *s.event, by_id_and_time);
     for (; told < s.n; told++)
         story_line(c, &s.event[told]);
+    for (size_t i = 0; i < nwaiting; i++)
+        told += queue_show_message(c, r, s.id[i]);
     map_free(&s.seen);
     mem_free(s.event);
     mem_free(s.id);

@@ -7,6 +7,7 @@
 
 #define WALK 128                /* tickets looked at between two turns of others */
 #define AGE_MOST (36500 * DAY)
+#define LOOK_MOST (5 * SECOND)  /* for a recipient: messages have to be read */
 #define HOLD_MOST (30 * DAY)    /* unless hold_max says another; nobody's mail is forgotten in a hold */
 
 /* ---- which ---- */
@@ -234,6 +235,28 @@ void queue_list(struct control *c, void *relay)
             if (!tell_piece(c, k, &line))
                 return;
         }
+}
+
+size_t queue_waiting_for(struct relay *r, str address, ulid *ids, size_t most)
+{
+    AUTO_ARENA a = arena_new();
+    AUTO_ARENA piece = arena_new();
+    struct walk *k = NEW(a, struct walk);
+    when until = clock_now() + LOOK_MOST;
+    size_t n = 0;
+
+    *k = (struct walk){ .match = { .recipient = address, .limit = INT64_MAX }, .a = piece };
+    for (unsigned i = 0; i < r->nworker; i++)
+        for (k->at = 0; k->at != SIZE_MAX && n < most && clock_now() < until;) {
+            arena_reset(piece);
+            k->n = 0;
+            if (worker_call(&r->worker[i], walk_some, k) != OK)
+                break;
+            for (size_t j = 0; j < k->n && n < most; j++)
+                if (n == 0 || !ulid_eq(ids[n - 1], k->told[j].id))
+                    ids[n++] = k->told[j].id;
+        }
+    return n;
 }
 
 /* ---- queue.show ---- */

@@ -117,6 +117,8 @@ WAITS void ask_end(struct relay *r);
 /* queue_verbs.c: verbs of the control socket */
 void queue_list(struct control *c, void *relay);
 void queue_show(struct control *c, void *relay);
+/* Messages that wait for that recipient, as far as they are found within some seconds. */
+WAITS size_t queue_waiting_for(struct relay *r, str address, ulid *ids, size_t most);
 void queue_change(struct control *c, void *relay);
 void queue_suspend_lane(struct control *c, void *relay);
 void queue_resume_lane(struct control *c, void *relay);

@@ -197,6 +197,7 @@ static void body_end(struct session *s)
     if (w)
         e.detail = str_printf(s->scratch, "%.*s%scut_through: its client waits for the next hop's answer", STR(e.detail), e.detail.n ? "; " : "");
     if (stored == OK) {
+        s->without_mail = 0;
         e.took = clock_now() - start;
         histogram_add(&stats_mine()->accept, e.took);
         stats_label(FAMILY_RECEIVED, s->listener, stream);

@@ -83,6 +83,7 @@ struct session {
     struct buf helo;                    /* what it called itself; heap, for most sessions have nothing else to keep */
     arena *scratch;                     /* one command's */
     unsigned refused;
+    uint64_t without_mail;              /* commands since the last message that was taken */
     when turn;                          /* commands are taken one after the other, without a wait, since then */
     /* the transaction: from MAIL until its end */
     arena *a;                           /* NULL: none */

@@ -144,6 +144,15 @@ static struct strs without_users(const struct snapshot *snap, arena *a, struct s
 
 /* ---- aliases ---- */
 
+/* For a fault of ours that any stranger's RCPT meets: once a minute tells as much. */
+static bool seldom(void)
+{
+    static _Atomic int64_t until;
+    int64_t at = until, now = clock_now();
+
+    return now >= at && atomic_compare_exchange_strong(&until, &at, now + MINUTE);
+}
+
 /* An address of ours that may stand for others. `to` stays empty when it does not. */
 static struct reply stands_for(const struct snapshot *snap, const struct path *rcpt, arena *a, struct strs *to)
 {
@@ -151,7 +160,8 @@ static struct reply stands_for(const struct snapshot *snap, const struct path *r
     str said;
 
     if (alias_expand(&snap->routes.aliases, a, rcpt, &all, &said) != OK) {
-        log_error("alias", LOG_STR("rcpt", rcpt->text), LOG_STR("reason", err_text()));
+        if (seldom())
+            log_error("alias", LOG_STR("rcpt", rcpt->text), LOG_STR("reason", err_text()));
         return refuse(a, 451, ENH(4, 3, 0), "where mail for <%.*s> goes cannot be told just now", STR(rcpt->text));
     }
     if (said.p)
@@ -166,7 +176,8 @@ static struct reply stands_for(const struct snapshot *snap, const struct path *r
         case UNDECIDED:
             return refuse(a, 451, ENH(4, 3, 0), "whether <%.*s> exists cannot be told just now", STR(all.p[i]));
         case ABSENT:
-            log_warn("alias_to_nobody", LOG_STR("rcpt", rcpt->text), LOG_STR("to", all.p[i]));
+            if (seldom())
+                log_warn("alias_to_nobody", LOG_STR("rcpt", rcpt->text), LOG_STR("to", all.p[i]));
             break;
         }
     if (all.n && !to->n)

@@ -43,6 +43,7 @@ struct receive_settings {
         uint64_t sessions;              /* of the whole relay */
         uint64_t sessions_per_client;   /* an IPv4 address or IPv6 /64 */
         uint64_t nonsense;              /* commands that are none, before the line is closed */
+        uint64_t without_mail;          /* commands in a row that lead to none, of a client in no network */
         uint64_t refused_rcpts;         /* refused recipients of one session before it is closed */
         struct rate unknown_rcpts;      /* budget of a client that is in no network: probing.c */
         uint64_t body_memory;           /* octets of mail in memory: arriving, and waiting for delivery, each */

@@ -200,6 +200,9 @@ static void do_rcpt(struct session *s, const struct command *c)
 
 /* ---- the dialogue ---- */
 
+/* Those that one message may need many of, or that say no more than that all is over. */
+static bool leads_to_mail(enum verb v) { return v == VERB_RCPT || v == VERB_DATA || v == VERB_BDAT || v == VERB_QUIT; }
+
 static err session_do(struct session *s, const struct command *c)
 {
     if ((c->verb == VERB_XCLIENT || c->verb == VERB_XFORWARD) && !inlet_may(s, c->verb)) { /* whatever stands behind it */
@@ -217,6 +220,11 @@ static err session_do(struct session *s, const struct command *c)
             say(s, 421, ENH(4, 7, 0), "too many lines that are no command");
             s->quit = true;
         }
+        return OK;
+    }
+    if (!leads_to_mail(c->verb) && !s->client.network && !s->client.local && ++s->without_mail > s->snap->receive.limits.without_mail) {
+        say(s, 421, ENH(4, 7, 0), "too many commands without a message");
+        s->quit = true;
         return OK;
     }
     switch (c->verb) {

@@ -234,6 +234,8 @@ static const struct setting limit_settings[] = {
       .help = "SMTP sessions at a time of one IPv4 address or IPv6 /64; clients of a \"network\" block are not counted." },
     { .name = "nonsense", .type = CONF_INT, LIMIT(nonsense), .preset = "10", .least = 1, .most = 1000,
       .help = "Lines that are no command before a session is closed." },
+    { .name = "commands_without_mail", .type = CONF_INT, LIMIT(without_mail), .preset = "100", .least = 10, .most = 1000000,
+      .help = "Commands like NOOP, RSET and EHLO that a client in no \"network\" may say in a row, with no message among them, before its session is closed." },
     { .name = "refused_recipients", .type = CONF_INT, LIMIT(refused_rcpts), .preset = "100", .least = 1, .most = 100000,
       .help = "Refused recipients before a session is closed." },
     { .name = "unknown_recipients", .type = CONF_RATE, LIMIT(unknown_rcpts), .preset = "200/h",

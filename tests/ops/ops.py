@@ -424,6 +424,13 @@ def test_queue():
                 check(len(listed("--why", "refused")) == n, "by reason", listed()[:2])
             else:
                 check(len(listed(*which)) == n, "listed", which, len(listed(*which)))
+        # Who was not the first of a message's recipients is found while it waits, too.
+        with smtplib.SMTP("127.0.0.1", port) as s:
+            check(s.sendmail("sue@own.example", ["first@gone.example", "second@gone.example"], "Subject: two\r\n\r\n") == {}, "one for two")
+        got = relay.ask("trace", "second@gone.example")
+        check(got.returncode == 0 and "accepted" in got.stdout and "second@gone.example" in got.stdout, "trace finds it by its second recipient", got.stdout, got.stderr)
+        check(relay.ask("trace", "third@gone.example").returncode == 1, "and nobody else")
+        change(1, "delete", "--sender", "sue@own.example")
         # Hold, over a restart; nothing of it goes out meanwhile.
         change(20, "hold", "--sender", "other.example", "--dry-run")
         check(not listed("--held"), "a dry run does nothing")
