@@ -159,7 +159,7 @@ struct submit {
     bool from_header;           /* recipients are those of To, Cc and Bcc, or of their Resent- forms */
 };
 /* Make a message of `in`, appended to `out`: lines end in CRLF, Date, Message-ID and From are there, Bcc and Return-Path are not. Recipients the
- * header names are appended to *rcpt, in `a`. E_SYNTAX: an address that is none, or a NUL. */
+ * header names are appended to *rcpt, in `a`. NUL octets are left out. E_SYNTAX: an address that is none. */
 err submit_write(arena *a, const struct submit *s, str in, struct buf *out, struct strs *rcpt);
 
 #endif

@@ -286,18 +286,26 @@ static void add_missing(const struct submit *s, bool resent, const bool *has, st
     }
 }
 
+/* No mail may hold one (RFC 5322 2.2, 2.3); but what a program said when it broke shall reach who waits for it. */
+static str without_nul(str in, struct buf *room)
+{
+    if (str_findc(in, 0) == STR_NONE)
+        return in;
+    for (str part; str_cut(&in, str_of("", 1), &part);)
+        buf_add(room, part);
+    return buf_str(room);
+}
+
 err submit_write(arena *a, const struct submit *s, str in, struct buf *out, struct strs *rcpt)
 {
     static const str to[] = { S("To"), S("Cc"), S("Bcc") }, resent_to[] = { S("Resent-To"), S("Resent-Cc"), S("Resent-Bcc") },
                      bcc[] = { S("Bcc"), S("Resent-Bcc") }, must_be[] = { S("Date"), S("Message-ID"), S("From") },
                      resent_must_be[] = { S("Resent-Date"), S("Resent-Message-ID"), S("Resent-From") };
-    AUTO_BUF text = { 0 };
+    AUTO_BUF text = { 0 }, clean = { 0 };
     struct field f;
     bool resent = false, has[3] = { false };
 
-    if (str_findc(in, 0) != STR_NONE)
-        return fail(E_SYNTAX, "a NUL octet in the message");
-    lines_normal(in, s->dots, &text);
+    lines_normal(without_nul(in, &clean), s->dots, &text);
     for (str rest = buf_str(&text); header_next(&rest, &f);)
         resent |= is_one_of(f.name, resent_to, COUNT(resent_to)); /* RFC 5322 3.6.6: then it is they who count */
     const str *needed = resent ? resent_must_be : must_be;

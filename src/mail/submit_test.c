@@ -123,5 +123,7 @@ TEST(submission_is_a_message)
 
     struct buf out = buf_in(a, 100);
     CHECK_ERR(submit_write(a, &s, S("To: a b c\n\n"), &out, &rcpt), E_SYNTAX);
-    CHECK_ERR(submit_write(a, &s, S("\n\0\n"), &out, &rcpt), E_SYNTAX);
+    buf_clear(&out);
+    CHECK_ERR(submit_write(a, &s, S("\0Subject: a\0b\n\n\0c\0\0d\0\n\0"), &out, &rcpt), OK);
+    CHECK(str_ends(buf_str(&out), S("Subject: ab\r\n\r\ncd\r\n")));
 }
