@@ -235,7 +235,7 @@ static struct reply taken(const struct snapshot *snap, const struct client_info 
     }
     if (str_ieq(rcpt->local, S("postmaster"))) /* always there, RFC 5321 4.5.1 */
         return only(a, snap->receive.postmaster, to);
-    return refuse(a, 550, ENH(5, 1, 1), "<%.*s> is no recipient here: it stands in no list of %.*s", STR(rcpt->text), STR(rcpt->domain));
+    return refuse(a, 550, ENH(5, 1, 1), "<%.*s> is no recipient here: no source of recipients of %.*s has it", STR(rcpt->text), STR(rcpt->domain));
 }
 
 /* Rules may close the way that a recipient has: "via bounce". Who is left gets the message. */
