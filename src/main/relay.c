@@ -534,6 +534,83 @@ static err has_begun(struct worker *w, void *none)
     return OK;
 }
 
+static void workers_begin(struct relay *r)
+{
+    struct settings *s = r->newest;
+
+    r->nworker = s->threads ? (unsigned)s->threads : (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
+    r->worker = mem_new(r->nworker * sizeof *r->worker);
+    standing_load(r);
+    for (unsigned i = 0; i < r->nworker; i++) {
+        struct worker *w = &r->worker[i];
+        char name[16];
+        *w = (struct worker){ .relay = r, .number = i, .snap = snapshot_hold(&s->snapshot) };
+        snprintf(name, sizeof name, "worker-%u", i);
+        w->thread = thread_start(name, worker_main, w);
+    }
+    for (unsigned i = 0; i < r->nworker; i++)
+        worker_call(&r->worker[i], has_begun, NULL);
+}
+
+static void listeners_begin(struct relay *r)
+{
+    r->listener = mem_new(MAX(r->setup.nlistening, 1) * sizeof *r->listener);
+    for (size_t i = 0; i < r->setup.nlistening; i++) {
+        struct listening *l = &r->setup.listening[i];
+        r->listener[r->nlistener++] = (struct relay_listener){ .addr = l->addr, .name = name_keep(r, l->name), .fd = l->fd, .inherited = l->inherited };
+        r->listener[i].where = where_of(r, &r->listener[i]);
+        listener_begin(r, &r->listener[i]);
+    }
+    r->serving = true;
+}
+
+/* The relay's own tasks, until it is told to end. */
+static void run_tasks(struct relay *r)
+{
+    AUTO_GROUP g = group_open(NEVER);
+
+    group_spawn(&g, "backlog", load_backlog, r);
+    group_spawn(&g, "watchdog", watchdog, r);
+    group_spawn(&g, "quit", watch_quit, r);
+    group_spawn(&g, "standing", standing_keep, r);
+    group_spawn(&g, "http", tidy_http, r);
+    if (r->setup.control_fd >= 0)
+        group_spawn(&g, "control", serve_control, r);
+    notify_service("READY=1\nSTATUS=relaying");
+    run_until_told(r);
+    notify_service("STOPPING=1\nSTATUS=finishing what is under way");
+    log_info("draining");
+    r->draining = true;
+}
+
+static void workers_end(struct relay *r)
+{
+    standing_save(r);
+    spool_may_move(r->spool, false);
+    ask_end(r);
+    for (unsigned i = 0; i < r->nworker; i++)
+        worker_call(&r->worker[i], stop_worker, NULL);
+    for (unsigned i = 0; i < r->nworker; i++)
+        thread_join(r->worker[i].thread);
+    while (r->moving) { /* nobody is left who would look */
+        struct moving *m = r->moving;
+        r->moving = m->next;
+        moving_end(m);
+    }
+}
+
+static void relay_free(struct relay *r)
+{
+    standing_clear(&r->before);
+    buf_free(&r->standing.text);
+    mem_free(r->worker);
+    mem_free(r->listener);
+    for (size_t i = 0; i < r->nname; i++)
+        mem_free(r->name[i]);
+    mem_free(r->name);
+    snapshot_drop(&r->newest->snapshot);
+}
+
 err relay_run(void *relay_setup)
 {
     struct relay r = { .setup = *(struct relay_setup *)relay_setup, .started = clock_now(), .lock = PTHREAD_MUTEX_INITIALIZER, .asking = PTHREAD_MUTEX_INITIALIZER,
@@ -547,61 +624,18 @@ err relay_run(void *relay_setup)
     TRY(during(spool_open(&s->spool, &r.spool), "opening the spool"));
     TRY(instance_load(&r, s->spool.dir));
     TRY(during(resolver_open(&s->dns, &r.resolver), "looking up names"));
-    r.nworker = s->threads ? (unsigned)s->threads : (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
-    r.worker = mem_new(r.nworker * sizeof *r.worker);
     r.standing.pool = pool_start("standing", 1);
-    standing_load(&r);
-    for (unsigned i = 0; i < r.nworker; i++) {
-        struct worker *w = &r.worker[i];
-        char name[16];
-        *w = (struct worker){ .relay = &r, .number = i, .snap = snapshot_hold(&s->snapshot) };
-        snprintf(name, sizeof name, "worker-%u", i);
-        w->thread = thread_start(name, worker_main, w);
-    }
-    for (unsigned i = 0; i < r.nworker; i++)
-        worker_call(&r.worker[i], has_begun, NULL);
+    workers_begin(&r);
     /* SQLite knows nothing of the machine that a simulation is. */
     if (s->trace.retention && machine == &machine_linux && store_open(&s->trace, s->spool.min_free, &r.store) != OK)
         log_error("trace_store_failed", LOG_STR("why", err_text()));
     r.http = http_new(&(struct http_setup){ .answer = answer_http, .ctx = &r });
     r.loading = true;
-    r.listener = mem_new(MAX(r.setup.nlistening, 1) * sizeof *r.listener);
-    for (size_t i = 0; i < r.setup.nlistening; i++) {
-        struct listening *l = &r.setup.listening[i];
-        r.listener[r.nlistener++] = (struct relay_listener){ .addr = l->addr, .name = name_keep(&r, l->name), .fd = l->fd, .inherited = l->inherited };
-        r.listener[i].where = where_of(&r, &r.listener[i]);
-        listener_begin(&r, &r.listener[i]);
-    }
-    r.serving = true;
+    listeners_begin(&r);
     log_info("started", LOG_STR("hostname", s->snapshot.receive.hostname), LOG_INT("threads", r.nworker), LOG_STR("spool", s->spool.dir));
     incidents_configure(&r, s);
-    {
-        AUTO_GROUP g = group_open(NEVER);
-        group_spawn(&g, "backlog", load_backlog, &r);
-        group_spawn(&g, "watchdog", watchdog, &r);
-        group_spawn(&g, "quit", watch_quit, &r);
-        group_spawn(&g, "standing", standing_keep, &r);
-        group_spawn(&g, "http", tidy_http, &r);
-        if (r.setup.control_fd >= 0)
-            group_spawn(&g, "control", serve_control, &r);
-        notify_service("READY=1\nSTATUS=relaying");
-        run_until_told(&r);
-        notify_service("STOPPING=1\nSTATUS=finishing what is under way");
-        log_info("draining");
-        r.draining = true;
-    }
-    standing_save(&r);
-    spool_may_move(r.spool, false);
-    ask_end(&r);
-    for (unsigned i = 0; i < r.nworker; i++)
-        worker_call(&r.worker[i], stop_worker, NULL);
-    for (unsigned i = 0; i < r.nworker; i++)
-        thread_join(r.worker[i].thread);
-    while (r.moving) { /* nobody is left who would look */
-        struct moving *m = r.moving;
-        r.moving = m->next;
-        moving_end(m);
-    }
+    run_tasks(&r);
+    workers_end(&r);
     http_free(r.http);
     if (r.store)
         store_close(r.store);
@@ -609,13 +643,6 @@ err relay_run(void *relay_setup)
     spool_close(r.spool);
     pool_stop(r.standing.pool);
     log_info("stopped");
-    standing_clear(&r.before);
-    buf_free(&r.standing.text);
-    mem_free(r.worker);
-    mem_free(r.listener);
-    for (size_t i = 0; i < r.nname; i++)
-        mem_free(r.name[i]);
-    mem_free(r.name);
-    snapshot_drop(&r.newest->snapshot);
+    relay_free(&r);
     return OK;
 }
