@@ -2,6 +2,7 @@
 #include "deliver/inside.h"
 
 #define RCPT_MOST 1000  /* of one transaction, unless the peer said another number */
+#define RECODE_HERE (256u << 10)        /* octets; more would keep others waiting */
 
 static bool envelope_of(struct flight *f)
 {
@@ -132,7 +133,7 @@ err flight_load(struct dispatch *d, struct ticket *t, struct flight *f)
         ticket_defer(t, clock_now() + HOUR, S("its record in the spool cannot be read"));
         return e;
     }
-    *f = (struct flight){ .t = t, .mail = t->mail, .port = d->setup.port, .began = clock_now() };
+    *f = (struct flight){ .t = t, .mail = t->mail, .port = d->setup.port, .works = d->works, .began = clock_now() };
     f->a = arena_new();
     f->snap = d->setup.newest(d->setup.ctx);
     f->mail->holders++;
@@ -223,6 +224,20 @@ static bool fit_utf8(struct flight *f, bool offered)
     return true;
 }
 
+/* The whole body as the peer can have it, and what is found in that. */
+struct recoding { str body; bool eight_ok; struct buf out; struct scan found; err e; };
+
+static void recode(void *arg)
+{
+    struct recoding *r = arg;
+
+    if ((r->e = mime_reencode(r->body, r->eight_ok, &r->out)) != OK)
+        return;
+    scan_init(&r->found);
+    scan_feed(&r->found, buf_str(&r->out));
+    scan_end(&r->found);
+}
+
 bool flight_fit(struct flight *f, const struct client *c)
 {
     const struct scan *scan = &f->mail->m->scan;
@@ -236,20 +251,21 @@ bool flight_fit(struct flight *f, const struct client *c)
     bool binary = f->env.body == BODY_BINARY && (scan->nul || scan->bare_cr || scan->bare_lf || scan->longest_line > 998);
     bool eight = scan->eight_bit_body || scan->eight_bit_header;
     if ((binary && !((c->caps & CAP_BINARYMIME) && (c->caps & CAP_CHUNKING))) || (eight && !(c->caps & CAP_8BITMIME))) {
-        struct buf body = buf_in(f->a, scan->size), out = buf_in(f->a, scan->size + scan->size / 3 + 1024);
-        struct scan again;
+        struct buf body = buf_in(f->a, scan->size);
         if (body_whole(f, &body) != OK)
             return unfit(f, ENH(4, 3, 0), S("its record in the spool cannot be read")); /* our disk, not their mail: it is put off */
-        if (mime_reencode(buf_str(&body), (c->caps & CAP_8BITMIME) != 0, &out) != OK)
+        struct recoding r = { .body = buf_str(&body), .eight_ok = c->caps & CAP_8BITMIME, .out = buf_in(f->a, scan->size + scan->size / 3 + 1024) };
+        if (scan->size > RECODE_HERE)
+            work_run(f->works, recode, &r);
+        else
+            recode(&r);
+        if (r.e != OK)
             return unfit(f, ENH(5, 6, 3), S("the next server does not take 8-bit or binary content, and this message cannot be re-encoded"));
-        f->whole = buf_str(&out);
+        f->whole = buf_str(&r.out);
         f->body.size = f->whole.n + f->prepend.n;
-        scan_init(&again);
-        scan_feed(&again, f->whole);
-        scan_end(&again);
-        f->body.dots = again.dots;
+        f->body.dots = r.found.dots;
         binary = false;
-        eight = again.eight_bit_body || again.eight_bit_header;
+        eight = r.found.eight_bit_body || r.found.eight_bit_header;
     }
     f->env.body = binary ? BODY_BINARY : eight ? BODY_8BIT : BODY_7BIT;
     if (f->env.nrcpt > most) /* RFC 5321 4.5.3.1.10 */

@@ -17,6 +17,7 @@ struct dispatch {
     struct group *probers;      /* of the newest configuration; NULL: none run */
     struct lane *withheld; struct waiters withheld_wait;    /* pool.c: mail of theirs is left to connections that are busy */
     unsigned offers;            /* steal.c: made in this second */
+    struct pool *works;         /* long calculations, one after the other */
 };
 
 /* One ticket on its way: its message in memory, the envelope of just its recipients, and what they were answered. */
@@ -36,6 +37,7 @@ struct flight {
     when began;
     /* the body on its way out */
     struct spool_port *port;
+    struct pool *works;
     str prepend, whole;         /* what stands before the body; the body re-encoded for this hop, if it had to be */
     arena *piece_arena;
     struct body body;

@@ -661,6 +661,7 @@ struct dispatch *dispatch_new(const struct dispatch_setup *setup)
     d->setup = *setup;
     list_init(&d->settle);
     d->to_ask_end = &d->to_ask;
+    d->works = pool_start("recode", 1);
     callout_begin(setup->resolver);
     group_spawn(thread_group(), "settle", settle_run, d);
     group_spawn(thread_group(), "impatience", impatience, d);
@@ -673,6 +674,7 @@ struct dispatch *dispatch_new(const struct dispatch_setup *setup)
 
 void dispatch_free(struct dispatch *d)
 {
+    pool_stop(d->works);
     heap_free(&d->down);
     heap_free(&d->paced);
     mem_free(d);
