@@ -1,7 +1,7 @@
 """Next hops of other kinds, and mail that its own way does not take: LMTP (the sink's, and Dovecot's own), Unix sockets, unknown_to, fallback,
 cut_through; on the built relay.
 
-    hops.py [NAME ...]      only these: lmtp dies chunks sockets dovecot unknown fallback cut settings"""
+    hops.py [NAME ...]      only these: lmtp dies chunks sockets dovecot unknown fallback recoded cut settings"""
 import glob
 import os
 import sys
@@ -295,6 +295,27 @@ def test_fallback():
 
 def reports(relay):
     return relay.count().get("reports", 0) + relay.count().get("reports_dropped", 0)
+
+
+def test_recoded():
+    """A hop without 8BITMIME gets what is 8-bit re-encoded, in little or in much (that is not done on the thread): the same octets in the end."""
+    import email
+    import smtplib
+    with Sink("--no-8bitmime") as sink:
+        with Relay(None, retry="1h", extra=domain("old", f"server {sink.at}")) as relay:
+            texts = {n: "".join(f"Zeile {i}: größer\r\n" for i in range(n)) for n in (3, 100000)}
+            with smtplib.SMTP("127.0.0.1", relay.port) as s:
+                for n, text in texts.items():
+                    body = f"Subject: {n}\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n{text}"
+                    s.sendmail("ann@there.example", ["bob@old.example"], body.encode(), mail_options=["BODY=8BITMIME"])
+            relay.settled(delivered=2)
+            got = {}
+            for name in glob.glob(sink.dir + "/*.eml"):
+                with open(name, "rb") as f:
+                    m = email.message_from_bytes(f.read())
+                check(max(m.as_bytes()) < 128, "seven bits", name)
+                got[int(m["Subject"])] = m.get_payload(decode=True).decode().replace("\r\n", "\n")
+            check(got == {n: t.replace("\r\n", "\n") for n, t in texts.items()}, "and the same text", {n: len(t) for n, t in got.items()})
 
 
 def test_cut():
