@@ -656,7 +656,13 @@ static int ask(struct sendmail *s, int (*verb)(int argc, char **argv), const cha
 static int newaliases(struct sendmail *s)
 {
     int code = ask(s, cli_reload, "reload", NULL, NULL);
-    return code == EX_TEMPFAIL ? EX_OK : code;
+    str path;
+
+    if (code != EX_TEMPFAIL)
+        return code;
+    bool closed = relay_socket(s->a, &(struct relay_at){ .config = s->config ? s->config : CLI_CONFIG }, &path) == CLI_DONE
+                  && access(str_cz(s->a, path), W_OK) < 0 && errno == EACCES;
+    return closed ? EX_NOPERM : EX_OK;
 }
 
 static int run(struct sendmail *s, int argc, char **argv)
