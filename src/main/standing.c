@@ -28,8 +28,10 @@ static bool moment(const json_t *v, when *ret)
 {
     json_int_t s = json_integer_value(v);
 
+    if (!json_is_integer(v) || s <= 0 || s >= NEVER / SECOND)
+        return false;
     *ret = s * SECOND;
-    return json_is_integer(v) && s > 0 && s < NEVER / SECOND;
+    return true;
 }
 
 /* What was open ended with the process, but for lanes whose suspension goes on: nobody wanted their mail to leave meanwhile. */
