@@ -602,7 +602,6 @@ static void workers_end(struct relay *r)
 static void relay_free(struct relay *r)
 {
     standing_clear(&r->before);
-    buf_free(&r->standing.text);
     mem_free(r->worker);
     mem_free(r->listener);
     for (size_t i = 0; i < r->nname; i++)

@@ -59,7 +59,7 @@ struct relay {
     bool quit_asked;
     char **name; size_t nname;      /* of listeners: sessions hold them to the end */
     struct standing before;         /* of the process before this one */
-    struct { struct buf text; struct pool *pool; bool busy, failed; struct waiters idle; } standing;
+    struct { uint64_t hash; /* of what was written last; 0: nothing was */ struct pool *pool; bool busy, failed; struct waiters idle; } standing;
     struct relay_listener { struct addr addr; str name, where; int fd; bool inherited; } *listener; size_t nlistener;
 };
 

@@ -220,7 +220,7 @@ static void write_it(void *arg)
 
 static err save(struct relay *r)
 {
-    AUTO_BUF body = { 0 }, text = { 0 };
+    AUTO_BUF text = { 0 };
     struct standing now = { 0 };
     struct settings *s = relay_newest(r);
     struct standing_lane *l;
@@ -231,18 +231,17 @@ static err save(struct relay *r)
             standing_pause(&now, l->name, l->pauses.p[k]);
     for (unsigned i = 0; i < r->nworker && e == OK; i++)
         e = worker_call(&r->worker[i], tell, &now);
-    bool open = lines_of(&body, &now);
+    buf_addf(&text, "{\"waypost\":\"" NAME "\",\"version\":%d,\"as_of\":%lld}\n", VERSION, (long long)(wall_now() / SECOND));
+    size_t head = text.n;
+    bool open = lines_of(&text, &now);
     standing_clear(&now);
-    drained_lines(&body, &s->snapshot.routes);
-    if (e == OK && (open || !str_eq(buf_str(&body), buf_str(&r->standing.text)))) {
-        buf_addf(&text, "{\"waypost\":\"" NAME "\",\"version\":%d,\"as_of\":%lld}\n", VERSION, (long long)(wall_now() / SECOND));
-        buf_add(&text, buf_str(&body));
+    drained_lines(&text, &s->snapshot.routes);
+    uint64_t hash = str_hash(str_from(buf_str(&text), head)) | 1;
+    if (e == OK && (open || hash != r->standing.hash)) {
         struct writing w = { .dir = s->spool.dir, .text = buf_str(&text) };
         work_run(r->standing.pool, write_it, &w);
-        if ((e = w.e) == OK) {
-            buf_clear(&r->standing.text);
-            buf_add(&r->standing.text, buf_str(&body));
-        }
+        if ((e = w.e) == OK)
+            r->standing.hash = hash;
     }
     snapshot_drop(&s->snapshot);
     return e;

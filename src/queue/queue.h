@@ -153,10 +153,11 @@ void pauses_add(struct pauses *p, struct pause one);    /* joined with those it 
 
 /* Which lanes an operator suspended, and when lanes paused; of all threads together. */
 struct standing {
+    arena *a;                           /* of the lanes and their names; NULL: there are none */
     struct map lane;                    /* name -> struct standing_lane */
     struct suspension { str lane, reason; when until; /* of clock_now() */ } *suspended; size_t nsuspended; /* heap */
 };
-struct standing_lane { str name; struct pauses pauses; };      /* heap */
+struct standing_lane { str name; struct pauses pauses; };
 void standing_pause(struct standing *s, str lane, struct pause one);
 void standing_suspend(struct standing *s, str lane, when until, str reason);    /* in place of what was said of it before */
 bool standing_resume(struct standing *s, str lane);     /* false: it was not suspended */

@@ -17,9 +17,11 @@ static struct standing_lane *lane_in(struct standing *s, str name)
 {
     struct standing_lane *l = map_get(&s->lane, name);
 
+    if (!s->a)
+        s->a = arena_new();
     if (!l) {
-        l = mem_new(sizeof *l);
-        l->name = heap_str(name);
+        l = NEW(s->a, struct standing_lane);
+        l->name = str_dup(s->a, name);
         map_put(&s->lane, l->name, l);
     }
     return l;
@@ -74,12 +76,10 @@ void standing_clear(struct standing *s)
 {
     struct standing_lane *l;
 
-    for (size_t i = 0; (l = map_next(&s->lane, &i));) {
+    for (size_t i = 0; (l = map_next(&s->lane, &i));)
         mem_free(l->pauses.p);
-        heap_free_str(l->name);
-        mem_free(l);
-    }
     map_free(&s->lane);
+    arena_free(s->a);
     while (s->nsuspended)
         standing_resume(s, s->suspended[0].lane);
     mem_free(s->suspended);
