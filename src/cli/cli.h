@@ -39,8 +39,8 @@ struct flag {
 int cli_flags(int argc, char **argv, const struct flag *flags);
 /* "waypost: ..." on stderr. */
 void cli_say(const char *fmt, ...) PRINTF(1, 2);
-/* The same with a pointer to --help; returns CLI_USAGE. */
 extern const char *cli_group;           /* of which verb ours is one: "queue"; NULL: of none */
+/* The same with a pointer to --help; returns CLI_USAGE. */
 int cli_usage(const char *verb, const char *fmt, ...) PRINTF(2, 3);
 
 /* "500us", "200ms", "10s", "5m", "2h"; "4096", "4k", "1m". False when it is none. */

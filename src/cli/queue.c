@@ -226,7 +226,16 @@ static int queue_show(int argc, char **argv)
 /* ---- retry, hold, release, bounce, delete, reroute ---- */
 
 struct counted { int64_t count; when until; };
-static void add_counted(void *ctx, const json_t *line, str text);
+
+static void add_counted(void *ctx, const json_t *line, str text)
+{
+    struct counted *n = ctx;
+
+    (void)text;
+    n->count += json_number(line, "count");
+    if (json_when(line, "until"))
+        n->until = json_when(line, "until");
+}
 
 /* Each id by itself: what is unknown of them is said, the others are done. */
 static int by_ids(struct caller *c, int n, char **ids, json_t *model, struct counted *count)
@@ -251,16 +260,6 @@ static const struct { const char *name, *done, *would; } action[] = {
     { "bounce", "returned to their senders", "would be returned to their senders" }, { "delete", "deleted", "would be deleted" },
     { "reroute", "will go the other way", "would go the other way" },
 };
-
-static void add_counted(void *ctx, const json_t *line, str text)
-{
-    struct counted *n = ctx;
-
-    (void)text;
-    n->count += json_number(line, "count");
-    if (json_when(line, "until"))
-        n->until = json_when(line, "until");
-}
 
 /* What was done, or with --dry-run would have been. */
 static void tell_counted(arena *a, const struct counted *n, const char *name, const char *done, bool dry_run, bool json)

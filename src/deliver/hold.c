@@ -1,17 +1,18 @@
 /* What an operator does to mail that waits, beyond trying or deleting it. */
 #include "deliver/inside.h"
 
-/* The recipients wait as before, but until another time and for another reason. */
-static void note_waiting(struct dispatch *d, const struct ticket *t, when next, str reason)
+void note_waiting(struct dispatch *d, const struct ticket *t, when next, str reason)
 {
     uint32_t most = t->many ? ((const struct rcpt_set *)(uintptr_t)t->rcpts)->n : 64;
     struct rcpt_state *state = mem_new(ticket_count(t) * sizeof *state);
+    uint16_t excused = ticket_excused(t);
+    when wall = wall_now();
     size_t n = 0;
 
     for (uint32_t i = 0; i < most; i++)
         if (ticket_has(t, i))
             state[n++] = (struct rcpt_state){ .index = i, .status = RCPT_WAITING, .version = t->version, .attempts = t->attempts, .unknown = t->unknown,
-                                              .warned = t->warned, .excused = ticket_excused(t), .last = wall_now(), .next = next, .reply = reason };
+                                              .warned = t->warned, .excused = excused, .last = wall, .next = next, .reply = reason };
     spool_outcome(d->setup.port, t->id, t->home, state, n, false);
     mem_free(state);
 }

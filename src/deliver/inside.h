@@ -66,6 +66,9 @@ WAITS err settle_run(void *dispatch);
 
 void dispatch_discard(struct dispatch *d, struct lane *lane);
 
+/* hold.c: the spool is to know that the ticket's recipients wait as it says now, until then and for that reason; no attempt was made. t->version is used by it. */
+void note_waiting(struct dispatch *d, const struct ticket *t, when next, str reason);
+
 /* ---- connect.c ---- */
 
 struct remote { char z[ADDR_TEXT + 80]; };      /* who it is, for people: host[address]:port */

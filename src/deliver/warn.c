@@ -32,20 +32,6 @@ static const char *status_in(arena *a, str reason)
     return "4.4.1";
 }
 
-/* No attempt was made, but the spool has to know: a restart tells nobody again. */
-static void note(struct dispatch *d, const struct flight *f, str reason, when next)
-{
-    struct rcpt_state *state = NEW_ARRAY(f->a, struct rcpt_state, f->env.nrcpt);
-    struct ticket *t = f->t;
-
-    for (size_t i = 0; i < f->env.nrcpt; i++)
-        state[i] = (struct rcpt_state){ .index = f->index[i], .status = RCPT_WAITING, .version = t->version, .attempts = t->attempts, .unknown = t->unknown,
-                                        .warned = true, .excused = ticket_excused(t), .last = wall_now(), .next = next, .reply = reason };
-    spool_outcome(d->setup.port, t->id, t->home, state, f->env.nrcpt, false);
-    t->version++;
-    t->fresh = false;
-}
-
 static void warn(struct dispatch *d, struct ticket *t)
 {
     AUTO_ARENA a = arena_new();
@@ -64,8 +50,11 @@ static void warn(struct dispatch *d, struct ticket *t)
         if (warn_wanted(&f, i))
             item[n++] = (struct report_item){ .i = (uint32_t)i, .action = REPORT_DELAYED, .status = status_in(f.a, why.reason), .reason = why.reason };
     t->warned = n == 0 || report_send(d, &f, item, n);
-    if (n && t->warned)
-        note(d, &f, why.reason, was == TICKET_WAITING ? why.next : 0);
+    if (n && t->warned) { /* a restart tells nobody again */
+        note_waiting(d, t, was == TICKET_WAITING ? why.next : 0, why.reason);
+        t->version++;
+        t->fresh = false;
+    }
     if (d->setup.working_on)
         d->setup.working_on(d->setup.ctx, (ulid){ { 0 } });
     flight_free(&f);

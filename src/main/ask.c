@@ -83,7 +83,6 @@ static void question_arrived(struct post *p)
         question_end(q);
         return;
     }
-    const struct suspension *s;
     struct lane *lane = NULL;
     for (size_t i = 0; i < PIECE && (lane = queue_lane(w->queue, q->lane)); i++, q->lane++)
         figures_add(&q->f, lane);
@@ -91,8 +90,8 @@ static void question_arrived(struct post *p)
         thread_post(w->thread, &q->post);
         return;
     }
-    for (size_t i = 0; (s = queue_suspension(w->queue, i)); i++)
-        q->f.suspended += s->until > clock_now();
+    while (queue_suspension(w->queue, q->f.suspended))
+        q->f.suspended++;
     q->f.queue = queue_totals(w->queue);
     q->f.sessions = reception_sessions(w->reception);
     q->f.connections = dispatch_connections(w->dispatch);

@@ -309,8 +309,6 @@ static err suspended_one(struct worker *w, void *arg)
     const struct suspension *s;
 
     for (size_t i = 0; (s = queue_suspension(w->queue, i)); i++) {
-        if (s->until <= clock_now())
-            continue;
         add_key(b, "");
         buf_addc(b, '{');
         add_str(b, "lane", s->lane);

@@ -149,15 +149,15 @@ static bool lines_of(struct buf *b, const struct standing *s)
     bool open = false;
 
     for (size_t i = 0; i < s->nsuspended; i++) {
-        buf_add(b, S("{\"suspended\":"));
-        buf_add_json(b, s->suspended[i].lane);
-        buf_addf(b, ",\"until\":%lld", (long long)((wall_now() + (s->suspended[i].until - clock_now())) / SECOND));
+        buf_addc(b, '{');
+        add_str(b, "suspended", s->suspended[i].lane);
+        add_int(b, "until", (wall_now() + (s->suspended[i].until - clock_now())) / SECOND);
         add_str(b, "reason", s->suspended[i].reason);
         buf_add(b, S("}\n"));
     }
     for (size_t i = 0; (l = map_next(&s->lane, &i));) {
-        buf_add(b, S("{\"lane\":"));
-        buf_add_json(b, l->name);
+        buf_addc(b, '{');
+        add_str(b, "lane", l->name);
         buf_add(b, S(",\"paused\":["));
         for (uint32_t k = 0; k < l->pauses.n; k++) {
             struct pause p = l->pauses.p[k];
@@ -180,8 +180,8 @@ static void drained_lines(struct buf *b, const struct routes *routes)
             const struct backend *be = routes->backend[i];
             if (!atomic_load(&be->server[k].state->drained))
                 continue;
-            buf_add(b, S("{\"drained\":"));
-            buf_add_json(b, be->name);
+            buf_addc(b, '{');
+            add_str(b, "drained", be->name);
             add_str(b, "server", server_name(be, &be->server[k]));
             buf_add(b, S("}\n"));
         }

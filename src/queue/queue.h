@@ -342,7 +342,7 @@ uint16_t ticket_excused(const struct ticket *t);
 bool lane_is_called(const struct lane *lane, str name);      /* its name, or that without its source, or without ":relay" too */
 void queue_suspend(struct queue *q, str lane, when until, str reason);
 bool queue_resume(struct queue *q, str lane);           /* false: it was not suspended */
-const struct suspension *queue_suspension(const struct queue *q, size_t i);     /* NULL behind the last; some may have ended */
+const struct suspension *queue_suspension(const struct queue *q, size_t i);     /* of those that hold now; NULL behind the last */
 
 /* What became of resolve(): where the domain's mail goes; that it goes nowhere, for good; or that nobody can say
  * just now: then what was known before holds, or the lane is down until it is asked again (`retry_at`). */

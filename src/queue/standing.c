@@ -86,7 +86,13 @@ void standing_clear(struct standing *s)
     *s = (struct standing){ 0 };
 }
 
-const struct suspension *queue_suspension(const struct queue *q, size_t i) { return i < q->standing.nsuspended ? &q->standing.suspended[i] : NULL; }
+const struct suspension *queue_suspension(const struct queue *q, size_t i)
+{
+    for (size_t k = 0; k < q->standing.nsuspended; k++)
+        if (q->standing.suspended[k].until > clock_now() && i-- == 0)
+            return &q->standing.suspended[k];
+    return NULL;
+}
 
 static void tell_lane(const struct lane *lane, struct standing *into)
 {
@@ -98,9 +104,10 @@ static void tell_lane(const struct lane *lane, struct standing *into)
 
 err queue_standing(const struct queue *q, struct standing *into)
 {
-    for (size_t i = 0; i < q->standing.nsuspended; i++)
-        if (q->standing.suspended[i].until > clock_now())
-            standing_suspend(into, q->standing.suspended[i].lane, q->standing.suspended[i].until, q->standing.suspended[i].reason);
+    const struct suspension *s;
+
+    for (size_t i = 0; (s = queue_suspension(q, i)); i++)
+        standing_suspend(into, s->lane, s->until, s->reason);
     for (size_t i = q->nlane; i-- > 0; i = MIN(i, q->nlane)) { /* downwards: in the place of one that is swept comes the last */
         tell_lane(q->lane[i], into);
         if (i % LANES_AT_ONCE == 0)

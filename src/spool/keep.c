@@ -155,17 +155,19 @@ static uint32_t needed(const struct spool *s, const struct segment *g)
 /* Else a disk that fails for a while, or many starts on a full one, would use the reserve up, and there were no way to note what was delivered. */
 static void shorten(struct spool *s)
 {
-    for (size_t i = 0; i < s->nsegment; i++) {
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < s->nsegment; i++) { /* nobody but us changes the table */
         struct segment *g = s->segment[i];
-        pthread_mutex_lock(&s->lock);
         uint32_t size = needed(s, g);
-        pthread_mutex_unlock(&s->lock);
-        if (size == g->size || machine->file_truncate(g->fd, size) < 0)
+        if (size == g->size)
             continue;
-        pthread_mutex_lock(&s->lock);
-        g->size = size;
         pthread_mutex_unlock(&s->lock);
+        bool done = machine->file_truncate(g->fd, size) >= 0;
+        pthread_mutex_lock(&s->lock);
+        if (done)
+            g->size = size;
     }
+    pthread_mutex_unlock(&s->lock);
 }
 
 static bool may_free(struct spool *s, struct segment *g)
